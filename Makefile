@@ -1,0 +1,37 @@
+# Each target works alone and in any order on a machine with Python >= 3.11, make and a package index.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+OUT ?= out/demo
+SMEAR ?=
+SIZE ?= small
+
+.PHONY: install demo test lint types bench lock
+
+install: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	VIRTUAL_ENV=.venv $(BIN)/uv pip sync --quiet requirements.lock
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps --editable .
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/skipshift demo $(OUT) --size $(SIZE) $(if $(SMEAR),--smear $(SMEAR))
+
+test: $(STAMP)
+	$(BIN)/pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks
+
+lock: $(STAMP)
+	VIRTUAL_ENV=.venv $(BIN)/uv pip compile --quiet --group dev --no-header --no-emit-index-url --no-emit-find-links pyproject.toml -o requirements.lock

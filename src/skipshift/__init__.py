@@ -1,0 +1,1 @@
+"""Find where domain shift enters a segmentation network."""

@@ -1,0 +1,1 @@
+"""Manifests, splits, images, and one reader a format."""

@@ -1,0 +1,158 @@
+"""The study folder: names of its files, atomic writes, typed tables. Knows no torch.
+
+Whatever stands under its final name is whole: files are written beside it and renamed into place.
+"""
+
+import contextlib
+import errno
+import io
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from skipshift.specs import SkipshiftError
+
+REPORT = "report.html"
+STUDY = "study.yaml"
+ENVIRONMENT = "environment.json"
+SPLITS = "splits.csv"
+RUNS = "runs"
+TABLES = "tables"
+FIGURES = "figures"
+
+RUN_RECORD = "run.json"
+WEIGHTS = "weights.safetensors"
+HISTORY = "history.csv"
+SAMPLES = "samples.npz"
+
+_GRID = {"variant": "str", "encoder": "str", "fold": "int64", "seed": "int64"}
+_PAIR = {"reference": "str", "shifted": "str", "layer": "str", "depth": "int64"}
+
+TABLE_COLUMNS: Mapping[str, Mapping[str, str]] = {
+    "cases.parquet": {
+        "run": "str",
+        "domain": "str",
+        "case": "str",
+        "group": "str",
+        "class": "str",
+        "tp": "int64",
+        "fp": "int64",
+        "fn": "int64",
+    },
+    "iou.csv": {
+        "variant": "str",
+        "encoder": "str",
+        "domain": "str",
+        "class": "str",
+        "iou": "float64",
+        "low": "float64",
+        "high": "float64",
+        "cases": "int64",
+    },
+    "shift.parquet": {
+        **_GRID,
+        **_PAIR,
+        "channel": "int64",
+        "distance": "str",
+        "value": "float64",
+        "null": "float64",
+    },
+    "layers.csv": {
+        **_GRID,
+        **_PAIR,
+        "distance": "float64",
+        "null": "float64",
+        "excess": "float64",
+        "low": "float64",
+        "high": "float64",
+    },
+}
+"""Columns and types of every table, by file name; a run keeps its own part under the same name."""
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` that replaces it on success and is removed on failure.
+
+    A full disk or a folder that cannot be written is a `SkipshiftError` that names the file.
+    """
+    path = Path(path)
+    scratch: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        os.close(handle)
+        scratch = Path(name)
+        yield scratch
+        with scratch.open("rb+") as file:
+            os.fsync(file.fileno())
+        scratch.chmod(0o644)
+        scratch.replace(path)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    finally:
+        if scratch is not None:
+            scratch.unlink(missing_ok=True)
+
+
+def unwritable(path: Path, error: OSError) -> SkipshiftError:
+    """Say in one line why ``path`` could not be written."""
+    ways = {errno.ENOSPC: "free some space", errno.EDQUOT: "free some space"}
+    way = ways.get(error.errno or 0, "choose a folder that you may write to")
+    return SkipshiftError(f"{path}: cannot be written: {error.strerror or error}; {way}")
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file in one piece."""
+    with atomic(path) as scratch:
+        scratch.write_bytes(content)
+
+
+def write_json(path: Path, values: object) -> None:
+    """Write JSON that people can read, always in the same bytes for the same values."""
+    write_bytes(path, (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; `SkipshiftError` if it is absent or broken."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise SkipshiftError(f"{path}: cannot be read as JSON: {error}") from None
+
+
+def write_table(path: Path, frame: pd.DataFrame) -> None:
+    """Write a table under one of the names of `TABLE_COLUMNS`, with just its columns and types."""
+    columns = TABLE_COLUMNS[path.name]
+    frame = frame[list(columns)].astype(dict(columns)).reset_index(drop=True)
+    if path.suffix == ".parquet":
+        buffer = io.BytesIO()
+        frame.to_parquet(buffer, index=False)
+        write_bytes(path, buffer.getvalue())
+    else:
+        write_bytes(path, frame.to_csv(index=False, lineterminator="\n").encode())
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a table back; `SkipshiftError` if it is absent, broken or lacks a column."""
+    columns = TABLE_COLUMNS[path.name]
+    try:
+        frame = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+        return frame[list(columns)].astype(dict(columns))
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise SkipshiftError(f"{path}: cannot be read as a table: {reason}") from None
+
+
+def run_name(encoder: str, variant: str, fold: int, seed: int) -> str:
+    """Name of a run's folder.
+
+    >>> run_name("resnet18", "L1-pruned", 0, 0)
+    'resnet18.L1-pruned.fold0.seed0'
+    """
+    return f"{encoder}.{variant}.fold{fold}.seed{seed}"

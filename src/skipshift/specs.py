@@ -1,0 +1,340 @@
+"""What to do, as frozen dataclasses: the same object is the argument, the command line and the file.
+
+This module must stay free of torch, so that help and reports start at once.
+"""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+LEVELS = (1, 2, 3, 4)
+"""Skip levels: the skip at stride 2, 4, 8, 16 of the input (paper Fig. 1)."""
+
+VARIANTS: Mapping[str, tuple[int, ...]] = {
+    "baseline": (1, 2, 3, 4),
+    "L1-pruned": (2, 3, 4),
+    "L2-pruned": (3, 4),
+    "L3-pruned": (4,),
+    "L4-pruned": (),
+}
+"""The five networks of the paper and the skip levels that each keeps."""
+
+PAPER_SHIFTS: Mapping[str, tuple[float, ...]] = {
+    "brightness": (0.5, 0.75, 1.25, 1.5, 1.75),
+    "contrast": (0.5, 0.75, 1.25, 1.5, 1.75),
+    "saturation": (0.0, 0.25, 0.5, 0.75),
+}
+"""The grid of Fig. 7; factor 1 of each shift is the column ``original``."""
+
+ORIGINAL = "original"
+"""Domain name of images that no synthetic shift has touched."""
+
+Precision = Literal["auto", "bf16", "fp32"]
+
+Spec = TypeVar("Spec")
+
+
+class SkipshiftError(Exception):
+    """A file or folder of the user's is wrong: the message names it, the fault and the way out."""
+
+
+def check_skips(skips: tuple[int, ...]) -> tuple[int, ...]:
+    """Skip levels in ascending order; `ValueError` for any that is not one of L1..L4."""
+    if not set(skips) <= set(LEVELS) or len(set(skips)) != len(skips):
+        raise ValueError(f"skips must be distinct levels 1..4, got {tuple(skips)}")
+    return tuple(sorted(skips))
+
+
+def skips_of(variant: str) -> tuple[int, ...]:
+    """Skip levels that a variant keeps.
+
+    >>> skips_of("L1-pruned"), skips_of("skips-13")
+    ((2, 3, 4), (1, 3))
+    """
+    if variant in VARIANTS:
+        return VARIANTS[variant]
+    levels = variant.removeprefix("skips-")
+    if variant.startswith("skips-") and levels.isdecimal():
+        return check_skips(tuple(int(level) for level in levels))
+    choices = ", ".join(VARIANTS)
+    raise ValueError(f"unknown variant {variant!r}; choose {choices}, or skips-13 for L1 and L3")
+
+
+def variant_of(skips: tuple[int, ...]) -> str:
+    """Name of the variant that keeps these skip levels; the inverse of `skips_of`.
+
+    >>> variant_of((4, 3)), variant_of((1, 3))
+    ('L2-pruned', 'skips-13')
+    """
+    kept = check_skips(skips)
+    named = {levels: name for name, levels in VARIANTS.items()}
+    return named.get(kept, "skips-" + "".join(str(level) for level in kept))
+
+
+def parse_shift(domain: str) -> tuple[str, float] | None:
+    """Split ``brightness:0.75`` into kind and factor; None for a domain that is no synthetic shift.
+
+    >>> parse_shift("brightness:0.75"), parse_shift("original")
+    (('brightness', 0.75), None)
+    """
+    kind, colon, text = domain.partition(":")
+    if not colon or kind not in PAPER_SHIFTS:
+        return None
+    try:
+        factor = float(text)
+    except ValueError:
+        raise ValueError(f"shift {domain!r} needs a number after the colon") from None
+    if not 0 <= factor < float("inf"):
+        raise ValueError(f"shift {domain!r} needs a finite factor >= 0")
+    return kind, factor
+
+
+def paper_shifts() -> tuple[str, ...]:
+    """Every shift of Fig. 7 as a domain name, 14 in all."""
+    return tuple(f"{kind}:{f:g}" for kind, factors in PAPER_SHIFTS.items() for f in factors)
+
+
+@dataclass(frozen=True)
+class SynthSpec:
+    """Make the paper's synthetic malaria set (section III-A): images, masks and a manifest.
+
+    With no smear the templates are drawn by the program. A smear needs boxes of one background,
+    three cells and three artifacts: from a template file, from a BBBC041 annotation file, from the
+    files that skipshift ships for two named BBBC041 images, or found automatically.
+    """
+
+    out: Path
+    """Folder to write: images/, masks/, manifest.csv, synth.json, templates.png."""
+
+    smear: Path | None = field(default=None, kw_only=True)
+    """RGB picture of a real blood smear to cut templates from."""
+
+    templates: Path | None = field(default=None, kw_only=True)
+    """JSON file with the boxes to cut from the smear."""
+
+    boxes: Path | None = field(default=None, kw_only=True)
+    """BBBC041 annotation file (training.json) from which to pick the three cells."""
+
+    images: int = field(default=1000, kw_only=True)
+    """How many images to make."""
+
+    cells: tuple[int, int] = field(default=(1, 100), kw_only=True)
+    """Lowest and highest number of cells in an image, both included."""
+
+    size: int = field(default=512, kw_only=True)
+    """Side of the finished image in pixels."""
+
+    canvas: int = field(default=1500, kw_only=True)
+    """Side of the canvas on which cells are placed, in pixels, before it is resized."""
+
+    holdout: float = field(default=0.2, kw_only=True)
+    """Share of the images that form the hold-out test set."""
+
+    seed: int = field(default=0, kw_only=True)
+    """Seed; image i depends on (seed, i) alone."""
+
+    workers: int = field(default_factory=lambda: os.cpu_count() or 1, kw_only=True)
+    """Processes that make images; the bytes do not depend on it."""
+
+    def __post_init__(self) -> None:
+        low, high = self.cells
+        if not 1 <= low <= high:
+            raise ValueError(f"cells must be two numbers 1 <= LOW <= HIGH, got {low} {high}")
+        if self.images < 1:
+            raise ValueError(f"images must be at least 1, got {self.images}")
+        if not 32 <= self.size <= self.canvas <= 20000:
+            raise ValueError(
+                f"size and canvas must be 32 <= size <= canvas <= 20000, "
+                f"got {self.size} and {self.canvas}"
+            )
+        if not 0 <= self.holdout < 1:
+            raise ValueError(f"holdout must be in [0, 1), got {self.holdout}")
+        if self.seed < 0:
+            raise ValueError(f"seed must be >= 0, got {self.seed}")
+        if self.workers < 1:
+            raise ValueError(f"workers must be at least 1, got {self.workers}")
+        if self.smear is None and (self.templates or self.boxes):
+            raise ValueError("templates and boxes belong to a smear: give smear too")
+        if self.templates and self.boxes:
+            raise ValueError("give templates or boxes, not both")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSpec:
+    """How one network is trained. The defaults are the paper's protocol (section IV-C).
+
+    Fields that the paper leaves open say so.
+    """
+
+    encoder_weights: str | None = "imagenet"
+    """First weights of the encoder: imagenet, none, or a file (torchvision, timm or smp keys)."""
+
+    epochs: int = 50
+    """Passes over the training set."""
+
+    batch_size: int = 8
+    """Images in one step."""
+
+    learning_rate: float = 1e-4
+    """Adam's initial learning rate."""
+
+    decay_every: int = 20
+    """Epochs after which the learning rate is decayed. Not stated in the paper."""
+
+    decay_factor: float = 0.1
+    """What the learning rate is multiplied by at each decay. Not stated in the paper."""
+
+    cross_entropy: float = 1.0
+    """Weight of the cross-entropy in the loss. Not stated in the paper."""
+
+    dice: float = 1.0
+    """Weight of the generalised Dice loss (Sudre 2017) in the loss. Not stated in the paper."""
+
+    crop: int = 512
+    """Side of the random training crop in pixels, a multiple of 32. Not stated in the paper."""
+
+    crops_per_image: int = 1
+    """Crops drawn from each training image in an epoch. Not stated in the paper."""
+
+    flip: float = 0.5
+    """Probability of a horizontal and, drawn apart, of a vertical flip. Not stated in the paper."""
+
+    rotation: float = 180.0
+    """Largest rotation either way in degrees. Not stated in the paper."""
+
+    scale: tuple[float, float] = (0.8, 1.25)
+    """Range of the magnification. Not stated in the paper."""
+
+    precision: Precision = "auto"
+    """bf16 autocast, fp32, or bf16 wherever the processor computes in it (auto)."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "decay_every", "crops_per_image"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.crop < 32 or self.crop % 32:
+            raise ValueError(f"crop must be a multiple of 32, got {self.crop}")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
+        if min(self.cross_entropy, self.dice) < 0 or self.cross_entropy + self.dice == 0:
+            raise ValueError("cross_entropy and dice must be >= 0 and not both 0")
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError(f"scale must be 0 < LOW <= HIGH, got {self.scale}")
+        if not 0 <= self.flip <= 1:
+            raise ValueError(f"flip must be a probability in [0, 1], got {self.flip}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileSpec:
+    """How a profile is measured (section IV-B)."""
+
+    bins: int = 100
+    """Bins of the histograms, B of eq. 4. Not stated in the paper."""
+
+    null_draws: int = 100
+    """Random halvings of the reference domain, by group, from which the null is averaged."""
+
+    bootstrap_draws: int = 200
+    """Bootstrap resamples of the groups from which the 95 % interval is taken."""
+
+    seed: int = 0
+    """Seed of the halvings and resamples."""
+
+    def __post_init__(self) -> None:
+        if self.bins < 2:
+            raise ValueError(f"bins must be at least 2, got {self.bins}")
+        if self.null_draws < 1 or self.bootstrap_draws < 1:
+            raise ValueError("null_draws and bootstrap_draws must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudySpec:
+    """A grid of runs: encoders x variants x folds x seeds, each evaluated on every domain."""
+
+    manifest: Path
+    """The cases: a CSV `case,image,mask,domain,group,split,stratum`."""
+
+    classes: tuple[str, ...] = ("background", "cell")
+    """Name of each mask value 0, 1, ...; class 0 is background."""
+
+    encoders: tuple[str, ...] = ("resnet18", "resnet34")
+    """Encoders of segmentation_models_pytorch."""
+
+    variants: tuple[str, ...] = tuple(VARIANTS)
+    """Variants to train: names of the paper, or skips-13."""
+
+    folds: int = 5
+    """Folds into which the training cases are split, stratified and grouped."""
+
+    run_folds: tuple[int, ...] | None = None
+    """Folds to run; all of them if absent."""
+
+    seeds: tuple[int, ...] = (0,)
+    """Seeds of each training."""
+
+    shifts: tuple[str, ...] = field(default_factory=paper_shifts)
+    """Synthetic shifts of the test images to evaluate, each a domain."""
+
+    profile_shifts: tuple[str, ...] = ("brightness:0.75",)
+    """Shifts or domains to profile against the original test images (Fig. 8)."""
+
+    test_crop: int | None = None
+    """Side of a centred crop of the test images, a multiple of 32; the whole image if absent."""
+
+    training: TrainingSpec = field(default_factory=TrainingSpec)
+    """How each run is trained."""
+
+    profile: ProfileSpec = field(default_factory=ProfileSpec)
+    """How profiles are measured."""
+
+    def __post_init__(self) -> None:
+        for variant in self.variants:
+            skips_of(variant)
+        for shift in self.shifts:
+            if parse_shift(shift) is None:
+                kinds = ", ".join(PAPER_SHIFTS)
+                raise ValueError(f"shift {shift!r} must be KIND:FACTOR with KIND one of {kinds}")
+        if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
+            raise ValueError("classes must be at least two distinct names")
+        if self.folds < 2:
+            raise ValueError(f"folds must be at least 2, got {self.folds}")
+        if not set(self.run_folds or ()) <= set(range(self.folds)):
+            raise ValueError(f"run_folds must be in 0..{self.folds - 1}, got {self.run_folds}")
+        if self.test_crop is not None and (self.test_crop < 32 or self.test_crop % 32):
+            raise ValueError(f"test_crop must be a multiple of 32, got {self.test_crop}")
+
+
+def to_plain(spec: object) -> Any:
+    """Turn a spec into dicts, lists and strings, as YAML and JSON take them."""
+    if dataclasses.is_dataclass(spec) and not isinstance(spec, type):
+        return {f.name: to_plain(getattr(spec, f.name)) for f in dataclasses.fields(spec)}
+    if isinstance(spec, tuple | list):
+        return [to_plain(item) for item in spec]
+    return os.fspath(spec) if isinstance(spec, Path) else spec
+
+
+def from_plain(kind: type[Spec], values: object, source: str) -> Spec:
+    """Build a spec from plain values; `SkipshiftError` names ``source`` and the first fault."""
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(str(part) for part in fault["loc"])
+        reason = fault["msg"].removeprefix("Value error, ")
+        raise SkipshiftError(f"{source}: {where + ': ' if where else ''}{reason}") from None
+
+
+def read_spec(kind: type[Spec], path: Path) -> Spec:
+    """Read a spec from a YAML file; relative paths in it stay as written."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise SkipshiftError(f"{path}: cannot be read as YAML: {reason}") from None
+    return from_plain(kind, values, str(path))

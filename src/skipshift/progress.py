@@ -1,4 +1,4 @@
-"""How long work tells where it is: the library is silent, the command line passes something else."""
+"""How long work tells where it is: the library is silent, the command line shows bars or lines."""
 
 from collections.abc import Iterable
 from typing import Protocol, TypeVar

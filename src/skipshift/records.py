@@ -31,7 +31,16 @@ HISTORY = "history.csv"
 SAMPLES = "samples.npz"
 
 _GRID = {"variant": "str", "encoder": "str", "fold": "int64", "seed": "int64"}
-_PAIR = {"reference": "str", "shifted": "str", "layer": "str", "depth": "int64"}
+_PAIR = {"reference": "str", "shifted": "str"}
+_LAYER = {"layer": "str", "depth": "int64"}
+_CHANNEL = {"value": "float64", "null": "float64"}
+_DISTANCE = {
+    "distance": "float64",
+    "null": "float64",
+    "excess": "float64",
+    "low": "float64",
+    "high": "float64",
+}
 
 TABLE_COLUMNS: Mapping[str, Mapping[str, str]] = {
     "cases.parquet": {
@@ -57,20 +66,14 @@ TABLE_COLUMNS: Mapping[str, Mapping[str, str]] = {
     "shift.parquet": {
         **_GRID,
         **_PAIR,
+        **_LAYER,
         "channel": "int64",
         "distance": "str",
-        "value": "float64",
-        "null": "float64",
+        **_CHANNEL,
     },
-    "layers.csv": {
-        **_GRID,
-        **_PAIR,
-        "distance": "float64",
-        "null": "float64",
-        "excess": "float64",
-        "low": "float64",
-        "high": "float64",
-    },
+    "layers.csv": {**_GRID, **_PAIR, **_LAYER, **_DISTANCE},
+    "profile.csv": {**_LAYER, **_DISTANCE},
+    "channels.parquet": {**_LAYER, "channel": "int64", **_CHANNEL},
 }
 """Columns and types of every table, by file name; a run keeps its own part under the same name."""
 

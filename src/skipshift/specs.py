@@ -1,4 +1,4 @@
-"""What to do, as frozen dataclasses: the same object is the argument, the command line and the file.
+"""What to do, as frozen dataclasses: one object is the argument, the command line and the file.
 
 This module must stay free of torch, so that help and reports start at once.
 """
@@ -214,6 +214,9 @@ class TrainingSpec:
     precision: Precision = "auto"
     """bf16 autocast, fp32, or bf16 wherever the processor computes in it (auto)."""
 
+    workers: int = 0
+    """Processes that cut and warp crops; 0 does it in the training process itself."""
+
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "decay_every", "crops_per_image"):
             if getattr(self, name) < 1:
@@ -243,14 +246,18 @@ class ProfileSpec:
     bootstrap_draws: int = 200
     """Bootstrap resamples of the groups from which the 95 % interval is taken."""
 
+    batch_size: int = 8
+    """Images in one forward pass."""
+
     seed: int = 0
     """Seed of the halvings and resamples."""
 
     def __post_init__(self) -> None:
         if self.bins < 2:
             raise ValueError(f"bins must be at least 2, got {self.bins}")
-        if self.null_draws < 1 or self.bootstrap_draws < 1:
-            raise ValueError("null_draws and bootstrap_draws must be at least 1")
+        for name in ("null_draws", "bootstrap_draws", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,8 +291,8 @@ class StudySpec:
     profile_shifts: tuple[str, ...] = ("brightness:0.75",)
     """Shifts or domains to profile against the original test images (Fig. 8)."""
 
-    test_crop: int | None = None
-    """Side of a centred crop of the test images, a multiple of 32; the whole image if absent."""
+    evaluation_crop: int | None = None
+    """Side of a centred crop of validation and test images, a multiple of 32; whole if absent."""
 
     training: TrainingSpec = field(default_factory=TrainingSpec)
     """How each run is trained."""
@@ -306,8 +313,12 @@ class StudySpec:
             raise ValueError(f"folds must be at least 2, got {self.folds}")
         if not set(self.run_folds or ()) <= set(range(self.folds)):
             raise ValueError(f"run_folds must be in 0..{self.folds - 1}, got {self.run_folds}")
-        if self.test_crop is not None and (self.test_crop < 32 or self.test_crop % 32):
-            raise ValueError(f"test_crop must be a multiple of 32, got {self.test_crop}")
+        if self.evaluation_crop is not None and (
+            self.evaluation_crop < 32 or self.evaluation_crop % 32
+        ):
+            raise ValueError(
+                f"evaluation_crop must be a multiple of 32, got {self.evaluation_crop}"
+            )
 
 
 def to_plain(spec: object) -> Any:

@@ -29,7 +29,7 @@ def read_image(path: Path) -> Pixels:
 
 
 def read_mask(path: Path, classes: int) -> Pixels:
-    """Decode a mask of class indices as (H, W) uint8; `SkipshiftError` for values >= ``classes``."""
+    """Decode a mask of class indices as (H, W) uint8; `SkipshiftError` for unknown values."""
     mode, pixels = _decode(path)
     if mode not in ("L", "P", "1"):
         raise SkipshiftError(f"{path}: a mask holds class indices in one channel, got mode {mode}")
@@ -60,9 +60,9 @@ def _decode(path: Path) -> tuple[str, Pixels]:
                 grey = mode in ("1", "LA")
                 if mode == "1":
                     # Pillow's own conversion would turn the class index 1 into grey level 255
-                    return mode, np.asarray(image).astype(np.uint8)
-                pixels = image if direct else image.convert("L" if grey else "RGB")
-                return mode, np.array(pixels, dtype=np.uint8)
+                    return mode, np.asarray(image, dtype=np.uint8)
+                converted = image if direct else image.convert("L" if grey else "RGB")
+                return mode, np.asarray(converted, dtype=np.uint8)
     except UnidentifiedImageError:
         raise SkipshiftError(f"{path}: is not an image that Pillow can read") from None
     except Image.DecompressionBombError as error:
@@ -75,7 +75,7 @@ def _decode(path: Path) -> tuple[str, Pixels]:
 def write_png(path: Path, pixels: Pixels) -> None:
     """Write (H, W), (H, W, 1) or (H, W, 3) RGB uint8 as PNG, in one piece."""
     if pixels.ndim == 3 and pixels.shape[-1] == 3:
-        pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
+        pixels = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), dtype=np.uint8)
     done, buffer = cv2.imencode(".png", pixels)
     if not done:
         raise ValueError(f"cannot encode an array of shape {pixels.shape} as PNG")

@@ -1,0 +1,99 @@
+"""The paper's image shifts: brightness, contrast and saturation (eq. 1-3).
+
+All take and give uint8 arrays (H, W, 3), (N, H, W, 3) in RGB, or grey (H, W, 1), (N, H, W, 1).
+A factor is any finite number >= 0; factor 1 is the identity, exactly. Nothing else is normalised.
+"""
+
+from collections.abc import Callable, Mapping
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from skipshift.specs import ORIGINAL, PAPER_SHIFTS, parse_shift
+
+__all__ = ["PAPER_SHIFTS", "SHIFTS", "apply", "brightness", "contrast", "saturation"]
+
+Pixels = npt.NDArray[np.uint8]
+
+_LEVELS = np.arange(256, dtype=np.float64)
+
+
+def brightness(image: Pixels, factor: float) -> Pixels:
+    """Scale every level by ``factor``, clip to 0..255 and truncate (eq. 1).
+
+    Bit-equal to Pillow's ``ImageEnhance.Brightness``, which computes in single precision.
+    """
+    _check(image, factor)
+    return _look_up(image, np.float32(factor) * _LEVELS.astype(np.float32))
+
+
+def contrast(image: Pixels, factor: float) -> Pixels:
+    """Stretch levels about the mean grey of each image by ``factor``, clip and truncate (eq. 2).
+
+    The mean is that of the 8-bit ITU-R 601 grey image and is not rounded.
+    """
+    _check(image, factor)
+    if image.ndim == 4:
+        return np.stack([contrast(one, factor) for one in image]) if len(image) else image.copy()
+    mean = cv2.mean(_grey(image))[0]
+    return _look_up(image, _LEVELS * factor + mean * (1 - factor))
+
+
+def saturation(image: Pixels, factor: float) -> Pixels:
+    """Blend each pixel with its 8-bit ITU-R 601 grey and round to the nearest level (eq. 3).
+
+    Factor 0 leaves the grey image; an image of one channel stays as it is.
+    """
+    _check(image, factor)
+    if image.shape[-1] == 1 or factor == 1 or image.size == 0:
+        return image.copy()
+    grey = cv2.cvtColor(_grey(image), cv2.COLOR_GRAY2RGB)
+    blend = cv2.addWeighted(_rows(image), factor, grey, 1 - factor, 0)
+    return np.asarray(blend, dtype=np.uint8).reshape(image.shape)
+
+
+SHIFTS: Mapping[str, Callable[[Pixels, float], Pixels]] = {
+    "brightness": brightness,
+    "contrast": contrast,
+    "saturation": saturation,
+}
+
+
+def apply(image: Pixels, domain: str) -> Pixels:
+    """Shift an image as its domain name says, e.g. ``brightness:0.75``, or not for ``original``."""
+    shift = parse_shift(domain)
+    if shift is None:
+        if domain == ORIGINAL:
+            return image
+        raise ValueError(f"{domain!r} is no shift: use KIND:FACTOR with KIND of {list(SHIFTS)}")
+    kind, factor = shift
+    return SHIFTS[kind](image, factor)
+
+
+def _check(image: Pixels, factor: float) -> None:
+    if not 0 <= factor < float("inf"):
+        raise ValueError(f"factor must be a finite number >= 0, got {factor}")
+    if image.dtype != np.uint8 or image.ndim not in (3, 4) or image.shape[-1] not in (1, 3):
+        raise ValueError(
+            f"image must be uint8 of shape (H, W, 3), (N, H, W, 3) or with one channel, "
+            f"got {image.dtype} {image.shape}"
+        )
+
+
+def _rows(image: Pixels) -> Pixels:
+    """(..., W, C) as (rows, W, C): a batch is one tall image to OpenCV."""
+    return np.ascontiguousarray(image).reshape(-1, *image.shape[-2:])
+
+
+def _grey(image: Pixels) -> Pixels:
+    rows = _rows(image)
+    grey = rows if rows.shape[-1] == 1 else cv2.cvtColor(rows, cv2.COLOR_RGB2GRAY)
+    return np.asarray(grey, dtype=np.uint8)
+
+
+def _look_up(image: Pixels, levels: npt.NDArray[np.floating]) -> Pixels:
+    if image.size == 0:
+        return image.copy()
+    table = np.clip(levels, 0, 255).astype(np.uint8)
+    return np.asarray(cv2.LUT(_rows(image), table), dtype=np.uint8).reshape(image.shape)

@@ -1,0 +1,116 @@
+"""How figures look and how they become bytes: one style, one colour for each variant."""
+
+import contextlib
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from skipshift.specs import LEVELS, VARIANTS, skips_of
+
+INK = "#222222"
+MUTED = "#6b6b6b"
+FAINT = "#d9d9d9"
+NULL = "#b4b4b4"
+WIDTH = 10.5
+"""Width of a full figure in inches: 1,008 CSS pixels, the width of the page."""
+
+# Okabe and Ito's palette, told apart by every kind of colour blindness; it meets the paper's own
+# colours of Fig. 1 (cyan, orange, red, teal).
+VARIANT_COLOURS = dict(
+    zip(VARIANTS, ("#4d4d4d", "#56b4e9", "#e69f00", "#d55e00", "#009e73"), strict=True)
+)
+# No palette has sixteen safe colours for sixteen subsets: these repeat; legends keep the order.
+_OTHER_COLOURS = ("#0072b2", "#cc79a7", "#332288", "#999933", "#882255", "#44aa99")
+
+_SANS = "'DejaVu Sans', sans-serif"
+_PAGE_FONTS = "system-ui, 'Segoe UI', Roboto, Helvetica, Arial, 'DejaVu Sans', sans-serif"
+_STYLE: dict[Any, Any] = {
+    "font.family": ["DejaVu Sans", "sans-serif"],
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9.0,
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.labelsize": 9.0,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "text.color": INK,
+    "grid.color": "#e8e8e8",
+    "grid.linewidth": 0.8,
+    "legend.frameon": False,
+    "legend.fontsize": 9.0,
+    "lines.linewidth": 1.6,
+    # names of cases and domains may hold a dollar sign
+    "text.parse_math": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "skipshift",
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+}
+
+
+@contextlib.contextmanager
+def styled() -> Iterator[None]:
+    """Draw in the house style, whatever the user's own settings are; they come back afterwards."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(_STYLE)
+        yield
+
+
+def colour_of(variant: str) -> str:
+    """Colour of a variant, the same in every figure."""
+    if variant in VARIANT_COLOURS:
+        return VARIANT_COLOURS[variant]
+    kept = skips_of(variant)
+    return _OTHER_COLOURS[sum(1 << LEVELS.index(level) for level in kept) % len(_OTHER_COLOURS)]
+
+
+def frame(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
+    """Add axes at a place given in inches from the lower left corner."""
+    full_width, full_height = figure.get_size_inches()
+    return figure.add_axes(
+        (left / full_width, bottom / full_height, width / full_width, height / full_height)
+    )
+
+
+def write(figure: Figure, x: float, y: float, text: str, **style: object) -> None:
+    """Write text at a place given in inches from the lower left corner."""
+    width, height = figure.get_size_inches()
+    figure.text(x / width, y / height, text, **style)  # type: ignore[arg-type]
+
+
+def to_svg(figure: Figure) -> bytes:
+    """SVG with text as text, the same bytes for the same figure."""
+    buffer = io.BytesIO()
+    with styled():
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": "skipshift"})
+    return buffer.getvalue().replace(_SANS.encode(), _PAGE_FONTS.encode())
+
+
+def to_png(figure: Figure, dpi: int = 160) -> bytes:
+    """PNG, the same bytes for the same figure."""
+    buffer = io.BytesIO()
+    with styled():
+        figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def to_jpeg(figure: Figure, dpi: int = 160) -> bytes:
+    """JPEG for figures made of photographs, a fifth of the PNG."""
+    buffer = io.BytesIO()
+    with styled():
+        figure.savefig(buffer, format="jpeg", dpi=dpi, pil_kwargs={"quality": 88, "subsampling": 0})
+    return buffer.getvalue()

@@ -1,1 +1,66 @@
-"""Find where domain shift enters a segmentation network."""
+"""Find where domain shift enters a segmentation network, what to change, and how sure that is.
+
+The public names load on first use, so that ``import skipshift`` does not wait for torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from skipshift import shifts
+    from skipshift.distances import hellinger
+    from skipshift.evaluation import evaluate
+    from skipshift.models import Unet
+    from skipshift.profile import Profile, profile_shift
+    from skipshift.specs import (
+        ProfileSpec,
+        SkipshiftError,
+        StudySpec,
+        SynthSpec,
+        TrainingSpec,
+    )
+    from skipshift.study import run_study
+    from skipshift.training import train
+
+_HOMES = {
+    "Profile": "skipshift.profile",
+    "ProfileSpec": "skipshift.specs",
+    "SkipshiftError": "skipshift.specs",
+    "StudySpec": "skipshift.specs",
+    "SynthSpec": "skipshift.specs",
+    "TrainingSpec": "skipshift.specs",
+    "Unet": "skipshift.models",
+    "evaluate": "skipshift.evaluation",
+    "hellinger": "skipshift.distances",
+    "profile_shift": "skipshift.profile",
+    "run_study": "skipshift.study",
+    "train": "skipshift.training",
+}
+
+__all__ = [
+    "Profile",
+    "ProfileSpec",
+    "SkipshiftError",
+    "StudySpec",
+    "SynthSpec",
+    "TrainingSpec",
+    "Unet",
+    "evaluate",
+    "hellinger",
+    "profile_shift",
+    "run_study",
+    "shifts",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "shifts":
+        return importlib.import_module("skipshift.shifts")
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'skipshift' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

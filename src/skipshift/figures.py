@@ -42,7 +42,8 @@ def heatmap(iou: pd.DataFrame, class_name: str) -> Figure:
     tops = _row_tops(encoders)
     left, gap, bar = 1.5, 0.24, 0.75
     lines = _flow(panels(values.columns), (WIDTH - left - bar + gap), gap)
-    heads = [0.42 + _label_height(line) for line in lines]
+    titled = len(lines) > 1 or len(lines[0]) > 1
+    heads = [(0.42 if titled else 0.32) + _label_height(line) for line in lines]
     depth = -tops[-1] + _CELL_H
     line_width = max(sum(len(p.domains) * _CELL_W + gap for p in line) for line in lines) - gap
     height = sum(heads) + len(lines) * depth + 0.3 * (len(lines) - 1) + 0.1
@@ -129,7 +130,8 @@ def _panel(
         at = (j + (0.3 if lean else 0.5), 0.06)
         axes.text(*at, label, **{"ha": "center", "va": "bottom", "size": 8, "color": INK, **lean})
     title_y = y + 0.24 + (_label_height([panel]) if lean else 0)
-    write(figure, x, title_y, panel.title, weight="bold", va="bottom", size=9.5)
+    if panel.domains != tuple(values.columns):
+        write(figure, x, title_y, panel.title, weight="bold", va="bottom", size=9.5)
 
 
 def _cell(axes: Axes, place: tuple[float, float], value: float, best_one: bool) -> None:

@@ -321,6 +321,102 @@ class StudySpec:
             )
 
 
+@dataclass(frozen=True)
+class DemoSpec:
+    """Show the whole story on synthetic data, in minutes on two cores.
+
+    Makes a small synthetic malaria set, trains a baseline U-net and two pruned ones from scratch,
+    measures each on every shift of the paper, profiles them layer by layer and writes a page.
+    """
+
+    out: Path
+    """Folder to write, a study folder with the images in synthetic/; a second call goes on."""
+
+    smear: Path | None = field(default=None, kw_only=True)
+    """RGB picture of a real blood smear to cut templates from; drawn templates without it."""
+
+    templates: Path | None = field(default=None, kw_only=True)
+    """JSON file with the boxes to cut from the smear; shipped or found ones without it."""
+
+    size: Literal["small", "smallest"] = field(default="small", kw_only=True)
+    """small is true to the paper's findings; smallest only shows that everything runs."""
+
+    seed: int = field(default=0, kw_only=True)
+    """Seed of images and training."""
+
+
+@dataclass(frozen=True)
+class StudyRunSpec:
+    """Train, evaluate, profile and report a grid of runs; a second call goes on from there."""
+
+    study: Path
+    """YAML file with the fields of a study; relative paths in it start from its folder."""
+
+    out: Path
+    """Study folder to write."""
+
+
+@dataclass(frozen=True)
+class EvaluateSpec:
+    """Evaluate one network on every domain of a manifest and every shift of its test cases."""
+
+    net: Path
+    """Run folder with weights.safetensors and run.json."""
+
+    manifest: Path
+    """Manifest whose test cases are evaluated."""
+
+    out: Path
+    """Folder to write: cases.parquet and iou.csv."""
+
+    shifts: tuple[str, ...] = field(default=(), kw_only=True)
+    """Synthetic shifts to apply as well, e.g. brightness:0.75."""
+
+    crop: int | None = field(default=None, kw_only=True)
+    """Side of a centred crop of the images, a multiple of 32; whole images without it."""
+
+    precision: Precision = field(default="auto", kw_only=True)
+    """bf16, fp32, or bf16 wherever the processor computes in it (auto)."""
+
+
+@dataclass(frozen=True)
+class ProfileRunSpec:
+    """Profile one network between two sets of images: no study and no masks needed.
+
+    A set is a folder of images, a manifest, MANIFEST#domain, or for the shifted set a shift of the
+    reference such as brightness:0.75.
+    """
+
+    net: Path
+    """Run folder with weights.safetensors and run.json."""
+
+    reference: str
+    """Images of the domain the network knows."""
+
+    shifted: str
+    """Images of the new domain, or a shift such as brightness:0.75."""
+
+    out: Path
+    """Folder to write: profile.csv, channels.parquet, profile.json, profile.svg."""
+
+    crop: int | None = field(default=None, kw_only=True)
+    """Side of a centred crop of the images, a multiple of 32; whole images without it."""
+
+    bins: int = field(default=100, kw_only=True)
+    """Bins of the histograms."""
+
+    seed: int = field(default=0, kw_only=True)
+    """Seed of the null and of the intervals."""
+
+
+@dataclass(frozen=True)
+class ReportSpec:
+    """Draw the figures and write the page again, from a study's tables alone."""
+
+    out: Path
+    """Study folder."""
+
+
 def to_plain(spec: object) -> Any:
     """Turn a spec into dicts, lists and strings, as YAML and JSON take them."""
     if dataclasses.is_dataclass(spec) and not isinstance(spec, type):

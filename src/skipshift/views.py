@@ -10,9 +10,6 @@ from skipshift.specs import ORIGINAL, VARIANTS, parse_shift
 MEAN = "mean"
 """Name of the class that stands for the mean of all foreground classes."""
 
-SHIFT_MEAN = "mean of the shifts"
-"""Label of an average over every domain but the in-domain one."""
-
 
 @dataclass(frozen=True)
 class Panel:
@@ -68,6 +65,12 @@ def panels(domains: Iterable[str]) -> list[Panel]:
         rest = (home, *(name for name in plain if name != home))
         found.append(Panel("domains", rest, rest))
     return found
+
+
+def foreground_of(iou: pd.DataFrame) -> tuple[str, ...]:
+    """Every class of a table but the first, which is background; the only one if there is one."""
+    names = [str(name) for name in iou["class"].unique() if name != MEAN]
+    return tuple(names[1:] or names)
 
 
 def headline_class(foreground: Sequence[str]) -> str:

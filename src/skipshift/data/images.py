@@ -11,9 +11,6 @@ from PIL import Image, UnidentifiedImageError
 from skipshift.records import write_bytes
 from skipshift.specs import SkipshiftError
 
-MAX_PIXELS = 2**28
-"""Most pixels of one image (16,384 x 16,384); larger ones are refused before they are decoded."""
-
 Pixels = npt.NDArray[np.uint8]
 
 
@@ -47,12 +44,6 @@ def _decode(path: Path) -> tuple[str, Pixels]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as image:
-                width, height = image.size
-                if width * height > MAX_PIXELS:
-                    raise SkipshiftError(
-                        f"{path}: {width} x {height} pixels are too many for one image; "
-                        f"cut it into tiles of at most {MAX_PIXELS} pixels"
-                    )
                 mode = image.mode
                 if mode.startswith(("I", "F")):
                     raise SkipshiftError(f"{path}: is not 8-bit (mode {mode}); convert it to 8-bit")
@@ -65,8 +56,10 @@ def _decode(path: Path) -> tuple[str, Pixels]:
                 return mode, np.asarray(converted, dtype=np.uint8)
     except UnidentifiedImageError:
         raise SkipshiftError(f"{path}: is not an image that Pillow can read") from None
-    except Image.DecompressionBombError as error:
-        raise SkipshiftError(f"{path}: has too many pixels: {error}") from None
+    except Image.DecompressionBombError:
+        # Pillow looks at the header and refuses before it decodes
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise SkipshiftError(f"{path}: has more than {limit} pixels; cut it into tiles") from None
     except (OSError, SyntaxError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise SkipshiftError(f"{path}: cannot be read as an image: {reason}") from None

@@ -189,7 +189,7 @@ def pick_boxes(path: Path, smear_path: Path, smear: Pixels) -> Boxes:
     """Pick three cells from a BBBC041 annotation file; the rest is found in the smear."""
     annotated = _read_annotation(path, smear_path.name)
     for _, box in annotated:
-        if not _inside(box, smear.shape):
+        if not _inside(box, smear.shape) or box[0] >= box[2] or box[1] >= box[3]:
             raise SkipshiftError(
                 f"{path}: box {list(box)} lies outside {smear_path.name} of {smear.shape[1]} x "
                 f"{smear.shape[0]} pixels; give the annotation that belongs to the smear"

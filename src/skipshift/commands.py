@@ -1,0 +1,108 @@
+"""What each command does: a function of the same frozen dataclass that the command line fills.
+
+Each returns the lines to show at the end. Torch is imported only by the commands that need it.
+"""
+
+from pathlib import Path
+
+from skipshift import records
+from skipshift.progress import Progress, silent
+from skipshift.specs import (
+    DemoSpec,
+    EvaluateSpec,
+    ProfileRunSpec,
+    ReportSpec,
+    StudyRunSpec,
+    StudySpec,
+    SynthSpec,
+    read_spec,
+)
+
+
+def synth(spec: SynthSpec, progress: Progress = silent) -> str:
+    """Make the synthetic malaria set."""
+    from skipshift.data.synthetic import write_synthetic
+
+    return f"manifest: {write_synthetic(spec, progress)}"
+
+
+def demo(spec: DemoSpec, progress: Progress = silent) -> str:
+    """Show the whole story."""
+    from skipshift.demo import run_demo
+
+    return _told(run_demo(spec, progress))
+
+
+def study(spec: StudyRunSpec, progress: Progress = silent) -> str:
+    """Do what is missing of a study."""
+    import dataclasses
+
+    from skipshift.study import run_study
+
+    plan = read_spec(StudySpec, spec.study)
+    plan = dataclasses.replace(plan, manifest=spec.study.parent / plan.manifest)
+    return _told(run_study(plan, spec.out, progress))
+
+
+def report(spec: ReportSpec, progress: Progress = silent) -> str:  # noqa: ARG001
+    """Write the page again."""
+    from skipshift.report import write_report
+
+    return _told(write_report(spec.out))
+
+
+def evaluate(spec: EvaluateSpec, progress: Progress = silent) -> str:
+    """Evaluate one network on every domain and shift."""
+    from skipshift.data.manifest import read_cases, read_manifest
+    from skipshift.evaluation import evaluate as evaluate_cases
+    from skipshift.models import Unet
+    from skipshift.report import main_table
+    from skipshift.statistics import pooled_iou
+
+    net = Unet.load(spec.net)
+    about = records.read_json(spec.net / records.RUN_RECORD)
+    classes = about.get("classes") or [f"class {i}" for i in range(net.classes)]
+    rows = read_manifest(spec.manifest)
+    rows = rows[rows["split"] == "test"]
+    cases = progress(read_cases(rows, net.classes, spec.crop), "evaluate", len(rows))
+    counts = evaluate_cases(net, cases, classes, spec.shifts, precision=spec.precision)
+    counts["run"] = spec.net.absolute().name
+    iou = pooled_iou(counts.assign(encoder=net.encoder_name, variant=net.name))
+    records.write_table(spec.out / "cases.parquet", counts)
+    records.write_table(spec.out / "iou.csv", iou)
+    return f"{main_table(iou)}\n\ntables: {spec.out}"
+
+
+def profile(spec: ProfileRunSpec, progress: Progress = silent) -> str:
+    """Profile one network between two sets of images."""
+    import io
+
+    from skipshift.data.sources import read_pair
+    from skipshift.models import Unet
+    from skipshift.profile import profile_shift
+    from skipshift.specs import ProfileSpec
+
+    net = Unet.load(spec.net)
+    sets = read_pair(spec.reference, spec.shifted, spec.crop)
+    settings = ProfileSpec(bins=spec.bins, seed=spec.seed)
+    loaders = [
+        progress(
+            [s.images[i : i + 8].transpose(0, 3, 1, 2) for i in range(0, len(s.images), 8)], label
+        )
+        for s, label in zip(sets, ("reference", "shifted"), strict=True)
+    ]
+    measured = profile_shift(
+        net, loaders[0], loaders[1], groups=(sets[0].groups, sets[1].groups), spec=settings
+    )
+    measured.save(spec.out)
+    picture = io.BytesIO()
+    measured.plot(f"{spec.reference} against {spec.shifted}").savefig(picture, format="svg")
+    records.write_bytes(spec.out / "profile.svg", picture.getvalue())
+    return f"{measured.layers.round(3).to_string(index=False)}\n\nprofile: {spec.out}"
+
+
+def _told(page: Path) -> str:
+    from skipshift.report import main_table
+
+    table = main_table(records.read_table(page.parent / records.TABLES / "iou.csv"))
+    return f"{table}\n\npage: {page}"

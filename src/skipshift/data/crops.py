@@ -1,0 +1,91 @@
+"""Training crops: one affine warp an image does crop, flip, rotation and scaling alike."""
+
+from collections.abc import Iterator, Sequence
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from torch.utils.data import Dataset, Sampler
+
+from skipshift.data.images import Pixels
+from skipshift.data.manifest import Case
+from skipshift.specs import TrainingSpec
+
+Item = tuple[int, int]
+"""(epoch, index): a crop depends on these and the seed alone, on no order or number of workers."""
+
+
+class Crops(Dataset[tuple[Pixels, Pixels]]):
+    """Random crops of cases that are held in memory as uint8."""
+
+    def __init__(self, cases: Sequence[Case], spec: TrainingSpec, seed: int) -> None:
+        self.cases, self.spec, self.seed = cases, spec, seed
+
+    def __len__(self) -> int:
+        return len(self.cases) * self.spec.crops_per_image
+
+    def __getitem__(self, item: Item) -> tuple[Pixels, Pixels]:
+        """(crop, crop, C) image and (crop, crop) mask, uint8."""
+        epoch, index = item
+        rng = np.random.default_rng((self.seed, epoch, index))
+        case = self.cases[index % len(self.cases)]
+        return warp(case.image, case.mask, self.spec, rng)
+
+
+class EpochSampler(Sampler[Item]):
+    """Every index once an epoch, in an order that depends on the seed and the epoch."""
+
+    def __init__(self, length: int, seed: int) -> None:
+        self.length, self.seed, self.epoch = length, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch to sample; Lightning calls this."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[Item]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
+        return ((self.epoch, int(index)) for index in order)
+
+
+def warp(
+    image: Pixels, mask: Pixels, spec: TrainingSpec, rng: np.random.Generator
+) -> tuple[Pixels, Pixels]:
+    """Cut one random crop of image (H, W, C) and mask (H, W) by the same affine map.
+
+    What lies beyond the border is its mirror image.
+    """
+    matrix = draw_affine(mask.shape, spec, rng)
+    size = (spec.crop, spec.crop)
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    border = cv2.BORDER_REFLECT_101
+    warped = cv2.warpAffine(image, matrix, size, flags=flags, borderMode=border)
+    flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
+    labels = cv2.warpAffine(mask, matrix, size, flags=flags, borderMode=border)
+    # OpenCV drops the axis of a single channel
+    return (
+        np.asarray(warped, np.uint8).reshape(*labels.shape, image.shape[2]),
+        np.asarray(labels, np.uint8),
+    )
+
+
+def draw_affine(
+    shape: tuple[int, ...], spec: TrainingSpec, rng: np.random.Generator
+) -> npt.NDArray[np.float64]:
+    """Draw the 2 x 3 map from crop to image coordinates (x, y).
+
+    The crop's footprint is placed at random within the image where it fits, else centred.
+    """
+    scale = np.exp(rng.uniform(*np.log(spec.scale)))
+    angle = np.deg2rad(rng.uniform(-spec.rotation, spec.rotation))
+    flips = np.where(rng.random(2) < spec.flip, -1.0, 1.0)
+    cos, sin = np.cos(angle) / scale, np.sin(angle) / scale
+    linear = np.array([[cos, -sin], [sin, cos]]) * flips
+    footprint = np.abs(linear).sum(1) * spec.crop
+    room = np.maximum(np.array([shape[1], shape[0]]) - footprint, 0)
+    centre = np.array([shape[1] - 1, shape[0] - 1]) / 2 + rng.uniform(-0.5, 0.5, 2) * room
+    middle = np.full(2, (spec.crop - 1) / 2)
+    # whole pixels, so that a crop that is neither turned nor scaled is not blurred
+    return np.column_stack([linear, np.rint(centre - linear @ middle)])

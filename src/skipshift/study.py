@@ -1,0 +1,245 @@
+"""The study: a grid of runs, each trained, evaluated and profiled, and what is left to do of it."""
+
+import dataclasses
+import importlib.metadata
+import io
+import itertools
+import platform
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+
+from skipshift import records, shifts
+from skipshift.data.manifest import Case, read_cases, read_manifest
+from skipshift.data.splits import draw_folds
+from skipshift.evaluation import evaluate, predict
+from skipshift.features import Features, collect
+from skipshift.inference import best_device
+from skipshift.models import Unet
+from skipshift.profile import profile_features
+from skipshift.progress import Progress, silent
+from skipshift.report import write_report
+from skipshift.specs import SkipshiftError, StudySpec, parse_shift, skips_of, to_plain
+from skipshift.statistics import pooled_iou
+from skipshift.training import train
+
+SAMPLE_CASES = 2
+"""Test cases whose predictions a run keeps for the report's pictures."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: variant x fold x seed."""
+
+    encoder: str
+    variant: str
+    fold: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Name of its folder below runs/."""
+        return records.run_name(self.encoder, self.variant, self.fold, self.seed)
+
+
+def run_study(spec: StudySpec, out: Path, progress: Progress = silent) -> Path:
+    """Do what is missing of a study: train, evaluate and profile each run, then report.
+
+    A run, and each step of it, that is already done is left alone, and a training that was cut off
+    goes on from its last epoch.
+
+    Returns
+    -------
+    The path of the report. `SkipshiftError` if ``out`` holds another study.
+    """
+    out = Path(out)
+    cases = read_manifest(spec.manifest)
+    _open(spec, out)
+    folds = _folds(cases, spec, out)
+    grid = runs_of(spec)
+    for run in grid:
+        _do(run, spec, cases, folds, out, progress)
+    gather(grid, out)
+    return write_report(out)
+
+
+def runs_of(spec: StudySpec) -> list[Run]:
+    """Every run of a study's grid, in order."""
+    folds = spec.run_folds if spec.run_folds is not None else range(spec.folds)
+    return [Run(*at) for at in itertools.product(spec.encoders, spec.variants, folds, spec.seeds)]
+
+
+def gather(grid: Sequence[Run], out: Path) -> None:
+    """Join the tables of finished runs into those of the study."""
+    folders = [out / records.RUNS / run.name for run in grid]
+    for name in ("cases.parquet", "shift.parquet", "layers.csv"):
+        parts = [records.read_table(folder / name) for folder in folders]
+        records.write_table(out / records.TABLES / name, pd.concat(parts, ignore_index=True))
+    cases = records.read_table(out / records.TABLES / "cases.parquet")
+    by_name = pd.DataFrame([(r.name, r.encoder, r.variant) for r in grid])
+    by_name.columns = pd.Index(["run", "encoder", "variant"])
+    records.write_table(out / records.TABLES / "iou.csv", pooled_iou(cases.merge(by_name, "left")))
+
+
+def _open(spec: StudySpec, out: Path) -> None:
+    """Write study.yaml and environment.json, or make sure that the folder holds this study."""
+    manifest = spec.manifest.absolute()
+    if manifest.is_relative_to(out.absolute()):
+        # a study that holds its own data may be moved as a whole
+        manifest = manifest.relative_to(out.absolute())
+    plain = to_plain(dataclasses.replace(spec, manifest=manifest))
+    file = out / records.STUDY
+    if file.exists():
+        if yaml.safe_load(file.read_text(encoding="utf-8")) != plain:
+            raise SkipshiftError(f"{file}: is of another study; choose another folder")
+        return
+    records.write_json(out / records.ENVIRONMENT, environment())
+    records.write_bytes(file, yaml.safe_dump(plain, sort_keys=False).encode())
+
+
+def environment() -> dict[str, str]:
+    """Versions of what the numbers may depend on, and the kind of processor."""
+    packages = ("skipshift", "torch", "lightning", "segmentation-models-pytorch", "numpy")
+    versions = {name: importlib.metadata.version(name) for name in packages}
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
+    return {"python": sys.version.split()[0], "device": device, **versions}
+
+
+def _folds(cases: pd.DataFrame, spec: StudySpec, out: Path) -> pd.DataFrame:
+    """Draw the folds once; read them back ever after."""
+    file = out / records.SPLITS
+    if not file.exists():
+        table = draw_folds(cases, spec.folds)
+        records.write_bytes(file, table.to_csv(index=False, lineterminator="\n").encode())
+    text = {"case": str, "domain": str, "group": str, "stratum": str}
+    return pd.read_csv(file, dtype=text, keep_default_na=False)
+
+
+def _do(
+    run: Run,
+    spec: StudySpec,
+    cases: pd.DataFrame,
+    folds: pd.DataFrame,
+    out: Path,
+    progress: Progress,
+) -> None:
+    folder = out / records.RUNS / run.name
+    if not (folder / records.RUN_RECORD).exists():
+        _train(run, spec, cases, folds, folder, progress)
+    steps = ("cases.parquet", records.SAMPLES, "shift.parquet", "layers.csv")
+    if all((folder / name).exists() for name in steps):
+        return
+    net = Unet.load(folder).to(best_device())
+    test = cases[cases["split"] == "test"]
+    home = test[test["domain"].isin(folds["domain"])]
+    if not (folder / "cases.parquet").exists():
+        loaded = read_cases(test, len(spec.classes), spec.evaluation_crop)
+        shown = progress(loaded, f"evaluate {run.name}", len(test))
+        table = evaluate(net, shown, spec.classes, spec.shifts, precision=spec.training.precision)
+        records.write_table(folder / "cases.parquet", table.assign(run=run.name))
+    if not (folder / records.SAMPLES).exists():
+        _write_samples(net, home.head(SAMPLE_CASES), spec, folder)
+    if not (folder / "layers.csv").exists():
+        _write_profiles(run, net, test, home, spec, folder, progress)
+
+
+def _train(
+    run: Run,
+    spec: StudySpec,
+    cases: pd.DataFrame,
+    folds: pd.DataFrame,
+    folder: Path,
+    progress: Progress,
+) -> None:
+    train_rows = cases.merge(folds[["case", "domain", "fold"]], on=["case", "domain"])
+    held = train_rows["fold"] == run.fold
+    training = list(read_cases(train_rows[~held], len(spec.classes)))
+    validation = list(read_cases(train_rows[held], len(spec.classes), spec.evaluation_crop))
+    with torch.random.fork_rng():
+        torch.manual_seed(run.seed)
+        net = Unet(
+            run.encoder,
+            len(spec.classes),
+            skips_of(run.variant),
+            spec.training.encoder_weights,
+            training[0].image.shape[2],
+        )
+    scratch = folder / "checkpoints"
+    done = train(net, training, validation, spec.training, run.seed, scratch, progress)
+    history = pd.DataFrame(done.history).to_csv(index=False, lineterminator="\n")
+    records.write_bytes(folder / records.HISTORY, history.encode())
+    about = {"variant": run.variant, "fold": run.fold, "seed": run.seed, "encoder": run.encoder}
+    done.net.save(folder, classes=list(spec.classes), **about, **done.record)
+    shutil.rmtree(scratch)
+
+
+def _write_samples(net: Unet, rows: pd.DataFrame, spec: StudySpec, folder: Path) -> None:
+    """Keep a few test images with masks and predictions, as they are and under each profile shift.
+
+    Images of another size than the first are left out, so that one array holds them.
+    """
+    sampled = [s for s in spec.profile_shifts if parse_shift(s)]
+    loaded = list(read_cases(rows, len(spec.classes), spec.evaluation_crop))
+    alike = [case for case in loaded if case.image.shape == loaded[0].image.shape]
+    shown = list(predict(net, alike, sampled, precision=spec.training.precision))
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        images=np.stack([image for (_, _, image), _ in shown]),
+        masks=np.stack([case.mask for (case, _, _), _ in shown]),
+        predictions=np.stack([labels for _, labels in shown]),
+        cases=np.array([case.case for (case, _, _), _ in shown]),
+        domains=np.array([domain for (_, domain, _), _ in shown]),
+    )
+    records.write_bytes(folder / records.SAMPLES, buffer.getvalue())
+
+
+def _write_profiles(
+    run: Run,
+    net: Unet,
+    test: pd.DataFrame,
+    home: pd.DataFrame,
+    spec: StudySpec,
+    folder: Path,
+    progress: Progress,
+) -> None:
+    """Profile each shift or domain against the test cases of the training's own domain."""
+    classes, crop = len(spec.classes), spec.evaluation_crop
+    reference = list(read_cases(home, classes, crop))
+    name = "+".join(dict.fromkeys(case.domain for case in reference))
+    base = _features(net, reference, spec, progress, f"profile {run.name} {name}")
+    layers, channels = [], []
+    for shifted in spec.profile_shifts:
+        others = reference
+        if parse_shift(shifted):
+            others = [Case(**{**vars(c), "image": shifts.apply(c.image, shifted)}) for c in others]
+        else:
+            others = list(read_cases(test[test["domain"] == shifted], classes, crop))
+        if not others:
+            raise SkipshiftError(
+                f"profile_shifts: {shifted!r} is no shift and no domain with cases"
+            )
+        moved = _features(net, others, spec, progress, f"profile {run.name} {shifted}")
+        groups = tuple(np.array([case.group for case in side]) for side in (reference, others))
+        profile = profile_features((base, moved), (groups[0], groups[1]), spec.profile)
+        labels = {**vars(run), "reference": name, "shifted": shifted}
+        layers.append(profile.layers.assign(**labels))
+        channels.append(profile.channels.assign(**labels, distance="hellinger"))
+    records.write_table(folder / "shift.parquet", pd.concat(channels))
+    records.write_table(folder / "layers.csv", pd.concat(layers))
+
+
+def _features(
+    net: Unet, cases: list[Case], spec: StudySpec, progress: Progress, label: str
+) -> Features:
+    size = spec.profile.batch_size
+    starts = progress(range(0, len(cases), size), label, -(-len(cases) // size))
+    stacks = (np.stack([case.image for case in cases[start : start + size]]) for start in starts)
+    return collect(net, (torch.from_numpy(stack).permute(0, 3, 1, 2) for stack in stacks))

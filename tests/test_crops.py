@@ -1,0 +1,93 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from torch.utils.data import DataLoader
+
+from skipshift.data.crops import Crops, EpochSampler, draw_affine, warp
+from skipshift.data.manifest import Case
+from skipshift.specs import TrainingSpec
+
+PLAIN = TrainingSpec(crop=32, flip=0, rotation=0, scale=(1, 1))
+
+
+@pytest.fixture
+def case(rng):
+    image = rng.integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    return Case("a", "original", "a", image, (image[..., 0] > 127).astype(np.uint8))
+
+
+def test_a_plain_crop_is_a_window_of_image_and_mask(case, rng):
+    image, mask = warp(case.image, case.mask, PLAIN, rng)
+    windows = [
+        (y, x)
+        for y in range(33)
+        for x in range(65)
+        if np.array_equal(case.image[y : y + 32, x : x + 32], image)
+    ]
+    assert len(windows) == 1
+    y, x = windows[0]
+    assert np.array_equal(case.mask[y : y + 32, x : x + 32], mask)
+
+
+def test_flips_are_those_of_numpy(case, rng):
+    spec = replace(PLAIN, flip=1, crop=64)
+    square = np.ascontiguousarray(case.image[:, :64])
+    image, mask = warp(square, np.ascontiguousarray(case.mask[:, :64]), spec, rng)
+    assert np.array_equal(image, square[::-1, ::-1])
+    assert np.array_equal(mask, case.mask[::-1, :64][:, ::-1])
+
+
+def test_mask_and_image_are_warped_alike(rng):
+    mask = np.zeros((128, 128), np.uint8)
+    mask[40:90, 30:80] = 1
+    image = (mask * 255)[..., None].repeat(3, 2)
+    for _ in range(20):
+        warped, labels = warp(image, mask, TrainingSpec(crop=64), rng)
+        assert ((warped[..., 0] > 127) != labels).mean() < 0.03
+
+
+def test_magnification_and_rotation_stay_in_their_ranges(rng):
+    spec = TrainingSpec(crop=64, rotation=30, flip=0, scale=(0.5, 2))
+    linear = np.stack([draw_affine((256, 256), spec, rng)[:, :2] for _ in range(500)])
+    scale = 1 / np.sqrt(np.linalg.det(linear))
+    angle = np.rad2deg(np.arctan2(linear[:, 1, 0], linear[:, 0, 0]))
+    assert 0.5 <= scale.min() < 0.6
+    assert 1.8 < scale.max() <= 2
+    assert 28 < np.abs(angle).max() <= 30
+
+
+def test_a_crop_that_fits_never_leaves_the_image(rng):
+    spec = TrainingSpec(crop=64)
+    corners = np.array([[0, 63, 0, 63], [0, 0, 63, 63], [1, 1, 1, 1]])
+    for _ in range(200):
+        places = draw_affine((256, 300), spec, rng) @ corners
+        assert (places >= -1).all()
+        assert (places <= np.array([[300], [256]])).all()
+
+
+def test_a_crop_larger_than_the_image_is_filled_with_its_mirror(case, rng):
+    image, mask = warp(case.image, case.mask, replace(PLAIN, crop=128), rng)
+    assert image.shape == (128, 128, 3)
+    assert mask.any(1).all()
+
+
+def test_one_channel_keeps_its_axis(case, rng):
+    assert warp(case.image[..., :1], case.mask, PLAIN, rng)[0].shape == (32, 32, 1)
+
+
+def test_neither_order_nor_workers_change_a_crop(case):
+    crops = Crops([case] * 3, replace(TrainingSpec(crop=32), crops_per_image=2), seed=1)
+    loader = DataLoader(crops, 2, sampler=EpochSampler(6, 1), num_workers=2)
+    alone = [crops[item][0] for item in EpochSampler(6, 1)]
+    assert np.array_equal(np.concatenate([images for images, _ in loader]), np.stack(alone))
+
+
+def test_every_epoch_has_an_order_and_crops_of_its_own(case):
+    sampler, crops = EpochSampler(20, 0), Crops([case], TrainingSpec(crop=32), 0)
+    first = [index for _, index in sampler]
+    sampler.set_epoch(1)
+    second = [index for _, index in sampler]
+    assert sorted(first) == sorted(second) == list(range(20))
+    assert first != second
+    assert not np.array_equal(crops[0, 0][0], crops[1, 0][0])

@@ -1,0 +1,159 @@
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from skipshift.data.images import read_image, read_mask, write_png
+from skipshift.data.manifest import centre_crop, read_cases, read_manifest
+from skipshift.data.sources import read_pair, read_set
+from skipshift.data.splits import draw_folds
+from skipshift.specs import SkipshiftError
+
+
+def edit(manifest, **changes):
+    """Change columns of a manifest's first row."""
+    frame = pd.read_csv(manifest, keep_default_na=False)
+    for column, value in changes.items():
+        frame.loc[0, column] = value
+    frame.to_csv(manifest, index=False)
+
+
+@pytest.mark.parametrize("shape", [(20, 30, 3), (20, 30, 1)])
+def test_png_files_read_as_they_were_written(tmp_path, rng, shape):
+    pixels = rng.integers(0, 256, shape, dtype=np.uint8)
+    write_png(tmp_path / "a.png", pixels)
+    assert np.array_equal(read_image(tmp_path / "a.png"), pixels)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "a.png")), pixels.squeeze())
+
+
+@pytest.mark.parametrize("mode", ["1", "P", "L"])
+def test_masks_of_any_one_channel_mode_are_indices(tmp_path, mode):
+    indices = np.array([[0, 1], [1, 0]], np.uint8)
+    image = Image.fromarray(indices.astype(bool)) if mode == "1" else Image.fromarray(indices)
+    if mode == "P":
+        image = image.convert("P")
+        image.putpalette([0, 0, 0, 255, 255, 255])
+    image.save(tmp_path / "m.png")
+    assert np.array_equal(read_mask(tmp_path / "m.png", 2), indices)
+
+
+def test_labels_beyond_the_classes_name_the_file(tmp_path):
+    write_png(tmp_path / "m.png", np.array([[0, 7]], np.uint8))
+    with pytest.raises(SkipshiftError, match=r"m\.png: mask has labels \[7\].*classes are 0\.\.1"):
+        read_mask(tmp_path / "m.png", 2)
+
+
+def test_files_that_are_no_whole_image_are_one_line(tmp_path, rng):
+    (tmp_path / "text.png").write_text("hello")
+    write_png(tmp_path / "cut.png", rng.integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:2000])
+    Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "deep.png")
+    faults = {
+        "text": "is not an image",
+        "cut": "truncated",
+        "deep": "is not 8-bit",
+        "no": "No such",
+    }
+    for name, fault in faults.items():
+        with pytest.raises(SkipshiftError, match=rf"{name}\.png: .*{fault}"):
+            read_image(tmp_path / f"{name}.png")
+
+
+def test_a_huge_image_is_refused_before_it_is_decoded(tmp_path):
+    Image.new("1", (30000, 30000)).save(tmp_path / "huge.png")
+    with pytest.raises(
+        SkipshiftError, match=r"huge\.png: has more than \d+ pixels; cut it into tiles"
+    ):
+        read_image(tmp_path / "huge.png")
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"image": "images/none.png"}, r"line 2: images/none\.png does not exist"),
+        ({"image": "../x.png"}, r"line 2: path '\.\./x\.png' leaves the manifest's folder"),
+        ({"mask": "/etc/passwd"}, "leaves the manifest's folder"),
+        ({"split": "validation"}, "line 2 has split 'validation'"),
+        ({"case": "case-01"}, "line 3 repeats case 'case-01'"),
+        ({"group": "case-13"}, "group 'case-13' is both in train and in test"),
+    ],
+)
+def test_a_fault_in_a_manifest_names_its_line(small_set, changes, fault):
+    edit(small_set, **changes)
+    with pytest.raises(SkipshiftError, match=fault):
+        read_manifest(small_set)
+
+
+def test_a_manifest_without_a_column_or_cases_is_refused(small_set):
+    frame = pd.read_csv(small_set)
+    frame.drop(columns="group").to_csv(small_set, index=False)
+    with pytest.raises(SkipshiftError, match="lacks the column group"):
+        read_manifest(small_set)
+    frame.head(0).to_csv(small_set, index=False)
+    with pytest.raises(SkipshiftError, match="has no cases"):
+        read_manifest(small_set)
+
+
+def test_cases_are_read_in_order_whatever_the_threads(small_set):
+    rows = read_manifest(small_set)
+    a, b = (list(read_cases(rows, 2, threads=n)) for n in (1, 3))
+    assert [case.case for case in a] == rows["case"].tolist()
+    assert all(np.array_equal(x.image, y.image) for x, y in zip(a, b, strict=True))
+
+
+def test_a_mask_of_another_size_than_its_image_is_refused(small_set):
+    write_png(small_set.parent / "masks" / "case-03.png", np.zeros((64, 32), np.uint8))
+    with pytest.raises(SkipshiftError, match=r"case-03\.png: is 32 x 64, but its image is 64 x 64"):
+        list(read_cases(read_manifest(small_set), 2))
+
+
+def test_the_centre_crop_keeps_the_centre():
+    pixels = np.arange(49).reshape(7, 7).astype(np.uint8)
+    assert centre_crop(pixels, 3).tolist() == pixels[2:5, 2:5].tolist()
+    with pytest.raises(ValueError, match="crop of 8 does not fit"):
+        centre_crop(pixels, 8)
+
+
+def test_folds_hold_whole_groups_and_every_stratum_alike(rng):
+    frame = pd.DataFrame({"case": [f"c{i}" for i in range(200)], "domain": "original"})
+    frame["group"] = [f"g{i // 2}" for i in range(200)]
+    frame["stratum"] = np.where(rng.random(100) < 0.4, "low", "high").repeat(2)
+    frame["split"] = "train"
+    folds = draw_folds(frame, 5)
+    assert (folds.groupby("group")["fold"].nunique() == 1).all()
+    sizes = folds.groupby(["stratum", "fold"]).size().unstack()
+    assert (sizes.max(axis=1) - sizes.min(axis=1) <= 2).all()
+    pd.testing.assert_frame_equal(folds, draw_folds(frame, 5))
+
+
+def test_fewer_groups_than_folds_are_refused(small_set):
+    with pytest.raises(SkipshiftError, match="10 groups in the training split cannot fill 11"):
+        draw_folds(read_manifest(small_set), 11)
+
+
+def test_a_set_is_a_folder_or_the_test_cases_of_a_manifest(small_set):
+    folder = read_set(str(small_set.parent / "images"))
+    test = read_set(f"{small_set}#original")
+    assert folder.images.shape == (14, 64, 64, 3)
+    assert test.groups == tuple(f"case-{i}" for i in range(10, 14))
+    assert np.array_equal(folder.images[10:], test.images)
+
+
+def test_a_shift_of_the_reference_keeps_its_groups(small_set):
+    reference, shifted = read_pair(str(small_set), "brightness:0.5", crop=32)
+    assert reference.groups == shifted.groups
+    assert np.array_equal(shifted.images, reference.images // 2)
+
+
+@pytest.mark.parametrize(
+    ("source", "fault"),
+    [
+        ("{}/masks/none", "cannot be read as a manifest"),
+        ("{}/empty", "holds no image"),
+        ("{}/manifest.csv#scanner", r"no test cases of domain 'scanner', only \['original'\]"),
+    ],
+)
+def test_a_source_without_images_says_what_there_is(small_set, source, fault):
+    (small_set.parent / "empty").mkdir()
+    with pytest.raises(SkipshiftError, match=fault):
+        read_set(source.format(small_set.parent))

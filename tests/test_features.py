@@ -1,0 +1,104 @@
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+from torch import nn
+from torch.nn import functional
+
+from skipshift.features import collect, tapped, taps_of
+from skipshift.models import Unet
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    return Unet("resnet18", skips=(2, 3, 4)).eval()
+
+
+def test_features_are_the_average_over_cells_of_32_pixels(net):
+    images = torch.rand(3, 3, 64, 96)
+    pooled = collect(net, [images])
+    stages = net.encoder(images)
+    for name, stage in zip(("e2", "e8", "e32"), (stages[1], stages[3], stages[5]), strict=True):
+        cells = functional.adaptive_avg_pool2d(stage, (2, 3)).flatten(2).transpose(1, 2)
+        assert torch.allclose(torch.from_numpy(pooled[name]), cells, atol=1e-5)
+
+
+def test_batches_are_images_one_by_one(net):
+    images = torch.rand(3, 3, 64, 64)
+    whole, single = collect(net, [images]), collect(net, images.split(1))
+    for name in net.layers():
+        assert torch.allclose(*map(torch.from_numpy, (whole[name], single[name])), atol=1e-4)
+
+
+def test_uint8_images_are_divided_by_255(net):
+    images = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
+    a, b = collect(net, [images]), collect(net, [images / 255])
+    assert all((a[name] == b[name]).all() for name in net.layers())
+
+
+def test_smp_unet_has_the_same_layers(net):
+    theirs = smp.Unet("resnet18", encoder_weights=None)
+    assert taps_of(theirs) == net.taps()
+
+
+def test_a_tap_sees_a_map_before_it_is_overwritten():
+    chain = nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU(inplace=True))
+    nn.init.constant_(chain[0].weight, -1.0)
+    nn.init.zeros_(chain[0].bias)
+    pooled = collect(chain, [torch.ones(1, 1, 32, 32)], ["0"])
+    assert pooled["0"].item() == -1
+
+
+def test_maps_that_do_not_divide_into_cells_are_pooled_all_the_same():
+    pooled = collect(nn.Sequential(nn.Conv2d(3, 4, 3)), [torch.rand(2, 3, 64, 64)], ["0"])
+    assert pooled["0"].shape == (2, 4, 4)
+
+
+def test_hooks_and_mode_are_put_back_after_an_error(net):
+    net.train()
+    with pytest.raises(ValueError, match="multiples of 32"):
+        collect(net, [torch.rand(1, 3, 50, 64)])
+    assert net.training
+    assert not any(module._forward_hooks for module in net.modules())
+
+
+def test_nan_in_a_feature_names_the_layer(net):
+    with torch.no_grad():
+        net.decoder.blocks[1].conv1[0].weight[0] = torch.nan
+    with pytest.raises(ValueError, match="layer d8: features hold NaN or infinity"):
+        collect(net, [torch.rand(1, 3, 64, 64)])
+
+
+def test_a_layer_that_is_not_there_names_near_ones(net):
+    with pytest.raises(ValueError, match=r"layer 'conv1' is not in .*encoder\.conv1") as error:
+        taps_of(net, ["conv1"])
+    assert "\n" not in str(error.value)
+
+
+def test_an_unknown_network_must_have_its_layers_named():
+    with pytest.raises(ValueError, match="layers must be named for a Sequential"):
+        taps_of(nn.Sequential(nn.Conv2d(1, 1, 1)))
+
+
+def test_a_module_of_several_outputs_needs_an_index(net):
+    with pytest.raises(ValueError, match=r"add its index, as in encoder\[0\]"):
+        collect(net, [torch.rand(1, 3, 64, 64)], ["encoder"])
+
+
+def test_a_module_that_never_runs_is_an_error(net):
+    net.spare = nn.Conv2d(1, 1, 1)
+    with pytest.raises(ValueError, match="layer spare: its module did not run"):
+        collect(net, [torch.rand(1, 3, 64, 64)], ["spare"])
+
+
+def test_an_empty_set_is_an_error(net):
+    with pytest.raises(ValueError, match="at least one image"):
+        collect(net, [])
+
+
+def test_tapped_gives_what_the_layer_gave(net):
+    seen = {}
+    net.decoder.blocks[4].register_forward_hook(lambda _m, _i, out: seen.update(d1=out))
+    with tapped(net, net.taps(), lambda _name, output: output) as maps:
+        net(torch.rand(1, 3, 64, 64))
+    assert torch.equal(maps["d1"], seen["d1"])

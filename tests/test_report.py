@@ -1,0 +1,302 @@
+import subprocess
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import planted
+from planted import Plan
+from skipshift import records
+from skipshift.findings import Findings, read_findings, read_study_spec
+from skipshift.report import main_table, write_report
+from skipshift.specs import SkipshiftError
+from skipshift.statistics import pooled_iou
+from skipshift.verdict import answer, entry, gain, headline, sureness
+from skipshift.views import of_classes
+
+SMALL = Plan(cases=25, channels=(4,) * 10)
+HEART = Plan(
+    encoders=("resnet18", "resnet34"),
+    classes=("background", "LV", "RV", "MYO"),
+    domains=("B", "A", "$C<b>"),
+    pairs=(),
+    cases=6,
+)
+
+
+# one worker, so that the planted study is made once
+pytestmark = pytest.mark.xdist_group("report")
+
+
+class Page(HTMLParser):
+    """What a test needs of a page: its links, pictures, ids, words and the numbers of tables."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.pictures: list[dict[str, str]] = []
+        self.links: list[str] = []
+        self.ids: list[str] = []
+        self.words = ""
+        self.numbers: list[tuple[str, str, str]] = []
+        self._where: list[tuple[str, dict[str, str]]] = []
+        self._row = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        values = {name: value or "" for name, value in attrs}
+        self.links += [values[name] for name in ("src", "href") if name in values]
+        self.ids += [values["id"]] if "id" in values else []
+        self.pictures += [values] if tag == "img" else []
+        if tag not in {"img", "meta", "br"}:
+            self._where.append((tag, values))
+
+    def handle_endtag(self, tag):
+        assert self._where.pop()[0] == tag
+
+    def handle_data(self, data):
+        tags = [tag for tag, _ in self._where]
+        self.words += data if not {"style", "script"} & set(tags) else ""
+        if tags[-1:] == ["th"] and self._where[-1][1].get("scope") == "row":
+            self._row = data
+        if tags[-2:] == ["td", "span"] and "data-domain" in self._where[-2][1]:
+            self.numbers.append((self._row, self._where[-2][1]["data-domain"], data))
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    folder = planted.plant(tmp_path_factory.mktemp("study"), SMALL)
+    write_report(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(study):
+    return Page((study / records.REPORT).read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def heart(tmp_path_factory):
+    folder = planted.plant(tmp_path_factory.mktemp("heart"), HEART)
+    splits = "case,domain,group,stratum,fold\nimage-0000,A,g0,,0\n"
+    (folder / records.SPLITS).write_text(splits)
+    write_report(folder)
+    return folder
+
+
+def found_in(plan: Plan, cases: pd.DataFrame | None = None) -> Findings:
+    cases = planted.plant_cases(plan) if cases is None else cases
+    foreground = plan.classes[1:]
+    runs = (
+        cases["run"]
+        .drop_duplicates()
+        .str.extract(r"(?P<encoder>.+?)\.(?P<variant>.+)\.fold(?P<fold>\d+)\.seed(?P<seed>\d+)")
+    )
+    iou = of_classes(planted.iou_of(cases), foreground)
+    return Findings(iou, foreground, cases, runs, homes=plan.domains[:1])
+
+
+def renamed(cases: pd.DataFrame, **names: str) -> pd.DataFrame:
+    """Give the counts of one variant to another."""
+    parts = cases["run"].str.split(".", expand=True)
+    parts[1] = parts[1].map(lambda name: names.get(name.replace("-", "_"), name))
+    return cases.assign(run=parts.agg(".".join, axis=1))
+
+
+def test_the_page_asks_nothing_of_the_network(page):
+    assert page.links
+    assert all(link.startswith(("data:", "#")) for link in page.links)
+    assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)
+
+
+def test_each_figure_has_an_alternative_text_and_ids_are_unique(page):
+    assert len(page.pictures) == 7
+    assert all(len(picture["alt"]) > 20 for picture in page.pictures)
+    assert len(set(page.ids)) == len(page.ids)
+
+
+def test_the_page_is_below_three_megabytes_and_the_same_each_time(study):
+    first = (study / records.REPORT).read_bytes()
+    assert len(first) < 3e6
+    assert write_report(study).read_bytes() == first
+
+
+def test_the_numbers_of_the_page_are_those_of_the_table(study, page):
+    table = records.read_table(study / "tables" / "iou.csv")
+    table = table[table["class"] == "cell"]
+    names = table["encoder"] + " " + table["variant"]
+    expected = {
+        (n, d): f"{v:.3f}" for n, d, v in zip(names, table["domain"], table["iou"], strict=True)
+    }
+    assert {(row, domain): value for row, domain, value in page.numbers} == expected
+
+
+def test_figures_are_written_as_svg_and_png(study):
+    names = {path.name for path in (study / records.FIGURES).iterdir()}
+    stems = ("heatmap", "training", "variants", "samples-resnet18", "examples")
+    assert {f"{stem}.{kind}" for stem in stems for kind in ("svg", "png")} <= names
+    assert not [name for name in names if name.endswith(".part")]
+
+
+def test_table_ii_stands_beside_the_papers_numbers(page):
+    assert page.words.count("14,328,354") == 2
+    assert page.words.count("14,309,922") == 2
+
+
+@pytest.mark.parametrize("winner", ["L1-pruned", "L4-pruned", "baseline"])
+def test_the_planted_winner_is_named(winner):
+    swap = {"L1_pruned": winner, winner.replace("-", "_"): "L1-pruned"}
+    found = found_in(SMALL, renamed(planted.plant_cases(SMALL), **swap))
+    assert f"{winner} is the highest in-domain" in headline(found)
+    assert f"{winner} is the highest" in dict(answer(found))["Under shift"]
+
+
+def test_two_variants_with_the_same_skill_are_not_told_apart():
+    cases = planted.plant_cases(replace(SMALL, variants=("baseline",)))
+    cases = cases[cases["domain"] == "original"]
+    rng = np.random.default_rng(0)
+    noise = rng.integers(-60, 60, len(cases))
+    other = cases.assign(run="resnet18.L1-pruned.fold0.seed0", tp=cases["tp"] + noise)
+    plan = replace(SMALL, domains=("original",))
+    found = found_in(plan, pd.concat([cases, other], ignore_index=True))
+    assert "not told apart" in headline(found)
+    assert "includes 0" in answer(found)[0][1]
+
+
+def test_a_gain_is_the_difference_of_the_pooled_iou_and_its_interval_holds_it():
+    found = found_in(replace(SMALL, folds=2))
+    parts = found.cases["run"].str.split(".", expand=True)
+    pooled = pooled_iou(found.cases.assign(encoder=parts[0], variant=parts[1]), draws=5)
+    pooled = pooled.query("`class` == 'cell' and domain == 'original'").set_index("variant")["iou"]
+    lead = gain(found, "resnet18", ("L1-pruned", "baseline"), ["original"])
+    assert lead.difference == pytest.approx(pooled["L1-pruned"] - pooled["baseline"])
+    assert lead.low < lead.difference < lead.high
+
+
+def test_the_interval_of_a_gain_is_that_of_a_plain_bootstrap_over_groups():
+    found = found_in(SMALL)
+    cases = found.cases.query("`class` == 'cell' and domain == 'original'")
+    parts = [cases[cases["run"].str.contains(name)] for name in ("L1-", "baseline")]
+    rng = np.random.default_rng(1)
+    draws = []
+    for _ in range(2000):
+        pick = rng.integers(0, SMALL.cases, SMALL.cases)
+        sums = [part[["tp", "fp", "fn"]].to_numpy()[pick].sum(0) for part in parts]
+        draws.append(sums[0][0] / sums[0].sum() - sums[1][0] / sums[1].sum())
+    lead = gain(found, "resnet18", ("L1-pruned", "baseline"), ["original"])
+    assert [lead.low, lead.high] == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=5e-4)
+
+
+def test_one_group_gives_no_interval():
+    found = found_in(SMALL)
+    found = replace(found, cases=found.cases.assign(group="one patient"))
+    assert "too few groups" in answer(found)[0][1]
+    assert "not told apart" in headline(found)
+
+
+def test_one_training_each_is_said_to_say_nothing_of_another():
+    assert "trained once" in sureness(found_in(SMALL))
+    folds = sureness(found_in(replace(SMALL, folds=3)))
+    assert "trained once" not in folds
+    assert "mean over 3 runs (3 folds, one seed)" in folds
+    assert "One seed says nothing about seed noise" in folds
+
+
+def layers(excess: dict[str, float], width: float = 0.02) -> pd.DataFrame:
+    rows = planted.layers_of(planted.plant_shift(replace(SMALL, variants=("baseline",))))
+    rows["excess"] = rows["layer"].map(excess).fillna(0.1)
+    rows["distance"] = rows["null"] + rows["excess"]
+    return rows.assign(low=rows["distance"] - width, high=rows["distance"] + width)
+
+
+@pytest.mark.parametrize("layer", planted.LAYERS)
+def test_the_layer_with_the_planted_excess_is_named(layer):
+    text = entry(layers({layer: 0.5}))
+    assert f"is largest at {layer} (" in text
+    assert "open" not in text
+
+
+def test_layers_whose_intervals_overlap_are_left_in_open_order():
+    assert "which of them is first is open" in entry(layers({"e2": 0.5, "d1": 0.49}))
+
+
+def test_an_excess_within_its_interval_of_the_null_is_no_shift():
+    assert "does not stand clear of its null" in entry(layers({"e2": 0.15}, width=0.2))
+
+
+def test_a_profile_without_null_names_no_layer():
+    assert "no layer can be named" in entry(layers({}).assign(excess=np.nan, null=np.nan))
+
+
+def test_the_plain_table_holds_the_numbers_within_a_hundred_columns(study):
+    table = records.read_table(study / "tables" / "iou.csv")
+    text = main_table(table)
+    assert max(map(len, text.splitlines())) <= 100
+    numbers = [word.rstrip("*") for word in text.split() if word.startswith("0.")]
+    shown = {number for number in numbers if len(number) == 5}
+    assert shown == {f"{v:.3f}" for v in table.query("`class` == 'cell'")["iou"]}
+
+
+def test_long_names_of_domains_wrap():
+    names = tuple(f"a scanner with a long name {i}" for i in range(8))
+    table = planted.iou_of(planted.plant_cases(replace(SMALL, domains=names)))
+    text = main_table(table)
+    assert max(map(len, text.splitlines())) <= 100
+    assert all(name in text for name in names)
+
+
+def test_several_classes_have_their_mean_as_headline_and_each_its_table(heart):
+    table = records.read_table(heart / "tables" / "iou.csv")
+    keys = ["encoder", "variant", "domain"]
+    mean = table[table["class"] != "background"].groupby(keys)["iou"].mean()
+    text = (heart / records.REPORT).read_text(encoding="utf-8")
+    shown = Page(text).numbers
+    assert ("resnet34 L1-pruned", "A", f"{mean['resnet34', 'L1-pruned', 'A']:.3f}") in shown
+    assert all(f"{name} IoU" in text for name in ("LV", "RV", "MYO"))
+    assert "background IoU" not in text
+
+
+def test_the_domain_of_the_training_cases_is_the_home(heart):
+    found = read_findings(heart, read_study_spec(heart))
+    assert found.homes == ("A",)
+    assert set(found.away) == {"B", "$C<b>"}
+    assert answer(found)[0][1].startswith("On A, ")
+
+
+def test_names_are_escaped(heart):
+    text = (heart / records.REPORT).read_text(encoding="utf-8")
+    assert "$C&lt;b&gt;" in text
+    assert "<b>" not in text
+
+
+def test_a_study_without_profiles_says_so(heart):
+    text = Page((heart / records.REPORT).read_text(encoding="utf-8")).words
+    assert "No profile was measured" in text
+
+
+def test_files_that_are_wrong_are_named(tmp_path):
+    folder = planted.plant(tmp_path, replace(SMALL, variants=("baseline",), pairs=()))
+    run = folder / records.RUNS / "resnet18.baseline.fold0.seed0"
+    (run / records.SAMPLES).write_bytes(b"PK\x03\x04 no archive")
+    with pytest.raises(SkipshiftError, match=r"samples.npz: cannot be read as samples"):
+        write_report(folder)
+    (run / records.SAMPLES).unlink()
+    (run / records.HISTORY).write_text("epoch\n1\n")
+    with pytest.raises(SkipshiftError, match=r"history.csv: cannot be read as a history"):
+        write_report(folder)
+    records.write_json(run / records.RUN_RECORD, {"encoder": "resnet18"})
+    with pytest.raises(SkipshiftError, match=r"run.json: lacks variant, fold"):
+        write_report(folder)
+    (run / records.RUN_RECORD).unlink()
+    with pytest.raises(SkipshiftError, match=r"runs: holds no finished run"):
+        write_report(folder)
+
+
+def test_the_output_side_never_loads_torch(study):
+    code = (
+        "import sys; from pathlib import Path; from skipshift import report;"
+        f"report.write_report(Path({str(study)!r})); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

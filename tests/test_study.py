@@ -1,0 +1,108 @@
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from skipshift.records import read_json, read_table
+from skipshift.specs import ProfileSpec, SkipshiftError, StudySpec, TrainingSpec
+from skipshift.study import run_study, runs_of
+
+FAST = TrainingSpec(
+    encoder_weights=None, epochs=1, learning_rate=1e-3, crop=32, batch_size=4, precision="fp32"
+)
+
+
+@pytest.fixture
+def spec(small_set):
+    return StudySpec(
+        manifest=small_set,
+        encoders=("resnet18",),
+        variants=("baseline", "L4-pruned"),
+        folds=2,
+        run_folds=(1,),
+        shifts=("brightness:0.5", "saturation:0"),
+        profile_shifts=("brightness:0.5",),
+        training=FAST,
+        profile=ProfileSpec(null_draws=5, bootstrap_draws=5),
+    )
+
+
+def test_the_grid_is_every_combination(spec):
+    spec = replace(spec, run_folds=None, seeds=(0, 1))
+    names = [run.name for run in runs_of(spec)]
+    assert len(names) == len(set(names)) == 2 * 2 * 2
+    assert names[0] == "resnet18.baseline.fold0.seed0"
+
+
+def test_a_study_leaves_what_the_design_says(spec, tmp_path):
+    out = tmp_path / "out"
+    assert run_study(spec, out) == out / "report.html"
+    for name in ("study.yaml", "environment.json", "splits.csv", "report.html"):
+        assert (out / name).is_file()
+    run = out / "runs" / "resnet18.L4-pruned.fold1.seed0"
+    assert {"weights.safetensors", "run.json", "history.csv"} <= {f.name for f in run.iterdir()}
+    assert not list(out.rglob("*.ckpt")) + list(out.rglob("*.part"))
+
+    cases = read_table(out / "tables" / "cases.parquet")
+    assert len(cases) == 2 * 4 * 3 * 2
+    assert cases["domain"].unique().tolist() == ["original", "brightness:0.5", "saturation:0"]
+    shift = read_table(out / "tables" / "shift.parquet")
+    assert len(shift) == 2 * 1520
+    assert set(shift["reference"]) == {"original"}
+
+    iou = read_table(out / "tables" / "iou.csv").set_index(["variant", "domain", "class"])["iou"]
+    own = cases[cases["run"].str.contains("baseline") & (cases["class"] == "cell")]
+    sums = own.groupby("domain")[["tp", "fp", "fn"]].sum()
+    for domain, row in sums.iterrows():
+        assert iou["baseline", domain, "cell"] == pytest.approx(row["tp"] / row.sum())
+
+
+def test_a_second_call_does_nothing_twice_and_what_is_lost_is_made_again(spec, tmp_path):
+    out = tmp_path / "out"
+    run_study(spec, out)
+    kept = out / "runs" / "resnet18.baseline.fold1.seed0" / "weights.safetensors"
+    before = {path: path.read_bytes() for path in (out / "tables").iterdir()}
+    stamp = kept.stat().st_mtime_ns
+    (out / "runs" / "resnet18.baseline.fold1.seed0" / "cases.parquet").unlink()
+    run_study(spec, out)
+    assert kept.stat().st_mtime_ns == stamp
+    assert {path: path.read_bytes() for path in (out / "tables").iterdir()} == before
+
+
+def test_a_folder_with_another_study_is_refused(spec, tmp_path):
+    run_study(replace(spec, variants=("L4-pruned",)), tmp_path / "out")
+    with pytest.raises(SkipshiftError, match=r"study\.yaml: is of another study"):
+        run_study(spec, tmp_path / "out")
+
+
+def test_domains_of_the_manifest_are_profiled_against_the_training_domain(spec, tmp_path):
+    frame = pd.read_csv(spec.manifest)
+    others = frame[frame["split"] == "test"].assign(domain="scanner")
+    pd.concat([frame, others]).to_csv(spec.manifest, index=False)
+    spec = replace(spec, variants=("baseline",), shifts=(), profile_shifts=("scanner",))
+    run_study(spec, tmp_path / "out")
+    layers = read_table(tmp_path / "out" / "tables" / "layers.csv")
+    assert (layers["distance"] == 0).all()  # the second scanner's images are the same
+    assert set(layers["shifted"]) == {"scanner"}
+    cases = read_table(tmp_path / "out" / "tables" / "cases.parquet")
+    assert cases["domain"].value_counts().to_dict() == {"original": 8, "scanner": 8}
+
+
+def test_an_unknown_profile_domain_is_named(spec, tmp_path):
+    spec = replace(spec, variants=("baseline",), profile_shifts=("scanner",))
+    with pytest.raises(SkipshiftError, match="'scanner' is no shift and no domain"):
+        run_study(spec, tmp_path / "out")
+
+
+def test_the_study_file_reads_back_as_the_study(spec, tmp_path):
+    out = tmp_path / "out"
+    run_study(replace(spec, variants=("baseline",)), out)
+    plain = yaml.safe_load((out / "study.yaml").read_text())
+    assert plain["variants"] == ["baseline"]
+    record = read_json(out / "runs" / "resnet18.baseline.fold1.seed0" / "run.json")
+    assert record["parameters"] == 14_328_354
+    samples = np.load(out / "runs" / "resnet18.baseline.fold1.seed0" / "samples.npz")
+    assert samples["images"].shape == (4, 64, 64, 3)
+    assert samples["domains"].tolist() == ["original", "brightness:0.5"] * 2

@@ -150,7 +150,7 @@ def test_the_planted_winner_is_named(winner):
     swap = {"L1_pruned": winner, winner.replace("-", "_"): "L1-pruned"}
     found = found_in(SMALL, renamed(planted.plant_cases(SMALL), **swap))
     assert f"{winner} is the highest in-domain" in headline(found)
-    assert f"{winner} is the highest" in dict(answer(found))["Under shift"]
+    assert f"The highest is {winner}, " in dict(answer(found))["Under shift"]
 
 
 def test_two_variants_with_the_same_skill_are_not_told_apart():
@@ -223,7 +223,9 @@ def test_layers_whose_intervals_overlap_are_left_in_open_order():
 
 
 def test_an_excess_within_its_interval_of_the_null_is_no_shift():
-    assert "does not stand clear of its null" in entry(layers({"e2": 0.15}, width=0.2))
+    table = layers({"e2": 0.15}, width=0.2)
+    assert "does not stand clear of its null" in entry(table)
+    assert "No layer shows a shift" in headline(replace(found_in(SMALL), layers=table))
 
 
 def test_a_profile_without_null_names_no_layer():

@@ -293,7 +293,7 @@ def profile_figure(layers: pd.DataFrame, label: str) -> Figure:
     )
     crowded = len(names) > 14 or max(map(len, names)) > 6
     strip = 0.95 if skips else 0.12
-    bottom = strip + (0.35 if not crowded else 0.3 + 0.07 * max(map(len, names)))
+    bottom = strip + (0.35 if not crowded else 0.25 + 0.055 * max(map(len, names)))
     figure = Figure(figsize=(8.2, bottom + 3.1))
     axes = frame(figure, 0.62, bottom, 7.45, 2.65)
     axes.fill_between(

@@ -8,10 +8,10 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 LEVELS = (1, 2, 3, 4)
 """Skip levels: the skip at stride 2, 4, 8, 16 of the input (paper Fig. 1)."""
@@ -38,6 +38,9 @@ ORIGINAL = "original"
 Precision = Literal["auto", "bf16", "fp32"]
 
 Spec = TypeVar("Spec")
+
+_STRICT = ConfigDict(extra="forbid")
+"""A misspelt key in a file is an error, never ignored."""
 
 
 class SkipshiftError(Exception):
@@ -172,6 +175,8 @@ class TrainingSpec:
     Fields that the paper leaves open say so.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
     encoder_weights: str | None = "imagenet"
     """First weights of the encoder: imagenet, none, or a file (torchvision, timm or smp keys)."""
 
@@ -237,6 +242,8 @@ class TrainingSpec:
 class ProfileSpec:
     """How a profile is measured (section IV-B)."""
 
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
     bins: int = 100
     """Bins of the histograms, B of eq. 4. Not stated in the paper."""
 
@@ -263,6 +270,8 @@ class ProfileSpec:
 @dataclass(frozen=True, kw_only=True)
 class StudySpec:
     """A grid of runs: encoders x variants x folds x seeds, each evaluated on every domain."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     manifest: Path
     """The cases: a CSV `case,image,mask,domain,group,split,stratum`."""

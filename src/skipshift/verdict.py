@@ -68,14 +68,23 @@ def headline(found: Findings) -> str:
         texts.append(f"With {encoder}, {listed(each)}.")
     if found.layers is not None:
         pair = pairs_of(found.layers)[0]
-        tops = excesses(of_pair(found.layers, pair)).dropna(how="all").idxmax(axis=1)
-        for layer, number in tops.value_counts().head(1).items():
-            of = f" in {number} of {len(tops)} networks" if len(tops) > 1 else ""
-            what = f"The excess from {pair[0]} to {pair[1]}"
-            texts.append(f"{what} is largest at {_position(str(layer))}{of}.")
+        texts.append(_short_entry(of_pair(found.layers, pair)))
     if found.runs.groupby(["encoder", "variant"]).size().max() == 1:
         texts.append("Each network was trained once, so chance in training is not ruled out.")
     return " ".join(texts)
+
+
+def _short_entry(layers: pd.DataFrame) -> str:
+    """Name the layer that has the largest excess in most networks, of those that show a shift."""
+    table = excesses(layers)
+    clear = [network for network in table.index if _is_clear(_layer_means(layers, network))]
+    reference, shifted = pairs_of(layers)[0]
+    if not clear:
+        return f"No layer shows a shift from {reference} to {shifted} beyond the null."
+    tops = table.loc[clear].idxmax(axis=1).value_counts()
+    of = f" in {tops.iloc[0]} of {len(table)} networks" if len(table) > 1 else ""
+    layer = _position(str(tops.index[0]))
+    return f"The excess from {reference} to {shifted} is largest at {layer}{of}."
 
 
 def _encoders(table: pd.DataFrame) -> list[str]:
@@ -110,7 +119,7 @@ def _scores(found: Findings, encoder: str, domains: Sequence[str]) -> str:
 
 def _lead_text(lead: Lead, domains: int) -> str:
     amount = _amount(lead.scores[0] - lead.scores[1])
-    text = f"{lead.first} is the highest, {amount} above {lead.other}"
+    text = f"The highest is {lead.first}, {amount} above {lead.other}"
     if not np.isfinite(lead.gain.low):
         return f"{text}; there are too few groups for an interval."
     text += f" (95 % interval of the difference {lead.gain.low:.3f} to {lead.gain.high:.3f})"
@@ -246,7 +255,7 @@ def entry(layers: pd.DataFrame) -> str:
     tops = table.idxmax(axis=1)
     encoders = table.index.get_level_values("encoder").nunique()
     names = [f"{e} {v}" if encoders > 1 else str(v) for e, v in table.index]
-    means = [_layer_means(layers, network, table.columns) for network in table.index]
+    means = [_layer_means(layers, network) for network in table.index]
     places = {
         str(layer): [n for n, at in zip(names, tops, strict=True) if at == layer]
         for layer in tops.unique()
@@ -273,12 +282,11 @@ def entry(layers: pd.DataFrame) -> str:
     return text
 
 
-def _layer_means(
-    layers: pd.DataFrame, network: tuple[str, str], order: "pd.Index[str]"
-) -> pd.DataFrame:
+def _layer_means(layers: pd.DataFrame, network: tuple[str, str]) -> pd.DataFrame:
+    """Mean over runs of what layers.csv holds, a row for each layer."""
     rows = layers[(layers["encoder"] == network[0]) & (layers["variant"] == network[1])]
     columns = ["distance", "null", "excess", "low", "high"]
-    return rows.groupby("layer")[columns].mean().reindex(order)
+    return rows.groupby("layer")[columns].mean().reindex(layer_order(layers))
 
 
 def _is_clear(mean: pd.DataFrame) -> bool:

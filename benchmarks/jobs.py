@@ -1,0 +1,136 @@
+"""The jobs that are timed: ours, and the same work as a user of smp would write it.
+
+Each takes a manifest of 512 x 512 images and a side, and returns images per second.
+"""
+
+import dataclasses
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import pandas as pd
+
+STEPS = 12
+WARM_UP = 3
+BATCH = 8
+
+
+def ours_train(manifest: Path, side: int) -> float:
+    from skipshift.data.manifest import read_cases, read_manifest
+    from skipshift.models import Unet
+    from skipshift.specs import TrainingSpec
+    from skipshift.training import train
+
+    cases = list(read_cases(read_manifest(manifest), 2))
+    crops = -(-STEPS * BATCH // len(cases))
+    spec = TrainingSpec(encoder_weights=None, epochs=1, crop=side, crops_per_image=crops)
+    small = [dataclasses.replace(c, image=c.image[:64, :64], mask=c.mask[:64, :64]) for c in cases]
+    times: list[float] = []
+
+    def watch(items: Iterable[int], _label: str, _total: int | None = None) -> Iterator[int]:
+        for item in items:
+            times.append(time.perf_counter())
+            yield item
+
+    with tempfile.TemporaryDirectory() as folder:
+        train(Unet(), cases, small[:1], spec, 0, Path(folder), watch)
+    return _rate(times)
+
+
+def plain_train(manifest: Path, side: int) -> float:
+    import segmentation_models_pytorch as smp
+    import torch
+    from torch.utils.data import DataLoader
+
+    net = smp.Unet("resnet18", encoder_weights=None, classes=2).train()
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-4)
+    entropy, dice = torch.nn.CrossEntropyLoss(), smp.losses.DiceLoss("multiclass")
+    repeats = -(-STEPS * BATCH // len(pd.read_csv(manifest)))
+    data = _dataset(manifest, side, augment=True, repeats=repeats)
+    loader = DataLoader(data, BATCH, shuffle=True, drop_last=True)
+    times = []
+    for images, masks in loader:
+        logits = net(images)
+        loss = entropy(logits, masks) + dice(logits, masks)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        times.append(time.perf_counter())
+    return _rate(times)
+
+
+def ours_evaluate(manifest: Path, side: int) -> float:
+    from skipshift.data.manifest import read_cases, read_manifest
+    from skipshift.evaluation import evaluate
+    from skipshift.models import Unet
+
+    net, rows = Unet().eval(), read_manifest(manifest)
+    evaluate(net, read_cases(rows.head(BATCH), 2, side), ("background", "cell"))
+    start = time.perf_counter()
+    evaluate(net, read_cases(rows, 2, side), ("background", "cell"))
+    return len(rows) / (time.perf_counter() - start)
+
+
+def plain_evaluate(manifest: Path, side: int) -> float:
+    import segmentation_models_pytorch as smp
+    import torch
+    from torch.utils.data import DataLoader
+
+    net = smp.Unet("resnet18", encoder_weights=None, classes=2).eval()
+    data = _dataset(manifest, side, augment=False)
+
+    def run(batches: int) -> None:
+        with torch.no_grad():
+            for index, (images, masks) in enumerate(DataLoader(data, BATCH)):
+                if index == batches:
+                    return
+                labels = net(images).argmax(1)
+                stats = smp.metrics.get_stats(labels, masks, mode="multiclass", num_classes=2)
+                smp.metrics.iou_score(*stats, reduction="micro")
+
+    run(1)
+    start = time.perf_counter()
+    run(len(data))
+    return len(data) / (time.perf_counter() - start)
+
+
+JOBS: Mapping[str, Callable[[Path, int], float]] = {
+    job.__name__: job for job in (ours_train, plain_train, ours_evaluate, plain_evaluate)
+}
+
+
+def _rate(times: list[float]) -> float:
+    return BATCH / median(np.diff(times[WARM_UP:]))
+
+
+def _dataset(manifest: Path, side: int, augment: bool, repeats: int = 1):
+    """Decode each image when it is asked for and transform it with torchvision."""
+    import torch
+    from PIL import Image
+    from torchvision import tv_tensors
+    from torchvision.transforms import v2
+
+    rows = pd.concat([pd.read_csv(manifest)] * repeats)
+    steps = [
+        v2.RandomAffine(180, scale=(0.8, 1.25), interpolation=v2.InterpolationMode.BILINEAR),
+        v2.RandomCrop(side),
+        v2.RandomHorizontalFlip(),
+        v2.RandomVerticalFlip(),
+    ]
+    transform = v2.Compose(steps if augment else [v2.CenterCrop(side)])
+
+    class Files(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return len(rows)
+
+        def __getitem__(self, index: int):
+            row = rows.iloc[index]
+            pixels = [np.array(Image.open(manifest.parent / row[k])) for k in ("image", "mask")]
+            image = tv_tensors.Image(torch.from_numpy(pixels[0]).permute(2, 0, 1))
+            image, mask = transform(image, tv_tensors.Mask(torch.from_numpy(pixels[1])))
+            return image.float() / 255, mask.long()
+
+    return Files()

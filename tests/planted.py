@@ -11,7 +11,8 @@ import yaml
 
 from skipshift import records
 from skipshift.counts import iou
-from skipshift.specs import ORIGINAL, StudySpec, TrainingSpec, paper_shifts, parse_shift, to_plain
+from skipshift.names import ORIGINAL, paper_shifts, parse_shift
+from skipshift.specs import StudySpec, TrainingSpec, to_plain
 
 LAYERS = ("e2", "e4", "e8", "e16", "e32", "d16", "d8", "d4", "d2", "d1")
 CHANNELS = (64, 64, 128, 256, 512, 256, 128, 64, 32, 16)

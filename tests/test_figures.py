@@ -10,16 +10,16 @@ from matplotlib.patches import Arc
 import planted
 from planted import Plan
 from skipshift.counts import count
-from skipshift.figures import curves, heatmap, profile_figure, readable_on, violins
-from skipshift.pictures import (
+from skipshift.names import VARIANTS, paper_shifts, skips_of
+from skipshift.page.figures import curves, heatmap, profile_figure, readable_on, violins
+from skipshift.page.pictures import (
     EXCESS_PIXELS,
     MISSED_PIXELS,
     examples_figure,
     samples_figure,
     variants_figure,
 )
-from skipshift.specs import VARIANTS, paper_shifts, skips_of
-from skipshift.style import colour_of, to_png, to_svg
+from skipshift.page.style import colour_of, to_png, to_svg
 
 ALL = Plan(encoders=("resnet18", "resnet34"), variants=tuple(VARIANTS), cases=4)
 

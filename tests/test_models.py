@@ -8,7 +8,8 @@ import torchvision
 from safetensors.torch import save_file
 
 from skipshift.models import Unet
-from skipshift.specs import VARIANTS, SkipshiftError
+from skipshift.names import VARIANTS
+from skipshift.specs import SkipshiftError
 
 # Table II of the paper
 PARAMETERS = {

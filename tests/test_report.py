@@ -10,12 +10,12 @@ import pytest
 import planted
 from planted import Plan
 from skipshift import records
-from skipshift.findings import Findings, read_findings, read_study_spec
-from skipshift.report import main_table, write_report
+from skipshift.page.findings import Findings, read_findings, read_study_spec
+from skipshift.page.report import main_table, write_report
+from skipshift.page.verdict import answer, entry, gain, headline, sureness
+from skipshift.page.views import of_classes
 from skipshift.specs import SkipshiftError
 from skipshift.statistics import pooled_iou
-from skipshift.verdict import answer, entry, gain, headline, sureness
-from skipshift.views import of_classes
 
 SMALL = Plan(cases=25, channels=(4,) * 10)
 HEART = Plan(
@@ -298,7 +298,7 @@ def test_files_that_are_wrong_are_named(tmp_path):
 
 def test_the_output_side_never_loads_torch(study):
     code = (
-        "import sys; from pathlib import Path; from skipshift import report;"
+        "import sys; from pathlib import Path; from skipshift.page import report;"
         f"report.write_report(Path({str(study)!r})); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
 from skipshift import shifts
-from skipshift.specs import PAPER_SHIFTS, paper_shifts
+from skipshift.names import PAPER_SHIFTS, paper_shifts
 
 FACTORS = st.floats(0, 4, allow_nan=False)
 

@@ -4,20 +4,17 @@ from pathlib import Path
 import pytest
 import yaml
 
+from skipshift.names import LEVELS, parse_shift, skips_of, variant_of
 from skipshift.records import atomic, read_table, write_table
 from skipshift.specs import (
-    LEVELS,
     ProfileSpec,
     SkipshiftError,
     StudySpec,
     SynthSpec,
     TrainingSpec,
     from_plain,
-    parse_shift,
     read_spec,
-    skips_of,
     to_plain,
-    variant_of,
 )
 
 

@@ -46,7 +46,7 @@ def study(spec: StudyRunSpec, progress: Progress = silent) -> str:
 
 def report(spec: ReportSpec, progress: Progress = silent) -> str:  # noqa: ARG001
     """Write the page again."""
-    from skipshift.report import write_report
+    from skipshift.page.report import write_report
 
     return _told(write_report(spec.out))
 
@@ -56,7 +56,7 @@ def evaluate(spec: EvaluateSpec, progress: Progress = silent) -> str:
     from skipshift.data.manifest import read_cases, read_manifest
     from skipshift.evaluation import evaluate as evaluate_cases
     from skipshift.models import Unet
-    from skipshift.report import main_table
+    from skipshift.page.report import main_table
     from skipshift.statistics import pooled_iou
 
     net = Unet.load(spec.net)
@@ -102,7 +102,7 @@ def profile(spec: ProfileRunSpec, progress: Progress = silent) -> str:
 
 
 def _told(page: Path) -> str:
-    from skipshift.report import main_table
+    from skipshift.page.report import main_table
 
     table = main_table(records.read_table(page.parent / records.TABLES / "iou.csv"))
     return f"{table}\n\npage: {page}"

@@ -15,7 +15,8 @@ from skipshift.data.images import Pixels
 from skipshift.data.manifest import Case
 from skipshift.inference import best_device, fast_copy, labels_of
 from skipshift.models import check_sides
-from skipshift.specs import ORIGINAL, Precision, SkipshiftError
+from skipshift.names import ORIGINAL
+from skipshift.specs import Precision, SkipshiftError
 
 Shifted = tuple[Case, str, Pixels]
 """A case, the domain it is in once shifted, and its shifted image."""

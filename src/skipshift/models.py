@@ -14,8 +14,9 @@ from segmentation_models_pytorch.encoders import encoders, get_encoder
 from timm import is_model, list_models
 from torch import Tensor, nn
 
+from skipshift.names import LEVELS, check_skips, skips_of, variant_of
 from skipshift.records import RUN_RECORD, WEIGHTS, read_json, write_bytes, write_json
-from skipshift.specs import LEVELS, SkipshiftError, check_skips, skips_of, variant_of
+from skipshift.specs import SkipshiftError
 
 DECODER_CHANNELS = (256, 128, 64, 32, 16)
 STRIDE = 32

@@ -50,7 +50,7 @@ class Profile:
 
     def plot(self, label: str = "") -> "Figure":
         """Draw the distance of each layer with its interval, above the null."""
-        from skipshift.figures import profile_figure
+        from skipshift.page.figures import profile_figure
 
         return profile_figure(self.layers, label)
 

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from skipshift.specs import ORIGINAL, PAPER_SHIFTS, parse_shift
+from skipshift.names import ORIGINAL, PAPER_SHIFTS, parse_shift
 
 __all__ = ["PAPER_SHIFTS", "SHIFTS", "apply", "brightness", "contrast", "saturation"]
 

@@ -23,10 +23,11 @@ from skipshift.evaluation import evaluate, predict
 from skipshift.features import Features, collect
 from skipshift.inference import best_device
 from skipshift.models import Unet
+from skipshift.names import parse_shift, skips_of
+from skipshift.page.report import write_report
 from skipshift.profile import profile_features
 from skipshift.progress import Progress, silent
-from skipshift.report import write_report
-from skipshift.specs import SkipshiftError, StudySpec, parse_shift, skips_of, to_plain
+from skipshift.specs import SkipshiftError, StudySpec, to_plain
 from skipshift.statistics import pooled_iou
 from skipshift.training import train
 

@@ -10,7 +10,8 @@ import numpy.typing as npt
 from skipshift import shifts
 from skipshift.data.images import Pixels, read_image
 from skipshift.data.manifest import centre_crop, read_manifest
-from skipshift.specs import SkipshiftError, parse_shift
+from skipshift.names import parse_shift
+from skipshift.specs import SkipshiftError
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 

@@ -12,20 +12,30 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from skipshift import records, rows
-from skipshift.figures import curves, heatmap, profile_figure, violins
-from skipshift.findings import (
+from skipshift import records
+from skipshift.page import rows
+from skipshift.page.figures import curves, heatmap, profile_figure, violins
+from skipshift.page.findings import (
     Findings,
     read_findings,
     read_histories,
     read_samples,
     read_study_spec,
 )
-from skipshift.pictures import examples_figure, samples_figure, variants_figure
+from skipshift.page.pictures import examples_figure, samples_figure, variants_figure
+from skipshift.page.style import to_jpeg, to_png, to_svg
+from skipshift.page.verdict import answer, headline, listed, many, of_pair, pairs_of
+from skipshift.page.views import (
+    MEAN,
+    Panel,
+    best,
+    foreground_of,
+    grid,
+    layer_order,
+    of_classes,
+    panels,
+)
 from skipshift.specs import StudySpec, to_plain
-from skipshift.style import to_jpeg, to_png, to_svg
-from skipshift.verdict import answer, headline, listed, many, of_pair, pairs_of
-from skipshift.views import MEAN, Panel, best, foreground_of, grid, layer_order, of_classes, panels
 
 TEMPLATES = "synthetic/templates.png"
 LARGEST_SVG = 300_000
@@ -253,7 +263,7 @@ def _templates(path: Path) -> Shown:
 
 def _render(context: dict[str, Any]) -> str:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("skipshift", "page"),
+        loader=jinja2.PackageLoader("skipshift.page", ""),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

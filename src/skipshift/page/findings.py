@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from skipshift import records
+from skipshift.page.views import headline_class, in_domain, of_classes, ordered_variants
 from skipshift.specs import SkipshiftError, StudySpec, read_spec
-from skipshift.views import headline_class, in_domain, of_classes, ordered_variants
 
 RUN_KEYS = (
     "encoder",

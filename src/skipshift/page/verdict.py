@@ -8,10 +8,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from skipshift.counts import iou
-from skipshift.findings import Findings
-from skipshift.specs import parse_shift
+from skipshift.names import parse_shift
+from skipshift.page.findings import Findings
+from skipshift.page.views import grid, layer_order, ordered_variants
 from skipshift.statistics import percentile_interval, resamples
-from skipshift.views import grid, layer_order, ordered_variants
 
 FEW_GROUPS = 20
 """Below this many groups an interval from resampling them is called rough."""

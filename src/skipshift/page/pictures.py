@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
 
 from skipshift.counts import count, iou
-from skipshift.specs import LEVELS, VARIANTS, skips_of
-from skipshift.style import FAINT, INK, MUTED, WIDTH, colour_of, frame, styled, write
-from skipshift.views import ordered_variants
+from skipshift.names import LEVELS, VARIANTS, skips_of
+from skipshift.page.style import FAINT, INK, MUTED, WIDTH, colour_of, frame, styled, write
+from skipshift.page.views import ordered_variants
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -13,9 +13,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Arc, Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from skipshift.specs import skips_of
-from skipshift.style import INK, MUTED, NULL, WIDTH, colour_of, frame, styled, write
-from skipshift.views import Panel, best, grid, layer_order, ordered_variants, panels
+from skipshift.names import skips_of
+from skipshift.page.style import INK, MUTED, NULL, WIDTH, colour_of, frame, styled, write
+from skipshift.page.views import Panel, best, grid, layer_order, ordered_variants, panels
 
 _CELL_W, _CELL_H = 0.46, 0.30
 _COLOURS = mpl.colormaps["viridis"]

@@ -10,7 +10,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from skipshift.specs import LEVELS, VARIANTS, skips_of
+from skipshift.names import LEVELS, VARIANTS, skips_of
 
 INK = "#222222"
 MUTED = "#6b6b6b"

@@ -5,9 +5,9 @@ from typing import Any
 
 import pandas as pd
 
-from skipshift.findings import Findings
-from skipshift.verdict import excesses
-from skipshift.views import best, grid, panels
+from skipshift.page.findings import Findings
+from skipshift.page.verdict import excesses
+from skipshift.page.views import best, grid, panels
 
 # Table II: trainable parameters for two classes.
 PAPER_PARAMETERS = {

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from skipshift.specs import ORIGINAL, VARIANTS, parse_shift
+from skipshift.names import ORIGINAL, VARIANTS, parse_shift
 
 MEAN = "mean"
 """Name of the class that stands for the mean of all foreground classes."""

@@ -1,0 +1,81 @@
+"""Variants and shifts by name: what they are called, and what a name means."""
+
+from collections.abc import Mapping
+
+LEVELS = (1, 2, 3, 4)
+"""Skip levels: the skip at stride 2, 4, 8, 16 of the input (paper Fig. 1)."""
+
+VARIANTS: Mapping[str, tuple[int, ...]] = {
+    "baseline": (1, 2, 3, 4),
+    "L1-pruned": (2, 3, 4),
+    "L2-pruned": (3, 4),
+    "L3-pruned": (4,),
+    "L4-pruned": (),
+}
+"""The five networks of the paper and the skip levels that each keeps."""
+
+PAPER_SHIFTS: Mapping[str, tuple[float, ...]] = {
+    "brightness": (0.5, 0.75, 1.25, 1.5, 1.75),
+    "contrast": (0.5, 0.75, 1.25, 1.5, 1.75),
+    "saturation": (0.0, 0.25, 0.5, 0.75),
+}
+"""The grid of Fig. 7; factor 1 of each shift is the column ``original``."""
+
+ORIGINAL = "original"
+"""Domain name of images that no synthetic shift has touched."""
+
+
+def check_skips(skips: tuple[int, ...]) -> tuple[int, ...]:
+    """Skip levels in ascending order; `ValueError` for any that is not one of L1..L4."""
+    if not set(skips) <= set(LEVELS) or len(set(skips)) != len(skips):
+        raise ValueError(f"skips must be distinct levels 1..4, got {tuple(skips)}")
+    return tuple(sorted(skips))
+
+
+def skips_of(variant: str) -> tuple[int, ...]:
+    """Skip levels that a variant keeps.
+
+    >>> skips_of("L1-pruned"), skips_of("skips-13")
+    ((2, 3, 4), (1, 3))
+    """
+    if variant in VARIANTS:
+        return VARIANTS[variant]
+    levels = variant.removeprefix("skips-")
+    if variant.startswith("skips-") and levels.isdecimal():
+        return check_skips(tuple(int(level) for level in levels))
+    choices = ", ".join(VARIANTS)
+    raise ValueError(f"unknown variant {variant!r}; choose {choices}, or skips-13 for L1 and L3")
+
+
+def variant_of(skips: tuple[int, ...]) -> str:
+    """Name of the variant that keeps these skip levels; the inverse of `skips_of`.
+
+    >>> variant_of((4, 3)), variant_of((1, 3))
+    ('L2-pruned', 'skips-13')
+    """
+    kept = check_skips(skips)
+    named = {levels: name for name, levels in VARIANTS.items()}
+    return named.get(kept, "skips-" + "".join(str(level) for level in kept))
+
+
+def parse_shift(domain: str) -> tuple[str, float] | None:
+    """Split ``brightness:0.75`` into kind and factor; None for a domain that is no synthetic shift.
+
+    >>> parse_shift("brightness:0.75"), parse_shift("original")
+    (('brightness', 0.75), None)
+    """
+    kind, colon, text = domain.partition(":")
+    if not colon or kind not in PAPER_SHIFTS:
+        return None
+    try:
+        factor = float(text)
+    except ValueError:
+        raise ValueError(f"shift {domain!r} needs a number after the colon") from None
+    if not 0 <= factor < float("inf"):
+        raise ValueError(f"shift {domain!r} needs a finite factor >= 0")
+    return kind, factor
+
+
+def paper_shifts() -> tuple[str, ...]:
+    """Every shift of Fig. 7 as a domain name, 14 in all."""
+    return tuple(f"{kind}:{f:g}" for kind, factors in PAPER_SHIFTS.items() for f in factors)

@@ -9,16 +9,16 @@ from skipshift.progress import Progress, silent
 from skipshift.specs import DemoSpec, StudySpec, SynthSpec, TrainingSpec
 from skipshift.study import run_study
 
-IMAGES = {"small": 200, "smallest": 15}
+IMAGES = {"small": 160, "smallest": 15}
 
 STUDIES: Mapping[str, Mapping[str, Any]] = {
     "small": {
         "evaluation_crop": 256,
         "training": TrainingSpec(
             encoder_weights=None,
-            epochs=6,
+            epochs=7,
             learning_rate=1e-3,
-            decay_every=4,
+            decay_every=5,
             crop=128,
             crops_per_image=2,
         ),

@@ -36,7 +36,10 @@ class SynthSpec:
     """
 
     out: Path
-    """Folder to write: images/, masks/, manifest.csv, synth.json, templates.png."""
+    """Folder to write: images/, masks/, manifest.csv, synth.json, templates.png.
+
+    From a smear also templates.json, the boxes that were cut, to correct and give as templates.
+    """
 
     smear: Path | None = field(default=None, kw_only=True)
     """RGB picture of a real blood smear to cut templates from."""
@@ -66,7 +69,7 @@ class SynthSpec:
     """Seed; image i depends on (seed, i) alone."""
 
     workers: int = field(default_factory=lambda: os.cpu_count() or 1, kw_only=True)
-    """Processes that make images; the bytes do not depend on it."""
+    """Threads that make images; the bytes do not depend on it."""
 
     def __post_init__(self) -> None:
         low, high = self.cells

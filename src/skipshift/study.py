@@ -29,7 +29,7 @@ from skipshift.profile import profile_features
 from skipshift.progress import Progress, silent
 from skipshift.specs import SkipshiftError, StudySpec, to_plain
 from skipshift.statistics import pooled_iou
-from skipshift.training import train
+from skipshift.training import CHECKPOINTS, train
 
 SAMPLE_CASES = 2
 """Test cases whose predictions a run keeps for the report's pictures."""
@@ -172,13 +172,12 @@ def _train(
             spec.training.encoder_weights,
             training[0].image.shape[2],
         )
-    scratch = folder / "checkpoints"
-    done = train(net, training, validation, spec.training, run.seed, scratch, progress)
+    done = train(net, training, validation, spec.training, run.seed, folder, progress)
     history = pd.DataFrame(done.history).to_csv(index=False, lineterminator="\n")
     records.write_bytes(folder / records.HISTORY, history.encode())
     about = {"variant": run.variant, "fold": run.fold, "seed": run.seed, "encoder": run.encoder}
     done.net.save(folder, classes=list(spec.classes), **about, **done.record)
-    shutil.rmtree(scratch)
+    shutil.rmtree(folder / CHECKPOINTS)
 
 
 def _write_samples(net: Unet, rows: pd.DataFrame, spec: StudySpec, folder: Path) -> None:

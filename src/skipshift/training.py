@@ -28,6 +28,10 @@ from skipshift.progress import Progress, silent
 from skipshift.specs import SkipshiftError, TrainingSpec
 
 
+CHECKPOINTS = "checkpoints"
+"""Folder of a run that lives while it is trained."""
+
+
 @dataclass(frozen=True)
 class Trained:
     """A finished run."""
@@ -58,7 +62,7 @@ def train(
     training, validation
         Decoded cases; validation images may be whole or cropped, sides multiples of 32.
     folder
-        Where checkpoints live while the run goes on; a run that was cut off goes on from them.
+        The run's; a run that was cut off goes on from the checkpoints below it.
     """
     started = time.monotonic()
     bf16 = use_bf16(spec.precision, best_device())
@@ -74,15 +78,16 @@ def train(
         drop_last=len(sampler) > spec.batch_size,
     )
     checks: DataLoader[Any] = DataLoader(_Whole(validation), _batch_of(validation, spec))
+    checkpoints = folder / CHECKPOINTS
     best = ModelCheckpoint(
-        folder,
+        checkpoints,
         filename="best",
         monitor="validation_iou",
         mode="max",
         save_weights_only=True,
         enable_version_counter=False,
     )
-    last = ModelCheckpoint(folder, filename="last", enable_version_counter=False)
+    last = ModelCheckpoint(checkpoints, filename="last", enable_version_counter=False)
     steps = spec.epochs * len(loader)
     with _quiet():
         trainer = lightning.Trainer(
@@ -96,7 +101,7 @@ def train(
             enable_model_summary=False,
             num_sanity_val_steps=0,
         )
-        _fit(trainer, module, loader, checks, folder / "last.ckpt")
+        _fit(trainer, module, loader, checks, checkpoints / "last.ckpt")
     state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
     net.load_state_dict({key.removeprefix("net."): tensor for key, tensor in state.items()})
     chosen = max(module.history, key=lambda row: row["validation_iou"])

@@ -1,0 +1,151 @@
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from skipshift.cli import app, main, show
+from skipshift.data.images import write_png
+from skipshift.models import Unet
+from skipshift.records import read_table
+
+COMMANDS = ["demo", "synth", "study", "evaluate", "profile", "report"]
+
+
+@pytest.fixture
+def skipshift(capsys):
+    """Run the command line in this process; gives exit code, standard output and error."""
+
+    def run(*words):
+        with pytest.raises(SystemExit) as done:
+            main([str(word) for word in words])
+        return done.value.code or 0, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    torch.manual_seed(0)
+    Unet("resnet18").save(tmp_path / "net", classes=["background", "cell"])
+    return tmp_path / "net"
+
+
+def test_every_command_is_in_the_readme_and_has_help(skipshift):
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    for command in COMMANDS:
+        assert f"skipshift {command} " in readme
+        code, out, _ = skipshift(command, "--help")
+        assert code == 0
+        assert f"skipshift {command}" in out
+    assert {name for name in app if not name.startswith("-")} == set(COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        (["bogus"], 'Unknown command "bogus"'),
+        (["synth"], "requires an argument"),
+        (["synth", "o", "--images", "many"], 'unable to convert "many" into int'),
+        (["synth", "o", "--cells", "9", "3"], "1 <= LOW <= HIGH, got 9 3"),
+        (["synth", "o", "--image", "9"], "Unknown option"),
+        (["demo", "o", "--size", "huge"], "Invalid value"),
+        (["evaluate", "{net}", "{manifest}", "o", "--shifts", "brightness:-1"], "factor >= 0"),
+        (["evaluate", "{net}", "{manifest}", "o", "--shifts", "hue:1"], "is no shift"),
+    ],
+)
+def test_a_bad_argument_is_one_line_and_exit_code_2(skipshift, small_set, run_folder, words, fault):
+    code, out, err = skipshift(*(w.format(net=run_folder, manifest=small_set) for w in words))
+    assert code == 2
+    assert re.fullmatch(rf"skipshift: .*{re.escape(fault)}.*\n", err), err
+    assert out == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        (["synth", "{tmp}/o", "--smear", "{tmp}/none.png"], "none.png: cannot be read"),
+        (["synth", "{tmp}/o", "--smear", "{manifest}"], "manifest.csv: is not an image"),
+        (["synth", "{tmp}/images"], "is not empty and holds no synthetic set"),
+        (["study", "{tmp}/none.yaml", "{tmp}/o"], "none.yaml: cannot be read as YAML"),
+        (["report", "{tmp}"], "study.yaml"),
+        (["evaluate", "{tmp}", "{manifest}", "{tmp}/o"], "run.json: cannot be read"),
+        (["evaluate", "{net}", "{tmp}/none.csv", "{tmp}/o"], "none.csv: cannot be read"),
+        (["profile", "{net}", "{tmp}/empty", "brightness:0.5", "{tmp}/o"], "empty: holds no image"),
+        (["profile", "{net}", "{tmp}/odd", "brightness:0.5", "{tmp}/o"], "multiples of 32"),
+    ],
+)
+def test_a_bad_file_is_one_line_and_exit_code_1(skipshift, small_set, run_folder, words, fault):
+    tmp = small_set.parent
+    (tmp / "empty").mkdir()
+    write_png(tmp / "odd" / "a.png", np.zeros((50, 64, 3), np.uint8))
+    places = {"tmp": tmp, "net": run_folder, "manifest": small_set}
+    code, _, err = skipshift(*(word.format(**places) for word in words))
+    lines = [line for line in err.splitlines() if not line.endswith("done")]
+    assert code == 1
+    assert len(lines) == 1
+    assert fault in lines[0]
+    assert not (tmp / "o").exists()
+
+
+def test_debug_shows_where_it_happened(skipshift):
+    _, _, err = skipshift("study", "none.yaml", "o", "--debug")
+    assert "Traceback" in err
+
+
+def test_evaluate_writes_counts_and_prints_the_table(skipshift, small_set, run_folder):
+    out = small_set.parent / "o"
+    code, shown, _ = skipshift(
+        "evaluate", run_folder, small_set, out, "--shifts", "brightness:0.5", "--precision", "fp32"
+    )
+    assert code == 0
+    iou = read_table(out / "iou.csv").set_index(["domain", "class"])["iou"]
+    assert f"{iou['brightness:0.5', 'cell']:.3f}" in shown
+    assert read_table(out / "cases.parquet")["run"].unique().tolist() == ["net"]
+
+
+def test_profile_writes_tables_and_a_picture(skipshift, small_set, run_folder):
+    out = small_set.parent / "o"
+    code, shown, _ = skipshift("profile", run_folder, small_set, "brightness:0.5", out)
+    assert code == 0
+    assert "e32" in shown
+    names = {path.name for path in out.iterdir()}
+    assert names == {"profile.csv", "channels.parquet", "profile.json", "profile.svg"}
+    assert len(read_table(out / "profile.csv")) == 10
+
+
+def test_a_study_file_is_read_from_its_own_folder(skipshift, small_set, tmp_path_factory):
+    plan = {
+        "manifest": "manifest.csv",
+        "encoders": ["resnet18"],
+        "variants": ["L4-pruned"],
+        "run_folds": [0],
+        "shifts": ["brightness:0.5"],
+        "training": {"encoder_weights": None, "epochs": 1, "crop": 32},
+    }
+    file = small_set.parent / "study.yaml"
+    file.write_text(yaml.safe_dump(plan))
+    out = tmp_path_factory.mktemp("study") / "o"
+    code, shown, err = skipshift("study", file, out)
+    assert code == 0, err
+    assert shown.rstrip().endswith(f"page: {out / 'report.html'}")
+    pd.testing.assert_frame_equal(
+        read_table(out / "tables" / "layers.csv"),
+        read_table(out / "runs" / "resnet18.L4-pruned.fold0.seed0" / "layers.csv"),
+    )
+
+
+def test_progress_passes_items_on_and_ends_with_a_line(capsys):
+    assert list(show(iter("abc"), "letters", 3)) == ["a", "b", "c"]
+    assert capsys.readouterr().err == "letters: done\n"
+
+
+def test_the_command_is_installed_and_knows_its_version():
+    command = Path(sys.executable).with_name("skipshift")
+    done = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
+    assert re.fullmatch(r"\d+\.\d+\.\d+\n", done.stdout)

@@ -1,6 +1,6 @@
 """The jobs that are timed: ours, and the same work as a user of smp would write it.
 
-Each takes a manifest of 512 x 512 images and a side, and returns images per second.
+Each takes a manifest and the side of what the network sees, and returns images per second.
 """
 
 import dataclasses

@@ -12,6 +12,7 @@ from skipshift.specs import (
     EvaluateSpec,
     ProfileRunSpec,
     ReportSpec,
+    SkipshiftError,
     StudyRunSpec,
     StudySpec,
     SynthSpec,
@@ -75,10 +76,9 @@ def evaluate(spec: EvaluateSpec, progress: Progress = silent) -> str:
 
 def profile(spec: ProfileRunSpec, progress: Progress = silent) -> str:
     """Profile one network between two sets of images."""
-    import io
-
     from skipshift.data.sources import read_pair
     from skipshift.models import Unet
+    from skipshift.page.style import to_svg
     from skipshift.profile import profile_shift
     from skipshift.specs import ProfileSpec
 
@@ -91,13 +91,14 @@ def profile(spec: ProfileRunSpec, progress: Progress = silent) -> str:
         )
         for s, label in zip(sets, ("reference", "shifted"), strict=True)
     ]
-    measured = profile_shift(
-        net, loaders[0], loaders[1], groups=(sets[0].groups, sets[1].groups), spec=settings
-    )
+    groups = (sets[0].groups, sets[1].groups)
+    try:
+        measured = profile_shift(net, loaders[0], loaders[1], groups=groups, spec=settings)
+    except ValueError as error:
+        raise SkipshiftError(f"{spec.net} on {spec.reference}, {spec.shifted}: {error}") from None
     measured.save(spec.out)
-    picture = io.BytesIO()
-    measured.plot(f"{spec.reference} against {spec.shifted}").savefig(picture, format="svg")
-    records.write_bytes(spec.out / "profile.svg", picture.getvalue())
+    figure = measured.plot(f"{spec.reference} against {spec.shifted}")
+    records.write_bytes(spec.out / "profile.svg", to_svg(figure))
     return f"{measured.layers.round(3).to_string(index=False)}\n\nprofile: {spec.out}"
 
 

@@ -27,7 +27,6 @@ from skipshift.models import Unet
 from skipshift.progress import Progress, silent
 from skipshift.specs import SkipshiftError, TrainingSpec
 
-
 CHECKPOINTS = "checkpoints"
 """Folder of a run that lives while it is trained."""
 

@@ -16,7 +16,13 @@ from statistics import median
 
 from benchmarks.jobs import JOBS
 
-GRID = [("train", 128, 512), ("train", 512, 512), ("evaluate", 128, 128), ("evaluate", 512, 512)]
+GRID = [
+    ("synth", 512, 512),
+    ("train", 128, 512),
+    ("train", 512, 512),
+    ("evaluate", 128, 128),
+    ("evaluate", 512, 512),
+]
 """Work, side of what the network sees, side of the images on disk: training crops, the rest not."""
 
 IMAGES = {128: 256, 512: 48}

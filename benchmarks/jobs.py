@@ -97,8 +97,49 @@ def plain_evaluate(manifest: Path, side: int) -> float:
     return len(data) / (time.perf_counter() - start)
 
 
+def ours_synth(manifest: Path, side: int) -> float:
+    from skipshift.data.synthetic import write_synthetic
+    from skipshift.specs import SynthSpec
+
+    with tempfile.TemporaryDirectory(dir=manifest.parent) as folder:
+        start = time.perf_counter()
+        write_synthetic(SynthSpec(Path(folder), images=200, size=side, workers=2))
+        return 200 / (time.perf_counter() - start)
+
+
+def plain_synth(manifest: Path, side: int) -> float:
+    """Pillow all the way, one image after the other."""
+    from PIL import Image
+
+    from skipshift.data.templates import cell_mask, load_templates, stain_mask
+    from skipshift.specs import SynthSpec
+
+    templates = load_templates(SynthSpec(manifest.parent))
+    ground = Image.fromarray(templates.background)
+    cells = [(Image.fromarray(c), Image.fromarray(cell_mask(c))) for c in templates.cells]
+    specks = [(Image.fromarray(a), Image.fromarray(stain_mask(a))) for a in templates.artifacts]
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory(dir=manifest.parent) as folder:
+        start = time.perf_counter()
+        for index in range(16):
+            image = ground.rotate(90 * int(rng.integers(4))).resize((1500, 1500))
+            mask = Image.new("L", image.size)
+            for number in rng.integers(len(cells), size=int(rng.integers(1, 101))):
+                pixels, shape = cells[number]
+                place = tuple(int(v) for v in rng.integers(0, 1500 - np.array(pixels.size)))
+                image.paste(pixels, place, shape)
+                mask.paste(1, place, shape)
+            for pixels, shape in specks:
+                place = tuple(int(v) for v in rng.integers(0, 1500 - np.array(pixels.size)))
+                image.paste(pixels, place, shape)
+            image.resize((side, side)).save(Path(folder) / f"{index}.png")
+            mask.resize((side, side), Image.Resampling.NEAREST).save(Path(folder) / f"m{index}.png")
+        return 16 / (time.perf_counter() - start)
+
+
 JOBS: Mapping[str, Callable[[Path, int], float]] = {
-    job.__name__: job for job in (ours_train, plain_train, ours_evaluate, plain_evaluate)
+    job.__name__: job
+    for job in (ours_synth, plain_synth, ours_train, plain_train, ours_evaluate, plain_evaluate)
 }
 
 

@@ -77,12 +77,13 @@ def evaluate(spec: EvaluateSpec, progress: Progress = silent) -> str:
 def profile(spec: ProfileRunSpec, progress: Progress = silent) -> str:
     """Profile one network between two sets of images."""
     from skipshift.data.sources import read_pair
+    from skipshift.inference import best_device
     from skipshift.models import Unet
     from skipshift.page.style import to_svg
     from skipshift.profile import profile_shift
     from skipshift.specs import ProfileSpec
 
-    net = Unet.load(spec.net)
+    net = Unet.load(spec.net).to(best_device())
     sets = read_pair(spec.reference, spec.shifted, spec.crop)
     settings = ProfileSpec(bins=spec.bins, seed=spec.seed)
     loaders = [

@@ -56,11 +56,12 @@ def evaluate(spec: EvaluateSpec, progress: Progress = silent) -> str:
     """Evaluate one network on every domain and shift."""
     from skipshift.data.manifest import read_cases, read_manifest
     from skipshift.evaluation import evaluate as evaluate_cases
+    from skipshift.inference import best_device
     from skipshift.models import Unet
     from skipshift.page.report import main_table
     from skipshift.statistics import pooled_iou
 
-    net = Unet.load(spec.net)
+    net = Unet.load(spec.net).to(best_device())
     about = records.read_json(spec.net / records.RUN_RECORD)
     classes = about.get("classes") or [f"class {i}" for i in range(net.classes)]
     rows = read_manifest(spec.manifest)

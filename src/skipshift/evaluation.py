@@ -13,7 +13,7 @@ from skipshift import shifts
 from skipshift.counts import count
 from skipshift.data.images import Pixels
 from skipshift.data.manifest import Case
-from skipshift.inference import best_device, fast_copy, labels_of
+from skipshift.inference import fast_copy, labels_of
 from skipshift.models import check_sides
 from skipshift.names import ORIGINAL
 from skipshift.specs import Precision, SkipshiftError
@@ -35,7 +35,7 @@ def evaluate(
     Parameters
     ----------
     net
-        Takes (N, C, H, W) in [0, 1] and gives logits (N, classes, H, W).
+        Takes (N, C, H, W) in [0, 1] and gives logits (N, classes, H, W); runs where it is.
     cases
         Decoded cases; each is read once, whatever the number of shifts.
     classes
@@ -65,13 +65,14 @@ def predict(
     precision: Precision = "auto",
 ) -> Iterator[tuple[Shifted, npt.NDArray[np.uint8]]]:
     """Segment each case as it is and under each shift; yields (H, W) uint8 class indices."""
+    place = next(net.parameters()).device
     fast: nn.Module | None = None
     for batch in _batches(_shifted(cases, domains), batch_size):
         pixels = torch.from_numpy(np.stack([image for _, _, image in batch]))
-        images = pixels.permute(0, 3, 1, 2).to(best_device())
+        images = pixels.permute(0, 3, 1, 2).to(place)
         _check(net, batch[0][0])
         if fast is None:
-            fast = fast_copy(net.to(best_device()), images[:1].float() / 255, precision)
+            fast = fast_copy(net, images[:1].float() / 255, precision)
             dtype = next(fast.parameters()).dtype
         with torch.inference_mode():
             labels = labels_of(fast(images.to(dtype) / 255))

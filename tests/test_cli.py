@@ -123,7 +123,7 @@ def test_a_study_file_is_read_from_its_own_folder(skipshift, small_set, tmp_path
     plan = {
         "manifest": "manifest.csv",
         "encoders": ["resnet18"],
-        "variants": ["L4-pruned"],
+        "skips": ["L4-pruned"],
         "run_folds": [0],
         "shifts": ["brightness:0.5"],
         "training": {"encoder_weights": None, "epochs": 1, "crop": 32},

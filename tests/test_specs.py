@@ -1,10 +1,11 @@
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 
 import pytest
 import yaml
 
-from skipshift.names import LEVELS, parse_shift, skips_of, variant_of
+from skipshift.names import LEVELS, VARIANTS, parse_shift, skips_of, variant_of
 from skipshift.records import atomic, read_table, write_table
 from skipshift.specs import (
     ProfileSpec,
@@ -31,6 +32,14 @@ def test_a_name_that_is_no_variant_is_refused(name):
         skips_of(name)
 
 
+def test_a_study_names_its_variants_in_three_ways():
+    spec = partial(StudySpec, manifest=Path("m.csv"))
+    assert spec().variants == tuple(VARIANTS)
+    assert spec(skips="all").variants[:5] == tuple(VARIANTS)
+    assert len(set(spec(skips="all").variants)) == 16
+    assert spec(skips=("skips-13",)).variants == ("skips-13",)
+
+
 def test_a_spec_survives_its_file(tmp_path):
     spec = StudySpec(manifest=Path("m.csv"), training=TrainingSpec(crop=128, scale=(0.9, 1.1)))
     (tmp_path / "s.yaml").write_text(yaml.safe_dump(to_plain(spec)))
@@ -43,7 +52,7 @@ def test_a_spec_survives_its_file(tmp_path):
         ("manifest: m.csv\nfoldz: 3", "foldz: Unexpected keyword argument"),
         ("folds: 3", "manifest: Field required"),
         ("manifest: m.csv\nfolds: many", "folds: Input should be a valid integer"),
-        ("manifest: m.csv\nvariants: [L9]", "unknown variant 'L9'; choose baseline"),
+        ("manifest: m.csv\nskips: [L9]", "unknown variant 'L9'; choose baseline"),
         ("manifest: m.csv\nshifts: ['hue:1']", "shift 'hue:1' must be KIND:FACTOR"),
         ("manifest: m.csv\ntraining: {crop: 100}", "crop must be a multiple of 32, got 100"),
         ("a: [", "cannot be read as YAML"),
@@ -70,6 +79,7 @@ def test_a_fault_in_a_study_file_is_one_line_that_names_it(tmp_path, text, fault
         (TrainingSpec, {"scale": [2, 1]}, "0 < LOW <= HIGH"),
         (TrainingSpec, {"precision": "half"}, "precision"),
         (ProfileSpec, {"bins": 1}, "bins must be at least 2"),
+        (StudySpec, {"manifest": "m", "skips": ["baseline"] * 2}, "skips must be distinct"),
         (StudySpec, {"manifest": "m", "run_folds": [7]}, r"run_folds must be in 0\.\.4"),
         (StudySpec, {"manifest": "m", "classes": ["a"]}, "at least two distinct names"),
     ],

@@ -1,3 +1,4 @@
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -5,7 +6,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from skipshift.records import read_json, read_table
+from skipshift import study
+from skipshift.records import held, read_json, read_table
 from skipshift.specs import ProfileSpec, SkipshiftError, StudySpec, TrainingSpec
 from skipshift.study import run_study, runs_of
 
@@ -19,7 +21,7 @@ def spec(small_set):
     return StudySpec(
         manifest=small_set,
         encoders=("resnet18",),
-        variants=("baseline", "L4-pruned"),
+        skips=("baseline", "L4-pruned"),
         folds=2,
         run_folds=(1,),
         shifts=("brightness:0.5", "saturation:0"),
@@ -72,7 +74,7 @@ def test_a_second_call_does_nothing_twice_and_what_is_lost_is_made_again(spec, t
 
 
 def test_a_folder_with_another_study_is_refused(spec, tmp_path):
-    run_study(replace(spec, variants=("L4-pruned",)), tmp_path / "out")
+    run_study(replace(spec, skips=("L4-pruned",)), tmp_path / "out")
     with pytest.raises(SkipshiftError, match=r"study\.yaml: is of another study"):
         run_study(spec, tmp_path / "out")
 
@@ -81,7 +83,7 @@ def test_domains_of_the_manifest_are_profiled_against_the_training_domain(spec, 
     frame = pd.read_csv(spec.manifest)
     others = frame[frame["split"] == "test"].assign(domain="scanner")
     pd.concat([frame, others]).to_csv(spec.manifest, index=False)
-    spec = replace(spec, variants=("baseline",), shifts=(), profile_shifts=("scanner",))
+    spec = replace(spec, skips=("baseline",), shifts=(), profile_shifts=("scanner",))
     run_study(spec, tmp_path / "out")
     layers = read_table(tmp_path / "out" / "tables" / "layers.csv")
     assert (layers["distance"] == 0).all()  # the second scanner's images are the same
@@ -91,16 +93,57 @@ def test_domains_of_the_manifest_are_profiled_against_the_training_domain(spec, 
 
 
 def test_an_unknown_profile_domain_is_named(spec, tmp_path):
-    spec = replace(spec, variants=("baseline",), profile_shifts=("scanner",))
+    spec = replace(spec, skips=("baseline",), profile_shifts=("scanner",))
     with pytest.raises(SkipshiftError, match="'scanner' is no shift and no domain"):
         run_study(spec, tmp_path / "out")
 
 
+def test_a_failed_run_is_recorded_and_the_others_go_on(spec, tmp_path, monkeypatch):
+    out, real = tmp_path / "out", study.train
+
+    def break_down(net, *rest):
+        if net.name == "baseline":
+            raise RuntimeError("out of memory")
+        return real(net, *rest)
+
+    monkeypatch.setattr(study, "train", break_down)
+    with pytest.raises(SkipshiftError, match=r"1 of 2 runs failed, .*baseline.* out of memory"):
+        run_study(spec, out)
+    cases = read_table(out / "tables" / "cases.parquet")
+    assert cases["run"].unique().tolist() == ["resnet18.L4-pruned.fold1.seed0"]
+    monkeypatch.undo()
+    with pytest.raises(SkipshiftError, match="add --retry-failed"):
+        run_study(spec, out)
+    run_study(spec, out, retry_failed=True)
+    assert read_table(out / "tables" / "cases.parquet")["run"].nunique() == 2
+
+
+def test_parts_of_a_study_add_up_to_the_whole(spec, tmp_path):
+    run_study(spec, tmp_path / "whole")
+    parts = tmp_path / "parts"
+    run_study(spec, parts, only="*.L4-pruned.*")
+    assert read_table(parts / "tables" / "cases.parquet")["run"].nunique() == 1
+    run_study(spec, parts, only="*.baseline.*")
+    for table in (tmp_path / "whole" / "tables").iterdir():
+        assert (parts / "tables" / table.name).read_bytes() == table.read_bytes()
+    with pytest.raises(SkipshiftError, match="'nothing' matches no run; the first is resnet18"):
+        run_study(spec, parts, only="nothing")
+
+
+def test_a_study_that_another_process_holds_is_left_alone(spec, tmp_path):
+    with (
+        held(tmp_path / "out"),
+        pytest.raises(SkipshiftError, match=rf"held by process {os.getpid()} on .*wait for it"),
+    ):
+        run_study(spec, tmp_path / "out")
+    assert not (tmp_path / "out" / "study.yaml").exists()
+
+
 def test_the_study_file_reads_back_as_the_study(spec, tmp_path):
     out = tmp_path / "out"
-    run_study(replace(spec, variants=("baseline",)), out)
+    run_study(replace(spec, skips=("baseline",)), out)
     plain = yaml.safe_load((out / "study.yaml").read_text())
-    assert plain["variants"] == ["baseline"]
+    assert plain["skips"] == ["baseline"]
     record = read_json(out / "runs" / "resnet18.baseline.fold1.seed0" / "run.json")
     assert record["parameters"] == 14_328_354
     samples = np.load(out / "runs" / "resnet18.baseline.fold1.seed0" / "samples.npz")

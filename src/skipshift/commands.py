@@ -42,7 +42,7 @@ def study(spec: StudyRunSpec, progress: Progress = silent) -> str:
 
     plan = read_spec(StudySpec, spec.study)
     plan = dataclasses.replace(plan, manifest=spec.study.parent / plan.manifest)
-    return _told(run_study(plan, spec.out, progress))
+    return _told(run_study(plan, spec.out, progress, spec.only, spec.retry_failed))
 
 
 def report(spec: ReportSpec, progress: Progress = silent) -> str:  # noqa: ARG001

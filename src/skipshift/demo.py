@@ -54,7 +54,7 @@ def run_demo(spec: DemoSpec, progress: Progress = silent) -> Path:
     study = StudySpec(
         manifest=manifest,
         encoders=("resnet18",),
-        variants=("baseline", "L1-pruned", "L4-pruned"),
+        skips=("baseline", "L1-pruned", "L4-pruned"),
         run_folds=(0,),
         seeds=(spec.seed,),
         **STUDIES[spec.size],

@@ -1,6 +1,7 @@
 """Variants and shifts by name: what they are called, and what a name means."""
 
 from collections.abc import Mapping
+from itertools import combinations
 
 LEVELS = (1, 2, 3, 4)
 """Skip levels: the skip at stride 2, 4, 8, 16 of the input (paper Fig. 1)."""
@@ -56,6 +57,12 @@ def variant_of(skips: tuple[int, ...]) -> str:
     kept = check_skips(skips)
     named = {levels: name for name, levels in VARIANTS.items()}
     return named.get(kept, "skips-" + "".join(str(level) for level in kept))
+
+
+def all_variants() -> tuple[str, ...]:
+    """Every set of skips by name, the paper's five first: 16 in all."""
+    sets = [kept for size in (4, 3, 2, 1, 0) for kept in combinations(LEVELS, size)]
+    return tuple(dict.fromkeys([*VARIANTS, *map(variant_of, sets)]))
 
 
 def parse_shift(domain: str) -> tuple[str, float] | None:

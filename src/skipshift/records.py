@@ -8,12 +8,15 @@ import errno
 import io
 import json
 import os
+import platform
 import tempfile
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from filelock import FileLock, Timeout
 
 from skipshift.specs import SkipshiftError
 
@@ -29,6 +32,7 @@ RUN_RECORD = "run.json"
 WEIGHTS = "weights.safetensors"
 HISTORY = "history.csv"
 SAMPLES = "samples.npz"
+FAILURE = "failed.json"
 
 _GRID = {"variant": "str", "encoder": "str", "fold": "int64", "seed": "int64"}
 _PAIR = {"reference": "str", "shifted": "str"}
@@ -101,6 +105,27 @@ def atomic(path: Path) -> Iterator[Path]:
     finally:
         if scratch is not None:
             scratch.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold a folder against other processes; `SkipshiftError` says who holds it already."""
+    note = folder / ".holder"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock", timeout=0)
+        with lock:
+            started = datetime.now().astimezone().isoformat(timespec="seconds")
+            write_bytes(
+                note, f"process {os.getpid()} on {platform.node()} since {started}".encode()
+            )
+            yield
+            note.unlink(missing_ok=True)
+    except Timeout:
+        holder = note.read_text() if note.exists() else "another process"
+        raise SkipshiftError(f"{folder}: is held by {holder}; wait for it or stop it") from None
+    except OSError as error:
+        raise unwritable(folder, error) from error
 
 
 def unwritable(path: Path, error: OSError) -> SkipshiftError:

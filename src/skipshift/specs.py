@@ -12,7 +12,14 @@ from typing import Any, ClassVar, Literal, TypeVar
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from skipshift.names import PAPER_SHIFTS, VARIANTS, paper_shifts, parse_shift, skips_of
+from skipshift.names import (
+    PAPER_SHIFTS,
+    VARIANTS,
+    all_variants,
+    paper_shifts,
+    parse_shift,
+    skips_of,
+)
 
 Precision = Literal["auto", "bf16", "fp32"]
 
@@ -208,8 +215,8 @@ class StudySpec:
     encoders: tuple[str, ...] = ("resnet18", "resnet34")
     """Encoders of segmentation_models_pytorch."""
 
-    variants: tuple[str, ...] = tuple(VARIANTS)
-    """Variants to train: names of the paper, or skips-13."""
+    skips: Literal["paper", "all"] | tuple[str, ...] = "paper"
+    """Variants to train: the paper's five, all 16 sets of skips, or names such as skips-13."""
 
     folds: int = 5
     """Folds into which the training cases are split, stratified and grouped."""
@@ -238,6 +245,8 @@ class StudySpec:
     def __post_init__(self) -> None:
         for variant in self.variants:
             skips_of(variant)
+        if len(set(self.variants)) != len(self.variants) or not self.variants:
+            raise ValueError(f"skips must be distinct variants, got {list(self.variants)}")
         for shift in self.shifts:
             if parse_shift(shift) is None:
                 kinds = ", ".join(PAPER_SHIFTS)
@@ -254,6 +263,13 @@ class StudySpec:
             raise ValueError(
                 f"evaluation_crop must be a multiple of 32, got {self.evaluation_crop}"
             )
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """Names of the variants of the grid."""
+        if self.skips == "paper":
+            return tuple(VARIANTS)
+        return all_variants() if self.skips == "all" else self.skips
 
 
 @dataclass(frozen=True)
@@ -289,6 +305,12 @@ class StudyRunSpec:
 
     out: Path
     """Study folder to write."""
+
+    only: str = field(default="*", kw_only=True)
+    """Pattern of the names of the runs to do now, e.g. 'resnet18.*.fold0.*'."""
+
+    retry_failed: bool = field(default=False, kw_only=True)
+    """Do runs again that failed before."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The study: a grid of runs, each trained, evaluated and profiled, and what is left to do of it."""
 
 import dataclasses
+import fnmatch
 import importlib.metadata
 import io
 import itertools
@@ -34,6 +35,9 @@ from skipshift.training import CHECKPOINTS, train
 SAMPLE_CASES = 2
 """Test cases whose predictions a run keeps for the report's pictures."""
 
+_STEPS = ("cases.parquet", records.SAMPLES, "shift.parquet", "layers.csv")
+"""What a run leaves after its training, one file a step."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -50,25 +54,86 @@ class Run:
         return records.run_name(self.encoder, self.variant, self.fold, self.seed)
 
 
-def run_study(spec: StudySpec, out: Path, progress: Progress = silent) -> Path:
+def run_study(
+    spec: StudySpec,
+    out: Path,
+    progress: Progress = silent,
+    only: str = "*",
+    retry_failed: bool = False,
+) -> Path:
     """Do what is missing of a study: train, evaluate and profile each run, then report.
 
     A run, and each step of it, that is already done is left alone, and a training that was cut off
-    goes on from its last epoch.
+    goes on from its last epoch. A run that fails is recorded with its reason and the others go on.
+
+    Parameters
+    ----------
+    only
+        Pattern of the names of the runs to do now, e.g. ``resnet18.*.fold0.*``.
+    retry_failed
+        Do runs again that failed before.
 
     Returns
     -------
-    The path of the report. `SkipshiftError` if ``out`` holds another study.
+    The path of the report on all runs that are done. `SkipshiftError` if ``out`` holds another
+    study or is held by another process, or, after everything else is done, if a run failed.
     """
     out = Path(out)
     cases = read_manifest(spec.manifest)
-    _open(spec, out)
-    folds = _folds(cases, spec, out)
-    grid = runs_of(spec)
-    for run in grid:
+    with records.held(out):
+        _open(spec, out)
+        folds = _folds(cases, spec, out)
+        grid = runs_of(spec)
+        chosen = [run for run in grid if fnmatch.fnmatchcase(run.name, only)]
+        if not chosen:
+            raise SkipshiftError(f"--only {only!r} matches no run; the first is {grid[0].name}")
+        for run in chosen:
+            failure = out / records.RUNS / run.name / records.FAILURE
+            if retry_failed:
+                failure.unlink(missing_ok=True)
+            if not failure.exists():
+                _attempt(run, spec, cases, folds, out, progress)
+        done = [run for run in grid if is_done(run, out)]
+        if done:
+            gather(done, out)
+            write_report(out)
+    _tell_failures(chosen, out)
+    return out / records.REPORT
+
+
+def is_done(run: Run, out: Path) -> bool:
+    """Whether every step of a run has left its file."""
+    folder = out / records.RUNS / run.name
+    return all((folder / name).exists() for name in (records.RUN_RECORD, *_STEPS))
+
+
+def _attempt(
+    run: Run,
+    spec: StudySpec,
+    cases: pd.DataFrame,
+    folds: pd.DataFrame,
+    out: Path,
+    progress: Progress,
+) -> None:
+    """Do a run; record why if it fails."""
+    try:
         _do(run, spec, cases, folds, out, progress)
-    gather(grid, out)
-    return write_report(out)
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        records.write_json(out / records.RUNS / run.name / records.FAILURE, {"reason": reason})
+
+
+def _tell_failures(chosen: Sequence[Run], out: Path) -> None:
+    files = {run.name: out / records.RUNS / run.name / records.FAILURE for run in chosen}
+    failed = {
+        name: records.read_json(file)["reason"] for name, file in files.items() if file.exists()
+    }
+    if failed:
+        first, reason = next(iter(failed.items()))
+        raise SkipshiftError(
+            f"{out}: {len(failed)} of {len(chosen)} runs failed, {first} with {reason} "
+            f"(each in its {records.FAILURE}); mend the cause and add --retry-failed"
+        )
 
 
 def runs_of(spec: StudySpec) -> list[Run]:
@@ -134,8 +199,7 @@ def _do(
     folder = out / records.RUNS / run.name
     if not (folder / records.RUN_RECORD).exists():
         _train(run, spec, cases, folds, folder, progress)
-    steps = ("cases.parquet", records.SAMPLES, "shift.parquet", "layers.csv")
-    if all((folder / name).exists() for name in steps):
+    if is_done(run, out):
         return
     net = Unet.load(folder).to(best_device())
     test = cases[cases["split"] == "test"]

@@ -210,7 +210,7 @@ def _do(
         table = evaluate(net, shown, spec.classes, spec.shifts, precision=spec.training.precision)
         records.write_table(folder / "cases.parquet", table.assign(run=run.name))
     if not (folder / records.SAMPLES).exists():
-        _write_samples(net, home.head(SAMPLE_CASES), spec, folder)
+        _write_samples(net, home, spec, folder)
     if not (folder / "layers.csv").exists():
         _write_profiles(run, net, test, home, spec, folder, progress)
 
@@ -247,11 +247,12 @@ def _train(
 def _write_samples(net: Unet, rows: pd.DataFrame, spec: StudySpec, folder: Path) -> None:
     """Keep a few test images with masks and predictions, as they are and under each profile shift.
 
-    Images of another size than the first are left out, so that one array holds them.
+    They are the first that hold anything to find, of one size so that one array holds them.
     """
     sampled = [s for s in spec.profile_shifts if parse_shift(s)]
     loaded = list(read_cases(rows, len(spec.classes), spec.evaluation_crop))
-    alike = [case for case in loaded if case.image.shape == loaded[0].image.shape]
+    telling = [case for case in loaded if case.mask.any()] or loaded
+    alike = [case for case in telling if case.image.shape == telling[0].image.shape][:SAMPLE_CASES]
     shown = list(predict(net, alike, sampled, precision=spec.training.precision))
     buffer = io.BytesIO()
     np.savez_compressed(

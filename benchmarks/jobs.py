@@ -13,8 +13,10 @@ from statistics import median
 import numpy as np
 import pandas as pd
 
-STEPS = 12
-WARM_UP = 3
+STEPS = {128: 12, 512: 6}
+"""Training steps to take, by side of the crop; the first two are not timed."""
+
+WARM_UP = 2
 BATCH = 8
 
 
@@ -25,7 +27,7 @@ def ours_train(manifest: Path, side: int) -> float:
     from skipshift.training import train
 
     cases = list(read_cases(read_manifest(manifest), 2))
-    crops = -(-STEPS * BATCH // len(cases))
+    crops = -(-STEPS[side] * BATCH // len(cases))
     spec = TrainingSpec(encoder_weights=None, epochs=1, crop=side, crops_per_image=crops)
     small = [dataclasses.replace(c, image=c.image[:64, :64], mask=c.mask[:64, :64]) for c in cases]
     times: list[float] = []
@@ -48,7 +50,7 @@ def plain_train(manifest: Path, side: int) -> float:
     net = smp.Unet("resnet18", encoder_weights=None, classes=2).train()
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-4)
     entropy, dice = torch.nn.CrossEntropyLoss(), smp.losses.DiceLoss("multiclass")
-    repeats = -(-STEPS * BATCH // len(pd.read_csv(manifest)))
+    repeats = -(-STEPS[side] * BATCH // len(pd.read_csv(manifest)))
     data = _dataset(manifest, side, augment=True, repeats=repeats)
     loader = DataLoader(data, BATCH, shuffle=True, drop_last=True)
     times = []

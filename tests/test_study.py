@@ -31,6 +31,12 @@ def spec(small_set):
     )
 
 
+@pytest.fixture
+def pageless(monkeypatch):
+    """Leave the page out: it takes longer than the rest of a small study and has its own tests."""
+    monkeypatch.setattr(study, "write_report", lambda out: out / "report.html")
+
+
 def test_the_grid_is_every_combination(spec):
     spec = replace(spec, run_folds=None, seeds=(0, 1))
     names = [run.name for run in runs_of(spec)]
@@ -61,6 +67,7 @@ def test_a_study_leaves_what_the_design_says(spec, tmp_path):
         assert iou["baseline", domain, "cell"] == pytest.approx(row["tp"] / row.sum())
 
 
+@pytest.mark.usefixtures("pageless")
 def test_a_second_call_does_nothing_twice_and_what_is_lost_is_made_again(spec, tmp_path):
     out = tmp_path / "out"
     run_study(spec, out)
@@ -73,12 +80,14 @@ def test_a_second_call_does_nothing_twice_and_what_is_lost_is_made_again(spec, t
     assert {path: path.read_bytes() for path in (out / "tables").iterdir()} == before
 
 
+@pytest.mark.usefixtures("pageless")
 def test_a_folder_with_another_study_is_refused(spec, tmp_path):
     run_study(replace(spec, skips=("L4-pruned",)), tmp_path / "out")
     with pytest.raises(SkipshiftError, match=r"study\.yaml: is of another study"):
         run_study(spec, tmp_path / "out")
 
 
+@pytest.mark.usefixtures("pageless")
 def test_domains_of_the_manifest_are_profiled_against_the_training_domain(spec, tmp_path):
     frame = pd.read_csv(spec.manifest)
     others = frame[frame["split"] == "test"].assign(domain="scanner")
@@ -92,12 +101,14 @@ def test_domains_of_the_manifest_are_profiled_against_the_training_domain(spec, 
     assert cases["domain"].value_counts().to_dict() == {"original": 8, "scanner": 8}
 
 
+@pytest.mark.usefixtures("pageless")
 def test_an_unknown_profile_domain_is_named(spec, tmp_path):
     spec = replace(spec, skips=("baseline",), profile_shifts=("scanner",))
     with pytest.raises(SkipshiftError, match="'scanner' is no shift and no domain"):
         run_study(spec, tmp_path / "out")
 
 
+@pytest.mark.usefixtures("pageless")
 def test_a_failed_run_is_recorded_and_the_others_go_on(spec, tmp_path, monkeypatch):
     out, real = tmp_path / "out", study.train
 
@@ -118,6 +129,7 @@ def test_a_failed_run_is_recorded_and_the_others_go_on(spec, tmp_path, monkeypat
     assert read_table(out / "tables" / "cases.parquet")["run"].nunique() == 2
 
 
+@pytest.mark.usefixtures("pageless")
 def test_parts_of_a_study_add_up_to_the_whole(spec, tmp_path):
     run_study(spec, tmp_path / "whole")
     parts = tmp_path / "parts"
@@ -130,6 +142,7 @@ def test_parts_of_a_study_add_up_to_the_whole(spec, tmp_path):
         run_study(spec, parts, only="nothing")
 
 
+@pytest.mark.usefixtures("pageless")
 def test_a_study_that_another_process_holds_is_left_alone(spec, tmp_path):
     with (
         held(tmp_path / "out"),
@@ -139,6 +152,7 @@ def test_a_study_that_another_process_holds_is_left_alone(spec, tmp_path):
     assert not (tmp_path / "out" / "study.yaml").exists()
 
 
+@pytest.mark.usefixtures("pageless")
 def test_the_study_file_reads_back_as_the_study(spec, tmp_path):
     out = tmp_path / "out"
     run_study(replace(spec, skips=("baseline",)), out)

@@ -16,9 +16,9 @@ STUDIES: Mapping[str, Mapping[str, Any]] = {
         "evaluation_crop": 256,
         "training": TrainingSpec(
             encoder_weights=None,
-            epochs=8,
+            epochs=7,
             learning_rate=1e-3,
-            decay_every=6,
+            decay_every=5,
             crop=128,
             crops_per_image=2,
         ),

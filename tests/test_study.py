@@ -102,10 +102,20 @@ def test_domains_of_the_manifest_are_profiled_against_the_training_domain(spec, 
 
 
 @pytest.mark.usefixtures("pageless")
-def test_an_unknown_profile_domain_is_named(spec, tmp_path):
-    spec = replace(spec, skips=("baseline",), profile_shifts=("scanner",))
-    with pytest.raises(SkipshiftError, match="'scanner' is no shift and no domain"):
+def test_what_would_stop_a_study_later_stops_it_before_training(spec, tmp_path):
+    with pytest.raises(SkipshiftError, match=r"'scanner' is no shift .*test cases \(original\)"):
+        run_study(replace(spec, profile_shifts=("scanner",)), tmp_path / "out")
+    frame = pd.read_csv(spec.manifest)
+    frame[frame["split"] == "train"].to_csv(spec.manifest, index=False)
+    with pytest.raises(SkipshiftError, match=r"manifest\.csv: has no test cases"):
         run_study(spec, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("pageless")
+def test_a_study_without_profiles_leaves_their_tables_empty(spec, tmp_path):
+    run_study(replace(spec, skips=("baseline",), profile_shifts=()), tmp_path / "out")
+    assert read_table(tmp_path / "out" / "tables" / "layers.csv").empty
 
 
 @pytest.mark.usefixtures("pageless")

@@ -41,7 +41,14 @@ def study(spec: StudyRunSpec, progress: Progress = silent) -> str:
     from skipshift.study import run_study
 
     plan = read_spec(StudySpec, spec.study)
-    plan = dataclasses.replace(plan, manifest=spec.study.parent / plan.manifest)
+    weights = plan.training.encoder_weights
+    if weights not in (None, "imagenet"):
+        weights = str((spec.study.parent / weights).absolute())
+    plan = dataclasses.replace(
+        plan,
+        manifest=spec.study.parent / plan.manifest,
+        training=dataclasses.replace(plan.training, encoder_weights=weights),
+    )
     return _told(run_study(plan, spec.out, progress, spec.only, spec.retry_failed))
 
 

@@ -159,6 +159,8 @@ class TrainingSpec:
         for name in ("epochs", "batch_size", "decay_every", "crops_per_image"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.workers < 0:
+            raise ValueError(f"workers must be >= 0, got {self.workers}")
         if self.crop < 32 or self.crop % 32:
             raise ValueError(f"crop must be a multiple of 32, got {self.crop}")
         if not self.learning_rate > 0:

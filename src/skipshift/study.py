@@ -80,6 +80,7 @@ def run_study(
     """
     out = Path(out)
     cases = read_manifest(spec.manifest)
+    _check(spec, cases)
     with records.held(out):
         _open(spec, out)
         folds = _folds(cases, spec, out)
@@ -99,6 +100,21 @@ def run_study(
             write_report(out)
     _tell_failures(chosen, out)
     return out / records.REPORT
+
+
+def _check(spec: StudySpec, cases: pd.DataFrame) -> None:
+    """Find before any training what would stop a study after it."""
+    test = cases[cases["split"] == "test"]
+    trained = cases.loc[cases["split"] == "train", "domain"]
+    if not test["domain"].isin(trained).any():
+        raise SkipshiftError(f"{spec.manifest}: has no test cases of the domain that is trained on")
+    for shifted in spec.profile_shifts:
+        if not parse_shift(shifted) and shifted not in set(test["domain"]):
+            known = ", ".join(test["domain"].unique())
+            raise SkipshiftError(
+                f"profile_shifts: {shifted!r} is no shift such as brightness:0.75 and no domain of "
+                f"the test cases ({known})"
+            )
 
 
 def is_done(run: Run, out: Path) -> bool:
@@ -278,8 +294,8 @@ def _write_profiles(
     """Profile each shift or domain against the test cases of the training's own domain."""
     classes, crop = len(spec.classes), spec.evaluation_crop
     reference = list(read_cases(home, classes, crop))
-    name = "+".join(dict.fromkeys(case.domain for case in reference))
-    base = _features(net, reference, spec, progress, f"profile {run.name} {name}")
+    home_name = "+".join(dict.fromkeys(case.domain for case in reference))
+    base = _features(net, reference, spec, progress, f"profile {run.name} {home_name}")
     layers, channels = [], []
     for shifted in spec.profile_shifts:
         others = reference
@@ -287,18 +303,15 @@ def _write_profiles(
             others = [Case(**{**vars(c), "image": shifts.apply(c.image, shifted)}) for c in others]
         else:
             others = list(read_cases(test[test["domain"] == shifted], classes, crop))
-        if not others:
-            raise SkipshiftError(
-                f"profile_shifts: {shifted!r} is no shift and no domain with cases"
-            )
         moved = _features(net, others, spec, progress, f"profile {run.name} {shifted}")
         groups = tuple(np.array([case.group for case in side]) for side in (reference, others))
         profile = profile_features((base, moved), (groups[0], groups[1]), spec.profile)
-        labels = {**vars(run), "reference": name, "shifted": shifted}
+        labels = {**vars(run), "reference": home_name, "shifted": shifted}
         layers.append(profile.layers.assign(**labels))
         channels.append(profile.channels.assign(**labels, distance="hellinger"))
-    records.write_table(folder / "shift.parquet", pd.concat(channels))
-    records.write_table(folder / "layers.csv", pd.concat(layers))
+    for name, parts in (("shift.parquet", channels), ("layers.csv", layers)):
+        empty = pd.DataFrame(columns=list(records.TABLE_COLUMNS[name]))
+        records.write_table(folder / name, pd.concat(parts) if parts else empty)
 
 
 def _features(

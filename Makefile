@@ -34,4 +34,4 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks
 
 lock: $(STAMP)
-	VIRTUAL_ENV=.venv $(BIN)/uv pip compile --quiet --group dev --no-header --no-emit-index-url --no-emit-find-links pyproject.toml -o requirements.lock
+	VIRTUAL_ENV=.venv $(BIN)/uv pip compile --quiet --all-extras --group dev --no-header --no-emit-index-url --no-emit-find-links pyproject.toml -o requirements.lock

@@ -24,7 +24,7 @@ def ours_train(manifest: Path, side: int) -> float:
     from skipshift.data.manifest import read_cases, read_manifest
     from skipshift.models import Unet
     from skipshift.specs import TrainingSpec
-    from skipshift.training import train
+    from skipshift.training import Place, train
 
     cases = list(read_cases(read_manifest(manifest), 2))
     crops = -(-STEPS[side] * BATCH // len(cases))
@@ -38,7 +38,7 @@ def ours_train(manifest: Path, side: int) -> float:
             yield item
 
     with tempfile.TemporaryDirectory() as folder:
-        train(Unet(), cases, small[:1], spec, 0, Path(folder), watch)
+        train(Unet(), cases, small[:1], spec, 0, Place(Path(folder), progress=watch))
     return _rate(times)
 
 
@@ -100,8 +100,8 @@ def plain_evaluate(manifest: Path, side: int) -> float:
 
 
 def ours_synth(manifest: Path, side: int) -> float:
+    from skipshift.arguments import SynthSpec
     from skipshift.data.synthetic import write_synthetic
-    from skipshift.specs import SynthSpec
 
     with tempfile.TemporaryDirectory(dir=manifest.parent) as folder:
         start = time.perf_counter()
@@ -113,8 +113,8 @@ def plain_synth(manifest: Path, side: int) -> float:
     """Pillow all the way, one image after the other."""
     from PIL import Image
 
+    from skipshift.arguments import SynthSpec
     from skipshift.data.templates import cell_mask, load_templates, stain_mask
-    from skipshift.specs import SynthSpec
 
     templates = load_templates(SynthSpec(manifest.parent))
     ground = Image.fromarray(templates.background)

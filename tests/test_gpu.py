@@ -7,6 +7,7 @@ import torch
 import skipshift as ss
 from skipshift.data.manifest import read_cases, read_manifest
 from skipshift.specs import TrainingSpec
+from skipshift.training import Place
 
 pytestmark = [
     pytest.mark.gpu,
@@ -30,7 +31,12 @@ def test_a_profile_is_the_same_on_a_gpu(rng):
 def test_a_network_trains_and_is_evaluated_on_a_gpu(cases, tmp_path):
     spec = TrainingSpec(encoder_weights=None, epochs=4, learning_rate=2e-3, crop=64)
     done = ss.train(
-        ss.Unet("resnet18"), cases[:10], cases[10:], replace(spec, crops_per_image=4), 0, tmp_path
+        ss.Unet("resnet18"),
+        cases[:10],
+        cases[10:],
+        replace(spec, crops_per_image=4),
+        0,
+        Place(tmp_path),
     )
     assert done.record["validation_iou"] > 0.5
     here = ss.evaluate(done.net, cases[10:], ("background", "cell"), precision="fp32")

@@ -10,13 +10,13 @@ import skipshift
 SOURCE = Path(skipshift.__file__).parent
 
 ORDER = [
-    "names", "specs", "progress", "records", "shifts", "counts", "distances", "statistics",
-    "data.images",
-    "data.manifest", "data.splits", "data.sources", "data.drawn", "data.templates",
-    "data.synthetic", "data.crops", "models", "inference", "losses", "features",
-    "page.views", "page.style", "page.figures", "page.pictures", "page.findings", "page.verdict",
-    "page.rows", "page.report", "profile", "training", "evaluation", "study", "demo", "commands",
-    "allocator", "cli",
+    "names", "specs", "arguments", "progress", "records", "allocator", "shifts", "counts",
+    "distances", "statistics", "data.images", "data.manifest", "data.splits", "data.sources",
+    "data.drawn", "data.templates", "data.synthetic", "data.crops", "models", "inference",
+    "losses", "features", "page.views", "page.style", "page.figures", "page.pictures",
+    "page.findings", "page.verdict", "page.rows", "page.report", "profile", "trackers",
+    "training", "evaluation", "grid", "steps", "workers", "cluster", "study", "plan", "demo",
+    "commands", "cli",
 ]  # fmt: skip
 
 

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from skipshift.arguments import SynthSpec
 from skipshift.names import LEVELS, VARIANTS, parse_shift, skips_of, variant_of
 from skipshift.records import atomic, read_table, write_table
 from skipshift.specs import (
     ProfileSpec,
     SkipshiftError,
     StudySpec,
-    SynthSpec,
     TrainingSpec,
     from_plain,
     read_spec,
@@ -80,7 +80,7 @@ def test_a_fault_in_a_study_file_is_one_line_that_names_it(tmp_path, text, fault
         (TrainingSpec, {"precision": "half"}, "precision"),
         (ProfileSpec, {"bins": 1}, "bins must be at least 2"),
         (StudySpec, {"manifest": "m", "skips": ["baseline"] * 2}, "skips must be distinct"),
-        (StudySpec, {"manifest": "m", "run_folds": [7]}, r"run_folds must be in 0\.\.4"),
+        (StudySpec, {"manifest": "m", "seeds": [1, 1]}, "seeds must be distinct"),
         (StudySpec, {"manifest": "m", "classes": ["a"]}, "at least two distinct names"),
     ],
 )

@@ -12,6 +12,7 @@ from PIL import Image
 from scipy.stats import chisquare
 from sklearn.model_selection import train_test_split
 
+from skipshift.arguments import SynthSpec
 from skipshift.data.images import read_image, read_mask
 from skipshift.data.manifest import read_manifest
 from skipshift.data.synthetic import (
@@ -25,7 +26,7 @@ from skipshift.data.synthetic import (
     write_synthetic,
 )
 from skipshift.data.templates import Templates, cell_mask, load_templates, stain_mask
-from skipshift.specs import SkipshiftError, SynthSpec
+from skipshift.specs import SkipshiftError
 
 SMEAR = (
     Path(__file__).parents[2]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from skipshift.arguments import SynthSpec
 from skipshift.data.drawn import draw_background, draw_cells
 from skipshift.data.images import read_image, write_png
 from skipshift.data.templates import (
@@ -20,7 +21,7 @@ from skipshift.data.templates import (
     read_boxes,
     stain_mask,
 )
-from skipshift.specs import SkipshiftError, SynthSpec, to_plain
+from skipshift.specs import SkipshiftError, to_plain
 
 BBBC041 = Path(__file__).parents[2] / "shared" / "data" / "bbbc041"
 SMEARS = sorted((BBBC041 / "images").glob("*.png"))

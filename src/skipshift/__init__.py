@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from skipshift import shifts
+    from skipshift.arguments import SynthSpec
     from skipshift.distances import hellinger
     from skipshift.evaluation import evaluate
     from skipshift.models import Unet
@@ -16,18 +17,18 @@ if TYPE_CHECKING:
         ProfileSpec,
         SkipshiftError,
         StudySpec,
-        SynthSpec,
         TrainingSpec,
     )
     from skipshift.study import run_study
-    from skipshift.training import train
+    from skipshift.training import Place, train
 
 _HOMES = {
+    "Place": "skipshift.training",
     "Profile": "skipshift.profile",
     "ProfileSpec": "skipshift.specs",
     "SkipshiftError": "skipshift.specs",
     "StudySpec": "skipshift.specs",
-    "SynthSpec": "skipshift.specs",
+    "SynthSpec": "skipshift.arguments",
     "TrainingSpec": "skipshift.specs",
     "Unet": "skipshift.models",
     "evaluate": "skipshift.evaluation",
@@ -38,6 +39,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Place",
     "Profile",
     "ProfileSpec",
     "SkipshiftError",

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from skipshift import commands
 from skipshift.allocator import keep_memory
-from skipshift.specs import SkipshiftError
+from skipshift.specs import EvaluationSpec, ExecutionSpec, SkipshiftError
 
 T = TypeVar("T")
 
@@ -93,6 +93,10 @@ def _command(run: Callable[..., str]) -> Callable[[Any], None]:
     command.__doc__ = kind.__doc__
     return command
 
+
+for _part in (EvaluationSpec, ExecutionSpec):
+    # their fields are options of the command, without a prefix
+    Parameter(name="*")(_part)
 
 for _run_spec in (
     commands.demo,

@@ -6,18 +6,16 @@ Each returns the lines to show at the end. Torch is imported only by the command
 from pathlib import Path
 
 from skipshift import records
-from skipshift.progress import Progress, silent
-from skipshift.specs import (
+from skipshift.arguments import (
     DemoSpec,
     EvaluateSpec,
     ProfileRunSpec,
     ReportSpec,
-    SkipshiftError,
     StudyRunSpec,
-    StudySpec,
     SynthSpec,
-    read_spec,
 )
+from skipshift.progress import Progress, silent
+from skipshift.specs import SkipshiftError, StudySpec, read_spec
 
 
 def synth(spec: SynthSpec, progress: Progress = silent) -> str:
@@ -35,21 +33,24 @@ def demo(spec: DemoSpec, progress: Progress = silent) -> str:
 
 
 def study(spec: StudyRunSpec, progress: Progress = silent) -> str:
-    """Do what is missing of a study."""
+    """Do what is missing of a study, or say what that is."""
     import dataclasses
 
+    from skipshift.plan import plan_study
     from skipshift.study import run_study
 
-    plan = read_spec(StudySpec, spec.study)
-    weights = plan.training.encoder_weights
+    asked = read_spec(StudySpec, spec.study)
+    weights = asked.training.encoder_weights
     if weights not in (None, "imagenet"):
         weights = str((spec.study.parent / weights).absolute())
-    plan = dataclasses.replace(
-        plan,
-        manifest=spec.study.parent / plan.manifest,
-        training=dataclasses.replace(plan.training, encoder_weights=weights),
+    asked = dataclasses.replace(
+        asked,
+        manifest=spec.study.parent / asked.manifest,
+        training=dataclasses.replace(asked.training, encoder_weights=weights),
     )
-    return _told(run_study(plan, spec.out, progress, spec.only, spec.retry_failed))
+    if spec.plan:
+        return plan_study(asked, spec.out, spec.execution)
+    return _told(run_study(asked, spec.out, spec.execution, progress))
 
 
 def report(spec: ReportSpec, progress: Progress = silent) -> str:  # noqa: ARG001
@@ -61,21 +62,20 @@ def report(spec: ReportSpec, progress: Progress = silent) -> str:  # noqa: ARG00
 
 def evaluate(spec: EvaluateSpec, progress: Progress = silent) -> str:
     """Evaluate one network on every domain and shift."""
-    from skipshift.data.manifest import read_cases, read_manifest
-    from skipshift.evaluation import evaluate as evaluate_cases
-    from skipshift.inference import best_device
+    from skipshift.data.manifest import read_manifest
+    from skipshift.evaluation import evaluate_manifest
     from skipshift.models import Unet
     from skipshift.page.report import main_table
     from skipshift.statistics import pooled_iou
 
-    net = Unet.load(spec.net).to(best_device())
+    net = Unet.load(spec.net)
     about = records.read_json(spec.net / records.RUN_RECORD)
     classes = about.get("classes") or [f"class {i}" for i in range(net.classes)]
     rows = read_manifest(spec.manifest)
     rows = rows[rows["split"] == "test"]
-    cases = progress(read_cases(rows, net.classes, spec.crop), "evaluate", len(rows))
-    counts = evaluate_cases(net, cases, classes, spec.shifts, precision=spec.precision)
-    counts["run"] = spec.net.absolute().name
+    if rows.empty:
+        raise SkipshiftError(f"{spec.manifest}: has no test cases; give some the split test")
+    counts = evaluate_manifest(spec.net, rows, classes, spec.evaluation, progress)
     iou = pooled_iou(counts.assign(encoder=net.encoder_name, variant=net.name))
     records.write_table(spec.out / "cases.parquet", counts)
     records.write_table(spec.out / "iou.csv", iou)

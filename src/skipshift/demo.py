@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from skipshift.arguments import DemoSpec, SynthSpec
 from skipshift.data.synthetic import write_synthetic
 from skipshift.progress import Progress, silent
-from skipshift.specs import DemoSpec, StudySpec, SynthSpec, TrainingSpec
+from skipshift.specs import StudySpec, TrainingSpec
 from skipshift.study import run_study
 
 IMAGES = {"small": 160, "smallest": 15}
@@ -59,4 +60,4 @@ def run_demo(spec: DemoSpec, progress: Progress = silent) -> Path:
         seeds=(spec.seed,),
         **STUDIES[spec.size],
     )
-    return run_study(study, spec.out, progress)
+    return run_study(study, spec.out, progress=progress)

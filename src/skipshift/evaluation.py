@@ -1,7 +1,10 @@
 """One network on every domain and shift: confusion counts of each case."""
 
+import multiprocessing
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from itertools import groupby, islice
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -12,11 +15,12 @@ from torch import nn
 from skipshift import shifts
 from skipshift.counts import count
 from skipshift.data.images import Pixels
-from skipshift.data.manifest import Case
-from skipshift.inference import fast_copy, labels_of
-from skipshift.models import check_sides
+from skipshift.data.manifest import Case, read_cases
+from skipshift.inference import best_device, fast_copy, labels_of
+from skipshift.models import Unet, check_sides
 from skipshift.names import ORIGINAL
-from skipshift.specs import Precision, SkipshiftError
+from skipshift.progress import Progress, silent
+from skipshift.specs import EvaluationSpec, Precision, SkipshiftError
 
 Shifted = tuple[Case, str, Pixels]
 """A case, the domain it is in once shifted, and its shifted image."""
@@ -55,6 +59,56 @@ def evaluate(
             for name, numbers in zip(classes, counts, strict=True)
         ]
     return pd.DataFrame(rows, columns=["domain", "case", "group", "class", "tp", "fp", "fn"])
+
+
+def evaluate_manifest(
+    folder: Path,
+    rows: pd.DataFrame,
+    classes: Sequence[str],
+    spec: EvaluationSpec,
+    progress: Progress = silent,
+) -> pd.DataFrame:
+    """Evaluate the network of a run folder on rows of a manifest, on one or more processes.
+
+    Process r of n takes the cases r, r + n, ..., so that each case is counted once and the table
+    is the same for any number of processes.
+
+    Returns
+    -------
+    As `evaluate`, with the folder's name as ``run``.
+    """
+    shards = [rows.iloc[rank :: spec.processes] for rank in range(spec.processes)]
+    shards = [shard for shard in shards if len(shard)]
+    jobs = [(folder, shard, classes, spec, rank) for rank, shard in enumerate(shards)]
+    if len(jobs) == 1:
+        parts = [_evaluate_shard(jobs[0], progress)]
+    else:
+        threads = max(1, torch.get_num_threads() // len(jobs))
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(len(jobs), context, torch.set_num_threads, (threads,)) as pool:
+            results = pool.map(_evaluate_shard, jobs)
+            parts = list(progress(results, f"evaluate {folder.name}", len(jobs)))
+    per_case = len(parts[0]) // len(shards[0])
+    places = [
+        np.repeat(np.arange(rank, len(rows), len(parts)), per_case) for rank in range(len(parts))
+    ]
+    order = np.argsort(np.concatenate(places), kind="stable")
+    table = pd.concat(parts, ignore_index=True).iloc[order].reset_index(drop=True)
+    return table.assign(run=folder.absolute().name)
+
+
+def _evaluate_shard(
+    job: tuple[Path, pd.DataFrame, Sequence[str], EvaluationSpec, int],
+    progress: Progress = silent,
+) -> pd.DataFrame:
+    folder, rows, classes, spec, rank = job
+    place = best_device()
+    if place == "cuda":
+        place = f"cuda:{rank % torch.cuda.device_count()}"
+    net = Unet.load(folder).to(place)
+    loaded = read_cases(rows, len(classes), spec.crop)
+    shown = progress(loaded, f"evaluate {folder.name}", len(rows))
+    return evaluate(net, shown, classes, spec.shifts, precision=spec.precision)
 
 
 def predict(

@@ -86,3 +86,12 @@ def parse_shift(domain: str) -> tuple[str, float] | None:
 def paper_shifts() -> tuple[str, ...]:
     """Every shift of Fig. 7 as a domain name, 14 in all."""
     return tuple(f"{kind}:{f:g}" for kind, factors in PAPER_SHIFTS.items() for f in factors)
+
+
+def seen(domain: str) -> str:
+    """Name of a domain where the network was trained on it too, in a study that leaves domains out.
+
+    >>> seen("A")
+    'A (seen)'
+    """
+    return f"{domain} (seen)"

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import platform
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -33,6 +34,7 @@ WEIGHTS = "weights.safetensors"
 HISTORY = "history.csv"
 SAMPLES = "samples.npz"
 FAILURE = "failed.json"
+MADE = "made.json"
 
 _GRID = {"variant": "str", "encoder": "str", "fold": "int64", "seed": "int64"}
 _PAIR = {"reference": "str", "shifted": "str"}
@@ -83,10 +85,31 @@ TABLE_COLUMNS: Mapping[str, Mapping[str, str]] = {
 
 
 @contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside ``path`` that becomes ``path``, which must be free."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(
+            prefix=f".{path.name}.", suffix=".part", dir=path.parent, ignore_cleanup_errors=True
+        ) as scratch:
+            yield Path(scratch)
+            Path(scratch).chmod(0o755)
+            Path(scratch).rename(path)
+            _sync_folder(path.parent)
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+class UnwritableError(SkipshiftError):
+    """The disk is full or closed: no fault of the work, which can go on once that is mended."""
+
+
+@contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that replaces it on success and is removed on failure.
 
-    A full disk or a folder that cannot be written is a `SkipshiftError` that names the file.
+    What stands there survives a loss of power. A full disk or a folder that cannot be written is an
+    `UnwritableError` that names the file.
     """
     path = Path(path)
     scratch: Path | None = None
@@ -100,6 +123,7 @@ def atomic(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         scratch.chmod(0o644)
         scratch.replace(path)
+        _sync_folder(path.parent)
     except OSError as error:
         raise unwritable(path, error) from error
     finally:
@@ -107,9 +131,22 @@ def atomic(path: Path) -> Iterator[Path]:
             scratch.unlink(missing_ok=True)
 
 
+def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":  # has no handle on folders, and needs none
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 @contextlib.contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Hold a folder against other processes; `SkipshiftError` says who holds it already."""
+    """Hold a folder against other processes; `SkipshiftError` says who holds it already.
+
+    What a killed process left half-written in it is removed.
+    """
     note = folder / ".holder"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -119,6 +156,8 @@ def held(folder: Path) -> Iterator[None]:
             write_bytes(
                 note, f"process {os.getpid()} on {platform.node()} since {started}".encode()
             )
+            for left in folder.rglob(".*.part"):
+                shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
             yield
             note.unlink(missing_ok=True)
     except Timeout:
@@ -128,11 +167,11 @@ def held(folder: Path) -> Iterator[None]:
         raise unwritable(folder, error) from error
 
 
-def unwritable(path: Path, error: OSError) -> SkipshiftError:
+def unwritable(path: Path, error: OSError) -> UnwritableError:
     """Say in one line why ``path`` could not be written."""
     ways = {errno.ENOSPC: "free some space", errno.EDQUOT: "free some space"}
     way = ways.get(error.errno or 0, "choose a folder that you may write to")
-    return SkipshiftError(f"{path}: cannot be written: {error.strerror or error}; {way}")
+    return UnwritableError(f"{path}: cannot be written: {error.strerror or error}; {way}")
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -22,6 +22,7 @@ from skipshift.names import (
 )
 
 Precision = Literal["auto", "bf16", "fp32"]
+Tracker = Literal["tensorboard", "mlflow", "wandb"]
 
 Spec = TypeVar("Spec")
 
@@ -31,74 +32,6 @@ _STRICT = ConfigDict(extra="forbid")
 
 class SkipshiftError(Exception):
     """A file or folder of the user's is wrong: the message names it, the fault and the way out."""
-
-
-@dataclass(frozen=True)
-class SynthSpec:
-    """Make the paper's synthetic malaria set (section III-A): images, masks and a manifest.
-
-    With no smear the templates are drawn by the program. A smear needs boxes of one background,
-    three cells and three artifacts: from a template file, from a BBBC041 annotation file, from the
-    files that skipshift ships for two named BBBC041 images, or found automatically.
-    """
-
-    out: Path
-    """Folder to write: images/, masks/, manifest.csv, synth.json, templates.png.
-
-    From a smear also templates.json, the boxes that were cut, to correct and give as templates.
-    """
-
-    smear: Path | None = field(default=None, kw_only=True)
-    """RGB picture of a real blood smear to cut templates from."""
-
-    templates: Path | None = field(default=None, kw_only=True)
-    """JSON file with the boxes to cut from the smear."""
-
-    boxes: Path | None = field(default=None, kw_only=True)
-    """BBBC041 annotation file (training.json) from which to pick the three cells."""
-
-    images: int = field(default=1000, kw_only=True)
-    """How many images to make."""
-
-    cells: tuple[int, int] = field(default=(1, 100), kw_only=True)
-    """Lowest and highest number of cells in an image, both included."""
-
-    size: int = field(default=512, kw_only=True)
-    """Side of the finished image in pixels."""
-
-    canvas: int = field(default=1500, kw_only=True)
-    """Side of the canvas on which cells are placed, in pixels, before it is resized."""
-
-    holdout: float = field(default=0.2, kw_only=True)
-    """Share of the images that form the hold-out test set."""
-
-    seed: int = field(default=0, kw_only=True)
-    """Seed; image i depends on (seed, i) alone."""
-
-    workers: int = field(default_factory=lambda: os.cpu_count() or 1, kw_only=True)
-    """Threads that make images; the bytes do not depend on it."""
-
-    def __post_init__(self) -> None:
-        low, high = self.cells
-        if not 1 <= low <= high:
-            raise ValueError(f"cells must be two numbers 1 <= LOW <= HIGH, got {low} {high}")
-        if self.images < 1:
-            raise ValueError(f"images must be at least 1, got {self.images}")
-        if not 32 <= self.size <= self.canvas <= 20000:
-            raise ValueError(
-                f"size and canvas must be 32 <= size <= canvas <= 20000, "
-                f"got {self.size} and {self.canvas}"
-            )
-        if not 0 <= self.holdout < 1:
-            raise ValueError(f"holdout must be in [0, 1), got {self.holdout}")
-        if self.seed < 0:
-            raise ValueError(f"seed must be >= 0, got {self.seed}")
-        if self.workers < 1:
-            raise ValueError(f"workers must be at least 1, got {self.workers}")
-        if self.smear is None and (self.templates or self.boxes):
-            raise ValueError("templates and boxes belong to a smear: give smear too")
-        if self.templates and self.boxes:
-            raise ValueError("give templates or boxes, not both")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,14 +88,18 @@ class TrainingSpec:
     workers: int = 0
     """Processes that cut and warp crops; 0 does it in the training process itself."""
 
+    devices: int = 1
+    """GPUs (or processes, where there is none) that share each batch of one run."""
+
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "decay_every", "crops_per_image"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.workers < 0:
-            raise ValueError(f"workers must be >= 0, got {self.workers}")
-        if self.crop < 32 or self.crop % 32:
-            raise ValueError(f"crop must be a multiple of 32, got {self.crop}")
+        check_least(self, 1, "epochs", "batch_size", "decay_every", "crops_per_image", "devices")
+        check_least(self, 0, "workers")
+        if self.batch_size % self.devices:
+            raise ValueError(
+                f"batch_size must be a multiple of devices, "
+                f"got {self.batch_size} and {self.devices}"
+            )
+        _check_crop("crop", self.crop)
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
         if min(self.cross_entropy, self.dice) < 0 or self.cross_entropy + self.dice == 0:
@@ -195,11 +132,8 @@ class ProfileSpec:
     """Seed of the halvings and resamples."""
 
     def __post_init__(self) -> None:
-        if self.bins < 2:
-            raise ValueError(f"bins must be at least 2, got {self.bins}")
-        for name in ("null_draws", "bootstrap_draws", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_least(self, 2, "bins")
+        check_least(self, 1, "null_draws", "bootstrap_draws", "batch_size")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,6 +157,12 @@ class StudySpec:
     folds: int = 5
     """Folds into which the training cases are split, stratified and grouped."""
 
+    leave_one_domain_out: bool = False
+    """Train on all domains but one in turn: fold k leaves out the k-th domain of the manifest.
+
+    The networks of a fold are selected on one in ``folds`` of the groups they are trained on.
+    """
+
     run_folds: tuple[int, ...] | None = None
     """Folds to run; all of them if absent."""
 
@@ -244,27 +184,33 @@ class StudySpec:
     profile: ProfileSpec = field(default_factory=ProfileSpec)
     """How profiles are measured."""
 
+    trackers: tuple[Tracker, ...] = ()
+    """Where training curves go besides each run's history.csv: tensorboard, mlflow, wandb."""
+
+    threads: int = 2
+    """Processor threads that compute a run. Rounding depends on them: with equal threads (and kind
+    of processor) tables are equal to the byte, whatever the number of jobs."""
+
+    jobs: int = 1
+    """Runs at a time on one machine; the command line's --jobs goes before it."""
+
     def __post_init__(self) -> None:
         for variant in self.variants:
             skips_of(variant)
-        if len(set(self.variants)) != len(self.variants) or not self.variants:
-            raise ValueError(f"skips must be distinct variants, got {list(self.variants)}")
+        axes = {"encoders": self.encoders, "skips": self.variants, "seeds": self.seeds}
+        for name, values in axes.items():
+            if len(set(values)) != len(values) or not values:
+                raise ValueError(f"{name} must be distinct, at least one, got {list(values)}")
         for shift in self.shifts:
             if parse_shift(shift) is None:
                 kinds = ", ".join(PAPER_SHIFTS)
                 raise ValueError(f"shift {shift!r} must be KIND:FACTOR with KIND one of {kinds}")
         if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
             raise ValueError("classes must be at least two distinct names")
-        if self.folds < 2:
-            raise ValueError(f"folds must be at least 2, got {self.folds}")
-        if not set(self.run_folds or ()) <= set(range(self.folds)):
-            raise ValueError(f"run_folds must be in 0..{self.folds - 1}, got {self.run_folds}")
-        if self.evaluation_crop is not None and (
-            self.evaluation_crop < 32 or self.evaluation_crop % 32
-        ):
-            raise ValueError(
-                f"evaluation_crop must be a multiple of 32, got {self.evaluation_crop}"
-            )
+        check_least(self, 2, "folds")
+        check_least(self, 1, "threads", "jobs")
+        if self.evaluation_crop is not None:
+            _check_crop("evaluation_crop", self.evaluation_crop)
 
     @property
     def variants(self) -> tuple[str, ...]:
@@ -274,106 +220,77 @@ class StudySpec:
         return all_variants() if self.skips == "all" else self.skips
 
 
-@dataclass(frozen=True)
-class DemoSpec:
-    """Show the whole story on synthetic data, in minutes on two cores.
+@dataclass(frozen=True, kw_only=True)
+class ExecutionSpec:
+    """Which runs of a study to do now, and where. None of it changes a result."""
 
-    Makes a small synthetic malaria set, trains a baseline U-net and two pruned ones from scratch,
-    measures each on every shift of the paper, profiles them layer by layer and writes a page.
-    """
-
-    out: Path
-    """Folder to write, a study folder with the images in synthetic/; a second call goes on."""
-
-    smear: Path | None = field(default=None, kw_only=True)
-    """RGB picture of a real blood smear to cut templates from; drawn templates without it."""
-
-    templates: Path | None = field(default=None, kw_only=True)
-    """JSON file with the boxes to cut from the smear; shipped or found ones without it."""
-
-    size: Literal["small", "smallest"] = field(default="small", kw_only=True)
-    """small is true to the paper's findings; smallest only shows that everything runs."""
-
-    seed: int = field(default=0, kw_only=True)
-    """Seed of images and training."""
-
-
-@dataclass(frozen=True)
-class StudyRunSpec:
-    """Train, evaluate, profile and report a grid of runs; a second call goes on from there."""
-
-    study: Path
-    """YAML file with the fields of a study; relative paths in it start from its folder."""
-
-    out: Path
-    """Study folder to write."""
-
-    only: str = field(default="*", kw_only=True)
+    only: str = "*"
     """Pattern of the names of the runs to do now, e.g. 'resnet18.*.fold0.*'."""
 
-    retry_failed: bool = field(default=False, kw_only=True)
+    retry_failed: bool = False
     """Do runs again that failed before."""
 
+    redo_changed: bool = False
+    """Do again what was made with other settings than those of the study file now."""
 
-@dataclass(frozen=True)
-class EvaluateSpec:
-    """Evaluate one network on every domain of a manifest and every shift of its test cases."""
+    take: tuple[Path, ...] = ()
+    """Folders of the same study whose finished runs to take in."""
 
-    net: Path
-    """Run folder with weights.safetensors and run.json."""
+    on: Literal["local", "ray"] = "local"
+    """Where runs are done: on this machine, or as tasks of a Ray cluster."""
 
-    manifest: Path
-    """Manifest whose test cases are evaluated."""
+    jobs: int | None = None
+    """Runs at a time on this machine; the study file's jobs if absent."""
 
-    out: Path
-    """Folder to write: cases.parquet and iou.csv."""
+    address: str | None = None
+    """Address of the Ray cluster; the one of RAY_ADDRESS or else one on this machine if absent."""
 
-    shifts: tuple[str, ...] = field(default=(), kw_only=True)
+    gpus: float = 0.0
+    """GPUs that a run asks of the Ray cluster; a fraction lets several share one."""
+
+    memory: float = 0.0
+    """Memory that a run asks of the Ray cluster, in GiB."""
+
+    def __post_init__(self) -> None:
+        if self.jobs is not None:
+            check_least(self, 1, "jobs")
+        check_least(self, 0, "gpus", "memory")
+        if self.address and self.on != "ray":
+            raise ValueError("address belongs to a Ray cluster: add --on ray")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSpec:
+    """How a network is evaluated on test cases."""
+
+    shifts: tuple[str, ...] = ()
     """Synthetic shifts to apply as well, e.g. brightness:0.75."""
 
-    crop: int | None = field(default=None, kw_only=True)
+    crop: int | None = None
     """Side of a centred crop of the images, a multiple of 32; whole images without it."""
 
-    precision: Precision = field(default="auto", kw_only=True)
+    precision: Precision = "auto"
     """bf16, fp32, or bf16 wherever the processor computes in it (auto)."""
 
+    processes: int = 1
+    """Processes that share the cases, each on a GPU of its own where there are several."""
 
-@dataclass(frozen=True)
-class ProfileRunSpec:
-    """Profile one network between two sets of images: no study and no masks needed.
-
-    A set is a folder of images, a manifest, MANIFEST#domain, or for the shifted set a shift of the
-    reference such as brightness:0.75.
-    """
-
-    net: Path
-    """Run folder with weights.safetensors and run.json."""
-
-    reference: str
-    """Images of the domain the network knows."""
-
-    shifted: str
-    """Images of the new domain, or a shift such as brightness:0.75."""
-
-    out: Path
-    """Folder to write: profile.csv, channels.parquet, profile.json, profile.svg."""
-
-    crop: int | None = field(default=None, kw_only=True)
-    """Side of a centred crop of the images, a multiple of 32; whole images without it."""
-
-    bins: int = field(default=100, kw_only=True)
-    """Bins of the histograms."""
-
-    seed: int = field(default=0, kw_only=True)
-    """Seed of the null and of the intervals."""
+    def __post_init__(self) -> None:
+        check_least(self, 1, "processes")
+        if self.crop is not None:
+            _check_crop("crop", self.crop)
 
 
-@dataclass(frozen=True)
-class ReportSpec:
-    """Draw the figures and write the page again, from a study's tables alone."""
+def check_least(spec: object, least: int, *names: str) -> None:
+    """`ValueError` names the first of these fields that is below ``least``."""
+    for name in names:
+        if getattr(spec, name) < least:
+            raise ValueError(f"{name} must be at least {least}, got {getattr(spec, name)}")
 
-    out: Path
-    """Study folder."""
+
+def _check_crop(name: str, side: int) -> None:
+    if side < 32 or side % 32:
+        raise ValueError(f"{name} must be a multiple of 32, got {side}")
 
 
 def to_plain(spec: object) -> Any:

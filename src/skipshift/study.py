@@ -3,109 +3,73 @@
 import dataclasses
 import fnmatch
 import importlib.metadata
-import io
-import itertools
 import platform
 import shutil
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 import yaml
 
-from skipshift import records, shifts
-from skipshift.data.manifest import Case, read_cases, read_manifest
-from skipshift.data.splits import draw_folds
-from skipshift.evaluation import evaluate, predict
-from skipshift.features import Features, collect
-from skipshift.inference import best_device
-from skipshift.models import Unet
-from skipshift.names import parse_shift, skips_of
+from skipshift import records
+from skipshift.cluster import run_tasks
+from skipshift.data.manifest import read_manifest
+from skipshift.data.splits import CASE, draw_folds, leave_out_domains, read_folds
+from skipshift.grid import Run, Study, changes, is_done
+from skipshift.names import parse_shift
 from skipshift.page.report import write_report
-from skipshift.profile import profile_features
 from skipshift.progress import Progress, silent
-from skipshift.specs import SkipshiftError, StudySpec, to_plain
+from skipshift.specs import ExecutionSpec, SkipshiftError, StudySpec, to_plain
 from skipshift.statistics import pooled_iou
-from skipshift.training import CHECKPOINTS, train
-
-SAMPLE_CASES = 2
-"""Test cases whose predictions a run keeps for the report's pictures."""
-
-_STEPS = ("cases.parquet", records.SAMPLES, "shift.parquet", "layers.csv")
-"""What a run leaves after its training, one file a step."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """One training: variant x fold x seed."""
-
-    encoder: str
-    variant: str
-    fold: int
-    seed: int
-
-    @property
-    def name(self) -> str:
-        """Name of its folder below runs/."""
-        return records.run_name(self.encoder, self.variant, self.fold, self.seed)
+from skipshift.steps import attempt
+from skipshift.workers import run_processes
 
 
 def run_study(
     spec: StudySpec,
     out: Path,
+    execution: ExecutionSpec | None = None,
     progress: Progress = silent,
-    only: str = "*",
-    retry_failed: bool = False,
 ) -> Path:
     """Do what is missing of a study: train, evaluate and profile each run, then report.
 
     A run, and each step of it, that is already done is left alone, and a training that was cut off
     goes on from its last epoch. A run that fails is recorded with its reason and the others go on.
 
-    Parameters
-    ----------
-    only
-        Pattern of the names of the runs to do now, e.g. ``resnet18.*.fold0.*``.
-    retry_failed
-        Do runs again that failed before.
-
     Returns
     -------
-    The path of the report on all runs that are done. `SkipshiftError` if ``out`` holds another
-    study or is held by another process, or, after everything else is done, if a run failed.
+    The path of the report on all runs that are done. `SkipshiftError` if ``out`` is held by another
+    process or holds runs that were made with other settings, or, after everything else is done, if
+    a run failed.
     """
-    out = Path(out)
-    cases = read_manifest(spec.manifest)
-    _check(spec, cases)
+    out, execution = Path(out), execution or ExecutionSpec()
+    study = open_study(spec, out)
     with records.held(out):
-        _open(spec, out)
-        folds = _folds(cases, spec, out)
-        grid = runs_of(spec)
-        chosen = [run for run in grid if fnmatch.fnmatchcase(run.name, only)]
-        if not chosen:
-            raise SkipshiftError(f"--only {only!r} matches no run; the first is {grid[0].name}")
-        for run in chosen:
-            failure = out / records.RUNS / run.name / records.FAILURE
-            if retry_failed:
-                failure.unlink(missing_ok=True)
-            if not failure.exists():
-                _attempt(run, spec, cases, folds, out, progress)
-        done = [run for run in grid if is_done(run, out)]
+        for folder in execution.take:
+            _take(study, folder)
+        chosen = chosen_runs(study, execution)
+        _refuse_changes(study, chosen, execution.redo_changed)
+        _write_settings(study)
+        for run in _execute(study, chosen, execution, progress):
+            del run
+        done = [run for run in study.runs() if is_done(study, run)]
         if done:
-            gather(done, out)
+            gather(study, done)
             write_report(out)
-    _tell_failures(chosen, out)
+    _tell_failures(study, chosen)
     return out / records.REPORT
 
 
-def _check(spec: StudySpec, cases: pd.DataFrame) -> None:
-    """Find before any training what would stop a study after it."""
-    test = cases[cases["split"] == "test"]
+def open_study(spec: StudySpec, out: Path) -> Study:
+    """Read a study's manifest and folds, and find what would stop it after its training.
+
+    The folds are those of the study's folder, if they are of these cases and settings.
+    """
+    cases = read_manifest(spec.manifest)
     trained = cases.loc[cases["split"] == "train", "domain"]
+    test = cases[cases["split"] == "test"]
     if not test["domain"].isin(trained).any():
         raise SkipshiftError(f"{spec.manifest}: has no test cases of the domain that is trained on")
     for shifted in spec.profile_shifts:
@@ -115,75 +79,51 @@ def _check(spec: StudySpec, cases: pd.DataFrame) -> None:
                 f"profile_shifts: {shifted!r} is no shift such as brightness:0.75 and no domain of "
                 f"the test cases ({known})"
             )
+    draw = leave_out_domains if spec.leave_one_domain_out else draw_folds
+    folds, file = draw(cases, spec.folds), out / records.SPLITS
+    if file.exists():
+        kept = read_folds(file)
+        alike = list(kept) == list(folds) and kept["fold"].nunique() == folds["fold"].nunique()
+        if alike and kept[CASE].equals(folds[CASE]):
+            folds = kept
+    return Study(spec, cases, folds, out)
 
 
-def is_done(run: Run, out: Path) -> bool:
-    """Whether every step of a run has left its file."""
-    folder = out / records.RUNS / run.name
-    return all((folder / name).exists() for name in (records.RUN_RECORD, *_STEPS))
-
-
-def _attempt(
-    run: Run,
-    spec: StudySpec,
-    cases: pd.DataFrame,
-    folds: pd.DataFrame,
-    out: Path,
-    progress: Progress,
-) -> None:
-    """Do a run; record why if it fails."""
-    try:
-        _do(run, spec, cases, folds, out, progress)
-    except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        records.write_json(out / records.RUNS / run.name / records.FAILURE, {"reason": reason})
-
-
-def _tell_failures(chosen: Sequence[Run], out: Path) -> None:
-    files = {run.name: out / records.RUNS / run.name / records.FAILURE for run in chosen}
-    failed = {
-        name: records.read_json(file)["reason"] for name, file in files.items() if file.exists()
-    }
-    if failed:
-        first, reason = next(iter(failed.items()))
+def chosen_runs(study: Study, execution: ExecutionSpec) -> list[Run]:
+    """List the runs of the grid to do now."""
+    grid = study.runs()
+    chosen = [run for run in grid if fnmatch.fnmatchcase(run.name, execution.only)]
+    if not chosen:
         raise SkipshiftError(
-            f"{out}: {len(failed)} of {len(chosen)} runs failed, {first} with {reason} "
-            f"(each in its {records.FAILURE}); mend the cause and add --retry-failed"
+            f"--only {execution.only!r} matches no run; the first is {grid[0].name}"
+        )
+    return chosen
+
+
+def _refuse_changes(study: Study, chosen: Sequence[Run], redo: bool) -> None:
+    """`SkipshiftError` names the runs that would be made again, unless that was asked for."""
+    changed = {run.name: found for run in chosen if (found := changes(study, run))}
+    if changed and not redo:
+        what = list(dict.fromkeys(fault for faults in changed.values() for fault in faults))
+        raise SkipshiftError(
+            f"{study.out}: {len(changed)} runs were made with other settings ({'; '.join(what)}): "
+            f"{', '.join(changed)}; add --redo-changed to make them again, or choose another folder"
         )
 
 
-def runs_of(spec: StudySpec) -> list[Run]:
-    """Every run of a study's grid, in order."""
-    folds = spec.run_folds if spec.run_folds is not None else range(spec.folds)
-    return [Run(*at) for at in itertools.product(spec.encoders, spec.variants, folds, spec.seeds)]
-
-
-def gather(grid: Sequence[Run], out: Path) -> None:
-    """Join the tables of finished runs into those of the study."""
-    folders = [out / records.RUNS / run.name for run in grid]
-    for name in ("cases.parquet", "shift.parquet", "layers.csv"):
-        parts = [records.read_table(folder / name) for folder in folders]
-        records.write_table(out / records.TABLES / name, pd.concat(parts, ignore_index=True))
-    cases = records.read_table(out / records.TABLES / "cases.parquet")
-    by_name = pd.DataFrame([(r.name, r.encoder, r.variant) for r in grid])
-    by_name.columns = pd.Index(["run", "encoder", "variant"])
-    records.write_table(out / records.TABLES / "iou.csv", pooled_iou(cases.merge(by_name, "left")))
-
-
-def _open(spec: StudySpec, out: Path) -> None:
-    """Write study.yaml and environment.json, or make sure that the folder holds this study."""
+def _write_settings(study: Study) -> None:
+    """Write study.yaml and splits.csv as they are now, and environment.json once."""
+    spec, out = study.spec, study.out
     manifest = spec.manifest.absolute()
     if manifest.is_relative_to(out.absolute()):
         # a study that holds its own data may be moved as a whole
         manifest = manifest.relative_to(out.absolute())
     plain = to_plain(dataclasses.replace(spec, manifest=manifest))
-    file = out / records.STUDY
-    if file.exists():
-        if yaml.safe_load(file.read_text(encoding="utf-8")) != plain:
-            raise SkipshiftError(f"{file}: is of another study; choose another folder")
-        return
-    records.write_json(out / records.ENVIRONMENT, environment())
-    records.write_bytes(file, yaml.safe_dump(plain, sort_keys=False).encode())
+    if not (out / records.ENVIRONMENT).exists():
+        records.write_json(out / records.ENVIRONMENT, environment())
+    splits = study.folds.to_csv(index=False, lineterminator="\n")
+    records.write_bytes(out / records.SPLITS, splits.encode())
+    records.write_bytes(out / records.STUDY, yaml.safe_dump(plain, sort_keys=False).encode())
 
 
 def environment() -> dict[str, str]:
@@ -194,130 +134,67 @@ def environment() -> dict[str, str]:
     return {"python": sys.version.split()[0], "device": device, **versions}
 
 
-def _folds(cases: pd.DataFrame, spec: StudySpec, out: Path) -> pd.DataFrame:
-    """Draw the folds once; read them back ever after."""
-    file = out / records.SPLITS
-    if not file.exists():
-        table = draw_folds(cases, spec.folds)
-        records.write_bytes(file, table.to_csv(index=False, lineterminator="\n").encode())
-    text = {"case": str, "domain": str, "group": str, "stratum": str}
-    return pd.read_csv(file, dtype=text, keep_default_na=False)
+def _take(study: Study, folder: Path) -> None:
+    """Take in the finished runs of another folder of the same study."""
+    there = dataclasses.replace(study, out=folder)
+    if not (folder / records.RUNS).is_dir():
+        raise SkipshiftError(f"{folder}: is no study folder, it has no {records.RUNS}/")
+    for run in study.runs():
+        if found := changes(there, run):
+            raise SkipshiftError(
+                f"{there.folder(run)}: was made with other settings ({'; '.join(found)}); "
+                f"take in only parts of this study"
+            )
+        if is_done(there, run) and not is_done(study, run):
+            shutil.rmtree(study.folder(run), ignore_errors=True)
+            with records.atomic_folder(study.folder(run)) as scratch:
+                shutil.copytree(there.folder(run), scratch, dirs_exist_ok=True)
 
 
-def _do(
-    run: Run,
-    spec: StudySpec,
-    cases: pd.DataFrame,
-    folds: pd.DataFrame,
-    out: Path,
-    progress: Progress,
-) -> None:
-    folder = out / records.RUNS / run.name
-    if not (folder / records.RUN_RECORD).exists():
-        _train(run, spec, cases, folds, folder, progress)
-    if is_done(run, out):
-        return
-    net = Unet.load(folder).to(best_device())
-    test = cases[cases["split"] == "test"]
-    home = test[test["domain"].isin(folds["domain"])]
-    if not (folder / "cases.parquet").exists():
-        loaded = read_cases(test, len(spec.classes), spec.evaluation_crop)
-        shown = progress(loaded, f"evaluate {run.name}", len(test))
-        table = evaluate(net, shown, spec.classes, spec.shifts, precision=spec.training.precision)
-        records.write_table(folder / "cases.parquet", table.assign(run=run.name))
-    if not (folder / records.SAMPLES).exists():
-        _write_samples(net, home, spec, folder)
-    if not (folder / "layers.csv").exists():
-        _write_profiles(run, net, test, home, spec, folder, progress)
+def _execute(
+    study: Study, chosen: Sequence[Run], execution: ExecutionSpec, progress: Progress
+) -> Iterable[Run]:
+    """Do what is left of the chosen runs where they are to be done."""
+    for run in chosen:
+        if execution.retry_failed:
+            (study.folder(run) / records.FAILURE).unlink(missing_ok=True)
+    left = [run for run in chosen if not (failed(study, run) or is_done(study, run))]
+    jobs = min(execution.jobs or study.spec.jobs, len(left))
+    if execution.on == "ray":
+        return progress(run_tasks(study, left, execution), "runs", len(left))
+    if jobs > 1:
+        return progress(run_processes(study, left, jobs), "runs", len(left))
+    for run in left:
+        attempt(study, run, progress)
+    return left
 
 
-def _train(
-    run: Run,
-    spec: StudySpec,
-    cases: pd.DataFrame,
-    folds: pd.DataFrame,
-    folder: Path,
-    progress: Progress,
-) -> None:
-    train_rows = cases.merge(folds[["case", "domain", "fold"]], on=["case", "domain"])
-    held = train_rows["fold"] == run.fold
-    training = list(read_cases(train_rows[~held], len(spec.classes)))
-    validation = list(read_cases(train_rows[held], len(spec.classes), spec.evaluation_crop))
-    with torch.random.fork_rng():
-        torch.manual_seed(run.seed)
-        net = Unet(
-            run.encoder,
-            len(spec.classes),
-            skips_of(run.variant),
-            spec.training.encoder_weights,
-            training[0].image.shape[2],
+def failed(study: Study, run: Run) -> bool:
+    """Whether a run has failed and was not tried again."""
+    return (study.folder(run) / records.FAILURE).exists()
+
+
+def _tell_failures(study: Study, chosen: Sequence[Run]) -> None:
+    reasons = {
+        run.name: records.read_json(study.folder(run) / records.FAILURE)["reason"]
+        for run in chosen
+        if failed(study, run)
+    }
+    if reasons:
+        told = "; ".join(f"{name} with {reason}" for name, reason in reasons.items())
+        raise SkipshiftError(
+            f"{study.out}: {len(reasons)} of {len(chosen)} runs failed: {told} "
+            f"(each in its {records.FAILURE}); mend the cause and add --retry-failed"
         )
-    done = train(net, training, validation, spec.training, run.seed, folder, progress)
-    history = pd.DataFrame(done.history).to_csv(index=False, lineterminator="\n")
-    records.write_bytes(folder / records.HISTORY, history.encode())
-    about = {"variant": run.variant, "fold": run.fold, "seed": run.seed, "encoder": run.encoder}
-    done.net.save(folder, classes=list(spec.classes), **about, **done.record)
-    shutil.rmtree(folder / CHECKPOINTS)
 
 
-def _write_samples(net: Unet, rows: pd.DataFrame, spec: StudySpec, folder: Path) -> None:
-    """Keep a few test images with masks and predictions, as they are and under each profile shift.
-
-    They are the first that hold anything to find, of one size so that one array holds them.
-    """
-    sampled = [s for s in spec.profile_shifts if parse_shift(s)]
-    loaded = list(read_cases(rows, len(spec.classes), spec.evaluation_crop))
-    telling = [case for case in loaded if case.mask.any()] or loaded
-    alike = [case for case in telling if case.image.shape == telling[0].image.shape][:SAMPLE_CASES]
-    shown = list(predict(net, alike, sampled, precision=spec.training.precision))
-    buffer = io.BytesIO()
-    np.savez_compressed(
-        buffer,
-        images=np.stack([image for (_, _, image), _ in shown]),
-        masks=np.stack([case.mask for (case, _, _), _ in shown]),
-        predictions=np.stack([labels for _, labels in shown]),
-        cases=np.array([case.case for (case, _, _), _ in shown]),
-        domains=np.array([domain for (_, domain, _), _ in shown]),
-    )
-    records.write_bytes(folder / records.SAMPLES, buffer.getvalue())
-
-
-def _write_profiles(
-    run: Run,
-    net: Unet,
-    test: pd.DataFrame,
-    home: pd.DataFrame,
-    spec: StudySpec,
-    folder: Path,
-    progress: Progress,
-) -> None:
-    """Profile each shift or domain against the test cases of the training's own domain."""
-    classes, crop = len(spec.classes), spec.evaluation_crop
-    reference = list(read_cases(home, classes, crop))
-    home_name = "+".join(dict.fromkeys(case.domain for case in reference))
-    base = _features(net, reference, spec, progress, f"profile {run.name} {home_name}")
-    layers, channels = [], []
-    for shifted in spec.profile_shifts:
-        others = reference
-        if parse_shift(shifted):
-            others = [Case(**{**vars(c), "image": shifts.apply(c.image, shifted)}) for c in others]
-        else:
-            others = list(read_cases(test[test["domain"] == shifted], classes, crop))
-        moved = _features(net, others, spec, progress, f"profile {run.name} {shifted}")
-        groups = tuple(np.array([case.group for case in side]) for side in (reference, others))
-        profile = profile_features((base, moved), (groups[0], groups[1]), spec.profile)
-        labels = {**vars(run), "reference": home_name, "shifted": shifted}
-        layers.append(profile.layers.assign(**labels))
-        channels.append(profile.channels.assign(**labels, distance="hellinger"))
-    for name, parts in (("shift.parquet", channels), ("layers.csv", layers)):
-        empty = pd.DataFrame(columns=list(records.TABLE_COLUMNS[name]))
-        records.write_table(folder / name, pd.concat(parts) if parts else empty)
-
-
-def _features(
-    net: Unet, cases: list[Case], spec: StudySpec, progress: Progress, label: str
-) -> Features:
-    size = spec.profile.batch_size
-    starts = progress(range(0, len(cases), size), label, -(-len(cases) // size))
-    stacks = (np.stack([case.image for case in cases[start : start + size]]) for start in starts)
-    return collect(net, (torch.from_numpy(stack).permute(0, 3, 1, 2) for stack in stacks))
+def gather(study: Study, runs: Sequence[Run]) -> None:
+    """Join the tables of finished runs into those of the study."""
+    tables = study.out / records.TABLES
+    for name in ("cases.parquet", "shift.parquet", "layers.csv"):
+        parts = [records.read_table(study.folder(run) / name) for run in runs]
+        records.write_table(tables / name, pd.concat(parts, ignore_index=True))
+    cases = records.read_table(tables / "cases.parquet")
+    by_name = pd.DataFrame([(r.name, r.encoder, r.variant) for r in runs])
+    by_name.columns = pd.Index(["run", "encoder", "variant"])
+    records.write_table(tables / "iou.csv", pooled_iou(cases.merge(by_name, "left")))

@@ -1,5 +1,6 @@
 """One run: a U-net trained by the paper's protocol and selected on its validation fold."""
 
+import inspect
 import logging
 import signal
 import time
@@ -12,23 +13,42 @@ from typing import Any
 
 import lightning
 import numpy as np
+import numpy.typing as npt
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from torch import Tensor
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.strategies import DDPStrategy
+from torch import Tensor, distributed
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
 from skipshift.counts import count, iou
-from skipshift.data.crops import Crops, EpochSampler
+from skipshift.data.crops import Crops, EpochSampler, Strides, processes
 from skipshift.data.images import Pixels
 from skipshift.data.manifest import Case
 from skipshift.inference import best_device, labels_of, use_bf16
 from skipshift.losses import segmentation_loss
 from skipshift.models import Unet
 from skipshift.progress import Progress, silent
+from skipshift.records import atomic
 from skipshift.specs import SkipshiftError, TrainingSpec
 
 CHECKPOINTS = "checkpoints"
 """Folder of a run that lives while it is trained."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run keeps its files, and who hears of it."""
+
+    folder: Path
+    """The run's; a run that was cut off goes on from the checkpoints below it."""
+
+    loggers: Sequence[Logger] = ()
+    """Lightning's, for the curves of the run."""
+
+    progress: Progress = silent
 
 
 @dataclass(frozen=True)
@@ -51,8 +71,7 @@ def train(
     validation: Sequence[Case],
     spec: TrainingSpec,
     seed: int,
-    folder: Path,
-    progress: Progress = silent,
+    place: Place,
 ) -> Trained:
     """Train a network and keep the epoch of the highest validation mIoU (section IV-C).
 
@@ -60,24 +79,32 @@ def train(
     ----------
     training, validation
         Decoded cases; validation images may be whole or cropped, sides multiples of 32.
-    folder
-        The run's; a run that was cut off goes on from the checkpoints below it.
+    seed
+        Of crops, their order and dropout; the network's first weights are as they come.
+
+    Returns
+    -------
+    The network of the best epoch. With equal threads on one kind of processor a run that was cut
+    off and goes on ends in the same weights as one that was not.
     """
     started = time.monotonic()
     bf16 = use_bf16(spec.precision, best_device())
-    module = _Run(net, spec)
+    module = _Run(net, spec, seed)
     sampler = EpochSampler(len(training) * spec.crops_per_image, seed)
+    batch = spec.batch_size // spec.devices
     loader: DataLoader[Any] = DataLoader(
         Crops(training, spec, seed),
-        batch_size=spec.batch_size,
+        batch_size=batch,
         sampler=sampler,
         num_workers=spec.workers,
         persistent_workers=spec.workers > 0,
         # a last batch of one image would leave the bottleneck's batch norm too few values
-        drop_last=len(sampler) > spec.batch_size,
+        drop_last=len(sampler) > batch,
     )
-    checks: DataLoader[Any] = DataLoader(_Whole(validation), _batch_of(validation, spec))
-    checkpoints = folder / CHECKPOINTS
+    checks: DataLoader[Any] = DataLoader(
+        _Whole(validation), _batch_of(validation, spec), sampler=Strides(len(validation))
+    )
+    checkpoints = place.folder / CHECKPOINTS
     best = ModelCheckpoint(
         checkpoints,
         filename="best",
@@ -87,23 +114,30 @@ def train(
         enable_version_counter=False,
     )
     last = ModelCheckpoint(checkpoints, filename="last", enable_version_counter=False)
-    steps = spec.epochs * len(loader)
-    with _quiet():
+    ticks = _Ticks(place.progress, spec.epochs * len(loader), place.folder.name)
+    with _quiet(), torch.random.fork_rng():
         trainer = lightning.Trainer(
             max_epochs=spec.epochs,
             accelerator=best_device(),
-            devices=1,
+            devices=spec.devices,
+            strategy=_strategy(spec.devices),
+            sync_batchnorm=spec.devices > 1 and best_device() == "cuda",
+            use_distributed_sampler=False,
             precision="bf16-mixed" if bf16 else "32-true",
-            callbacks=[best, last, _Ticks(progress, steps, folder.name)],
-            logger=False,
+            callbacks=[best, last, *([ticks] if spec.devices == 1 else [])],
+            plugins=[_AtomicCheckpoints()],
+            logger=list(place.loggers),
+            log_every_n_steps=1,
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
         )
         _fit(trainer, module, loader, checks, checkpoints / "last.ckpt")
-    state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
+    # from the files, because with several devices the training was in other processes
+    state = _read(checkpoints / "best.ckpt")["state_dict"]
     net.load_state_dict({key.removeprefix("net."): tensor for key, tensor in state.items()})
-    chosen = max(module.history, key=lambda row: row["validation_iou"])
+    history: list[dict[str, float]] = _read(checkpoints / "last.ckpt")["history"]
+    chosen = max(history, key=lambda row: row["validation_iou"])
     record = {
         "parameters": sum(p.numel() for p in net.parameters() if p.requires_grad),
         "epochs": spec.epochs,
@@ -112,14 +146,44 @@ def train(
         "seconds": round(time.monotonic() - started, 1),
         "precision": "bf16" if bf16 else "fp32",
     }
-    return Trained(net.cpu().eval(), record, module.history)
+    return Trained(net.cpu().eval(), record, history)
+
+
+def _strategy(devices: int) -> DDPStrategy | str:
+    if devices == 1:
+        return "auto"
+    # Validation shards differ in length, so no forward pass may wait for the others to share its
+    # buffers. Newer torch calls that option by another name.
+    known = inspect.signature(DistributedDataParallel).parameters
+    share = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    options: dict[str, Any] = {share: False}
+    return DDPStrategy(start_method="spawn", **options)
+
+
+def _read(checkpoint: Path) -> dict[str, Any]:
+    values: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    return values
+
+
+class _AtomicCheckpoints(TorchCheckpointIO):
+    """Checkpoints that are whole whenever they are there, even after a loss of power."""
+
+    def save_checkpoint(
+        self,
+        checkpoint: dict[str, Any],
+        path: Any,
+        storage_options: Any = None,  # noqa: ARG002
+    ) -> None:
+        with atomic(Path(path)) as scratch:
+            torch.save(checkpoint, scratch)
 
 
 class _Run(lightning.LightningModule):
     """What Lightning needs to know of a run."""
 
-    def __init__(self, net: Unet, spec: TrainingSpec) -> None:
+    def __init__(self, net: Unet, spec: TrainingSpec, seed: int) -> None:
         super().__init__()
+        self.seed = seed
         self.net = net.to(memory_format=torch.channels_last)
         self.spec = spec
         self.history: list[dict[str, float]] = []
@@ -130,6 +194,12 @@ class _Run(lightning.LightningModule):
     def on_train_epoch_start(self) -> None:
         self._rate = self.trainer.optimizers[0].param_groups[0]["lr"]
 
+    def on_train_batch_start(self, _batch: Any, index: int) -> None:
+        if index == 0:
+            # dropout depends on seed and epoch alone, like crops, so that a run can be cut off
+            state = np.random.SeedSequence((self.seed, self.current_epoch, processes()[0]))
+            torch.manual_seed(int(state.generate_state(1)[0]))
+
     def training_step(self, batch: tuple[Tensor, Tensor], _index: int) -> Tensor:
         images, masks = batch
         logits = self.net(_channels_first(images))
@@ -137,19 +207,26 @@ class _Run(lightning.LightningModule):
         self._losses.append(loss.detach())
         return loss
 
+    def on_validation_start(self) -> None:
+        if processes()[1] > 1:
+            # the network that is kept is that of the first process, so that is what is scored
+            for buffer in self.net.buffers():
+                distributed.broadcast(buffer, 0)
+
     def validation_step(self, batch: tuple[Tensor, Tensor], _index: int) -> None:
         images, masks = batch
         labels = labels_of(self.net(_channels_first(images)))
         self._counts += count(masks.cpu().numpy(), labels, self.net.classes).sum(0)
 
     def on_validation_epoch_end(self) -> None:
-        loss = float(torch.stack(self._losses).mean())
+        losses = torch.stack(self._losses).double().cpu().numpy()
+        loss = float(self._summed(losses).mean() / processes()[1])
         if not np.isfinite(loss):
             raise SkipshiftError(
                 f"training: the loss is {loss} in epoch {self.current_epoch}; "
                 f"lower learning_rate or set precision to fp32"
             )
-        score = float(np.nanmean(iou(self._counts)))
+        score = float(np.nanmean(iou(self._summed(self._counts))))
         self.history.append(
             {
                 "epoch": self.current_epoch,
@@ -158,9 +235,18 @@ class _Run(lightning.LightningModule):
                 "learning_rate": self._rate,
             }
         )
-        self.log("validation_iou", score)
+        shown = {"validation_iou": score, "train_loss": loss, "learning_rate": self._rate}
+        self.log_dict(shown, sync_dist=processes()[1] > 1)
         self._losses.clear()
         self._counts[:] = 0
+
+    def _summed(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Sum an array over the processes that train together."""
+        total = torch.from_numpy(values).to(self.device, copy=True)
+        if processes()[1] > 1:
+            distributed.all_reduce(total)
+        summed: npt.NDArray[Any] = total.cpu().numpy()
+        return summed
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.Adam(self.parameters(), self.spec.learning_rate, fused=True)

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import cv2
 import numpy as np
 import numpy.typing as npt
+from torch import distributed
 from torch.utils.data import Dataset, Sampler
 
 from skipshift.data.images import Pixels
@@ -33,7 +34,10 @@ class Crops(Dataset[tuple[Pixels, Pixels]]):
 
 
 class EpochSampler(Sampler[Item]):
-    """Every index once an epoch, in an order that depends on the seed and the epoch."""
+    """Every index once an epoch, in an order that depends on the seed and the epoch.
+
+    Processes that train together share them; what their number leaves over is left out.
+    """
 
     def __init__(self, length: int, seed: int) -> None:
         self.length, self.seed, self.epoch = length, seed, 0
@@ -43,11 +47,34 @@ class EpochSampler(Sampler[Item]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.length
+        return self.length // processes()[1]
 
     def __iter__(self) -> Iterator[Item]:
+        rank, world = processes()
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
-        return ((self.epoch, int(index)) for index in order)
+        # every process must take as many steps as the others
+        return ((self.epoch, int(index)) for index in order[rank::world][: len(self)])
+
+
+class Strides(Sampler[int]):
+    """Indices rank, rank + world, ...: over all processes every index once, none repeated."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def __len__(self) -> int:
+        return len(range(self.length)[slice(processes()[0], None, processes()[1])])
+
+    def __iter__(self) -> Iterator[int]:
+        rank, world = processes()
+        return iter(range(rank, self.length, world))
+
+
+def processes() -> tuple[int, int]:
+    """Rank of this process among those that train together, and their number."""
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1
 
 
 def warp(

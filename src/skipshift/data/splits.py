@@ -1,11 +1,16 @@
 """Folds of the training cases: stratified, and a group never in two of them."""
 
 import warnings
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
 
 from skipshift.specs import SkipshiftError
+
+CASE = ["case", "domain", "group", "stratum"]
+"""What identifies a case in a table of folds."""
 
 
 def draw_folds(cases: pd.DataFrame, folds: int, seed: int = 0) -> pd.DataFrame:
@@ -16,7 +21,7 @@ def draw_folds(cases: pd.DataFrame, folds: int, seed: int = 0) -> pd.DataFrame:
     cases
         Rows with ``case, domain, group, split, stratum``.
     folds
-        How many; each holds close to the same number of cases of each stratum.
+        How many; each holds close to the same number of cases of each domain and stratum.
 
     Returns
     -------
@@ -31,12 +36,73 @@ def draw_folds(cases: pd.DataFrame, folds: int, seed: int = 0) -> pd.DataFrame:
             f"ask for at most {groups} folds or add cases"
         )
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    table = train[["case", "domain", "group", "stratum"]].copy()
-    table["fold"] = 0
+    table = train[CASE].assign(fold=0)
     with warnings.catch_warnings():
         # a stratum with fewer cases than folds cannot be in every fold, and need not be
         warnings.filterwarnings("ignore", message="The least populated class")
-        parts = splitter.split(train, train["stratum"], train["group"])
-        for fold, (_, held_out) in enumerate(parts):
+        strata = train["domain"] + "/" + train["stratum"]
+        for fold, (_, held_out) in enumerate(splitter.split(train, strata, train["group"])):
             table.loc[held_out, "fold"] = fold
     return table
+
+
+def leave_out_domains(cases: pd.DataFrame, folds: int, seed: int = 0) -> pd.DataFrame:
+    """Make the domains the folds, and choose one in ``folds`` of the groups for model selection.
+
+    A group that was scanned in several domains is chosen in all of them or in none.
+
+    Returns
+    -------
+    ``case, domain, group, stratum, fold, validation``: ``fold`` numbers the domains in order of
+    appearance, ``validation`` is 1 for the cases that select the networks of the other folds.
+    `SkipshiftError` unless two domains have training cases and all of these have test cases.
+    """
+    trained = list(cases.loc[cases["split"] == "train", "domain"].unique())
+    if len(trained) < 2:
+        raise SkipshiftError(
+            f"leave_one_domain_out needs training cases in at least two domains, "
+            f"got {', '.join(trained) or 'none'}"
+        )
+    if untested := set(trained) - set(cases.loc[cases["split"] == "test", "domain"]):
+        raise SkipshiftError(
+            f"leave_one_domain_out needs test cases in every domain it leaves out, "
+            f"but {min(untested)} has none; give some of its groups the split test"
+        )
+    table = draw_folds(cases, folds, seed)
+    table["validation"] = (table["fold"] == 0).astype(int)
+    table["fold"] = pd.Categorical(table["domain"], trained).codes.astype(int)
+    return table
+
+
+def read_folds(path: Path) -> pd.DataFrame:
+    """Read a table of folds back; `SkipshiftError` if it is broken or tears a group apart."""
+    text = dict.fromkeys(CASE, str)
+    try:
+        table = pd.read_csv(path, dtype=text, keep_default_na=False)
+        table = table[[*CASE, "fold", *({"validation"} & set(table))]]
+        table = table.astype({"fold": int})
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise SkipshiftError(f"{path}: cannot be read as folds: {reason}") from None
+    part = "validation" if "validation" in table else "fold"
+    parts = table.groupby("group")[part].nunique()
+    if (parts > 1).any():
+        raise SkipshiftError(
+            f"{path}: group {parts.index[parts > 1][0]!r} is in two places; "
+            f"put all its cases into one {part}"
+        )
+    return table
+
+
+def parts_of(folds: pd.DataFrame, fold: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Training and validation rows of a fold, from a table of folds."""
+    inside = folds["fold"] == fold
+    if "validation" not in folds:
+        return folds[~inside], folds[inside]
+    chosen = folds["validation"] == 1
+    return folds[~inside & ~chosen], folds[~inside & chosen]
+
+
+def trained_domains(folds: pd.DataFrame, fold: int) -> list[str]:
+    """Domains that the networks of a fold are trained on, in order of appearance."""
+    return [str(name) for name in np.asarray(parts_of(folds, fold)[0]["domain"].unique())]

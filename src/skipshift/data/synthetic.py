@@ -17,12 +17,13 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from skipshift.arguments import SynthSpec
 from skipshift.data.images import Pixels, read_image, write_png
 from skipshift.data.templates import Boxes, Templates, cell_mask, load_templates, stain_mask
 from skipshift.names import ORIGINAL
 from skipshift.progress import Progress, silent
 from skipshift.records import read_json, unwritable, write_bytes, write_json
-from skipshift.specs import SkipshiftError, SynthSpec, to_plain
+from skipshift.specs import SkipshiftError, to_plain
 
 MANIFEST = "manifest.csv"
 RECIPE = "synth.json"

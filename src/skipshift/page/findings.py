@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from skipshift import records
+from skipshift.names import seen
 from skipshift.page.views import headline_class, in_domain, of_classes, ordered_variants
 from skipshift.specs import SkipshiftError, StudySpec, read_spec
 
@@ -71,7 +72,7 @@ def read_findings(folder: Path, spec: StudySpec) -> Findings:
     if iou.empty:
         names = ", ".join(foreground)
         raise SkipshiftError(f"{tables / 'iou.csv'}: holds none of the classes {names}")
-    homes = _homes(folder, list(iou["domain"].unique()))
+    homes = _homes(folder, spec, list(iou["domain"].unique()))
     return Findings(
         # a home comes first, so that figures and tables know it for what it is
         iou=iou.sort_values("domain", key=lambda d: ~d.isin(homes), kind="stable"),
@@ -89,7 +90,7 @@ def read_study_spec(folder: Path) -> StudySpec:
     return read_spec(StudySpec, folder / records.STUDY)
 
 
-def _homes(folder: Path, domains: list[str]) -> tuple[str, ...]:
+def _homes(folder: Path, spec: StudySpec, domains: list[str]) -> tuple[str, ...]:
     """Domains of the training cases, as far as they were tested."""
     path = folder / records.SPLITS
     if not path.exists():
@@ -99,6 +100,8 @@ def _homes(folder: Path, domains: list[str]) -> tuple[str, ...]:
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())
         raise SkipshiftError(f"{path}: cannot be read as a table: {reason}") from None
+    if spec.leave_one_domain_out:
+        trained = {seen(domain) for domain in trained}
     return tuple(d for d in domains if d in trained) or (in_domain(domains),)
 
 

@@ -1,0 +1,168 @@
+"""What each command takes: the object that the command line fills is the function's argument."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from skipshift.specs import EvaluationSpec, ExecutionSpec, check_least
+
+
+@dataclass(frozen=True)
+class SynthSpec:
+    """Make the paper's synthetic malaria set (section III-A): images, masks and a manifest.
+
+    With no smear the templates are drawn by the program. A smear needs boxes of one background,
+    three cells and three artifacts: from a template file, from a BBBC041 annotation file, from the
+    files that skipshift ships for two named BBBC041 images, or found automatically.
+    """
+
+    out: Path
+    """Folder to write: images/, masks/, manifest.csv, synth.json, templates.png.
+
+    From a smear also templates.json, the boxes that were cut, to correct and give as templates.
+    """
+
+    smear: Path | None = field(default=None, kw_only=True)
+    """RGB picture of a real blood smear to cut templates from."""
+
+    templates: Path | None = field(default=None, kw_only=True)
+    """JSON file with the boxes to cut from the smear."""
+
+    boxes: Path | None = field(default=None, kw_only=True)
+    """BBBC041 annotation file (training.json) from which to pick the three cells."""
+
+    images: int = field(default=1000, kw_only=True)
+    """How many images to make."""
+
+    cells: tuple[int, int] = field(default=(1, 100), kw_only=True)
+    """Lowest and highest number of cells in an image, both included."""
+
+    size: int = field(default=512, kw_only=True)
+    """Side of the finished image in pixels."""
+
+    canvas: int = field(default=1500, kw_only=True)
+    """Side of the canvas on which cells are placed, in pixels, before it is resized."""
+
+    holdout: float = field(default=0.2, kw_only=True)
+    """Share of the images that form the hold-out test set."""
+
+    seed: int = field(default=0, kw_only=True)
+    """Seed; image i depends on (seed, i) alone."""
+
+    workers: int = field(default_factory=lambda: os.cpu_count() or 1, kw_only=True)
+    """Threads that make images; the bytes do not depend on it."""
+
+    def __post_init__(self) -> None:
+        low, high = self.cells
+        if not 1 <= low <= high:
+            raise ValueError(f"cells must be two numbers 1 <= LOW <= HIGH, got {low} {high}")
+        check_least(self, 1, "images", "workers")
+        if not 32 <= self.size <= self.canvas <= 20000:
+            raise ValueError(
+                f"size and canvas must be 32 <= size <= canvas <= 20000, "
+                f"got {self.size} and {self.canvas}"
+            )
+        if not 0 <= self.holdout < 1:
+            raise ValueError(f"holdout must be in [0, 1), got {self.holdout}")
+        check_least(self, 0, "seed")
+        if self.smear is None and (self.templates or self.boxes):
+            raise ValueError("templates and boxes belong to a smear: give smear too")
+        if self.templates and self.boxes:
+            raise ValueError("give templates or boxes, not both")
+
+
+@dataclass(frozen=True)
+class DemoSpec:
+    """Show the whole story on synthetic data, in minutes on two cores.
+
+    Makes a small synthetic malaria set, trains a baseline U-net and two pruned ones from scratch,
+    measures each on every shift of the paper, profiles them layer by layer and writes a page.
+    """
+
+    out: Path
+    """Folder to write, a study folder with the images in synthetic/; a second call goes on."""
+
+    smear: Path | None = field(default=None, kw_only=True)
+    """RGB picture of a real blood smear to cut templates from; drawn templates without it."""
+
+    templates: Path | None = field(default=None, kw_only=True)
+    """JSON file with the boxes to cut from the smear; shipped or found ones without it."""
+
+    size: Literal["small", "smallest"] = field(default="small", kw_only=True)
+    """small is true to the paper's findings; smallest only shows that everything runs."""
+
+    seed: int = field(default=0, kw_only=True)
+    """Seed of images and training."""
+
+
+@dataclass(frozen=True)
+class StudyRunSpec:
+    """Train, evaluate, profile and report a grid of runs; a second call goes on from there."""
+
+    study: Path
+    """YAML file with the fields of a study; relative paths in it start from its folder."""
+
+    out: Path
+    """Study folder to write."""
+
+    plan: bool = field(default=False, kw_only=True)
+    """Only say how many runs, images and epochs there are, what is done, and what is left."""
+
+    execution: ExecutionSpec = field(default_factory=ExecutionSpec, kw_only=True)
+    """Which runs to do now, and where."""
+
+
+@dataclass(frozen=True)
+class EvaluateSpec:
+    """Evaluate one network on every domain of a manifest and every shift of its test cases."""
+
+    net: Path
+    """Run folder with weights.safetensors and run.json."""
+
+    manifest: Path
+    """Manifest whose test cases are evaluated."""
+
+    out: Path
+    """Folder to write: cases.parquet and iou.csv."""
+
+    evaluation: EvaluationSpec = field(default_factory=EvaluationSpec, kw_only=True)
+    """How they are evaluated."""
+
+
+@dataclass(frozen=True)
+class ProfileRunSpec:
+    """Profile one network between two sets of images: no study and no masks needed.
+
+    A set is a folder of images, a manifest, MANIFEST#domain, or for the shifted set a shift of the
+    reference such as brightness:0.75.
+    """
+
+    net: Path
+    """Run folder with weights.safetensors and run.json."""
+
+    reference: str
+    """Images of the domain the network knows."""
+
+    shifted: str
+    """Images of the new domain, or a shift such as brightness:0.75."""
+
+    out: Path
+    """Folder to write: profile.csv, channels.parquet, profile.json, profile.svg."""
+
+    crop: int | None = field(default=None, kw_only=True)
+    """Side of a centred crop of the images, a multiple of 32; whole images without it."""
+
+    bins: int = field(default=100, kw_only=True)
+    """Bins of the histograms."""
+
+    seed: int = field(default=0, kw_only=True)
+    """Seed of the null and of the intervals."""
+
+
+@dataclass(frozen=True)
+class ReportSpec:
+    """Draw the figures and write the page again, from a study's tables alone."""
+
+    out: Path
+    """Study folder."""

@@ -1,0 +1,47 @@
+"""Where training curves go besides history.csv: Lightning's loggers of the field's trackers."""
+
+import importlib.util
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+
+from skipshift.specs import SkipshiftError, Tracker
+
+FOLDER = "trackers"
+"""Folder of a study that holds what trackers keep in files."""
+
+
+def loggers_of(trackers: Sequence[Tracker], study: Path, run: str) -> list[Logger]:
+    """Make the loggers of a run; `SkipshiftError` names the extra of one that is not installed."""
+    for name in trackers:
+        if importlib.util.find_spec(name) is None:
+            raise SkipshiftError(
+                f"trackers: {name} is not installed; pip install 'skipshift[{name}]', "
+                f"or leave it out"
+            )
+    return [_LOGGERS[name](study.absolute(), run) for name in trackers]
+
+
+def _tensorboard(study: Path, run: str) -> Logger:
+    return TensorBoardLogger(study / FOLDER / "tensorboard", name=run, version="")
+
+
+def _mlflow(study: Path, run: str) -> Logger:
+    """To MLFLOW_TRACKING_URI, or else to a SQLite file in the study's folder."""
+    (study / FOLDER).mkdir(parents=True, exist_ok=True)
+    place = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{study / FOLDER / 'mlflow.db'}")
+    return MLFlowLogger(study.name, run_name=run, tracking_uri=place)
+
+
+def _wandb(study: Path, run: str) -> Logger:
+    """To the project named after the study's folder; WANDB_MODE=offline keeps it in files."""
+    return WandbLogger(name=run, id=run, project=study.name, save_dir=study / FOLDER)
+
+
+_LOGGERS: Mapping[Tracker, Callable[[Path, str], Logger]] = {
+    "tensorboard": _tensorboard,
+    "mlflow": _mlflow,
+    "wandb": _wandb,
+}

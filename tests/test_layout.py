@@ -11,6 +11,7 @@ SOURCE = Path(skipshift.__file__).parent
 
 ORDER = [
     "names", "specs", "progress", "records", "shifts", "counts", "distances", "statistics",
+    "scores", "comparisons",
     "data.images",
     "data.manifest", "data.splits", "data.sources", "data.drawn", "data.templates",
     "data.synthetic", "data.crops", "models", "inference", "losses", "features",

@@ -10,12 +10,13 @@ import pytest
 import planted
 from planted import Plan
 from skipshift import records
+from skipshift.comparisons import compare
 from skipshift.page.findings import Findings, read_findings, read_study_spec
 from skipshift.page.report import main_table, write_report
-from skipshift.page.verdict import answer, entry, gain, headline, sureness
+from skipshift.page.verdict import answer, entry, headline, sureness
 from skipshift.page.views import of_classes
+from skipshift.scores import estimates
 from skipshift.specs import SkipshiftError
-from skipshift.statistics import pooled_iou
 
 SMALL = Plan(cases=25, channels=(4,) * 10)
 HEART = Plan(
@@ -24,6 +25,7 @@ HEART = Plan(
     domains=("B", "A", "$C<b>"),
     pairs=(),
     cases=6,
+    homes=("A",),
 )
 
 
@@ -95,7 +97,9 @@ def found_in(plan: Plan, cases: pd.DataFrame | None = None) -> Findings:
         .str.extract(r"(?P<encoder>.+?)\.(?P<variant>.+)\.fold(?P<fold>\d+)\.seed(?P<seed>\d+)")
     )
     iou = of_classes(planted.iou_of(cases), foreground)
-    return Findings(iou, foreground, cases, runs, homes=plan.domains[:1])
+    homes = plan.domains[:1]
+    scores, tests = estimates(cases), compare(cases, 0.01, homes)
+    return Findings(iou, foreground, cases, runs, homes, scores, tests, 0.01)
 
 
 def renamed(cases: pd.DataFrame, **names: str) -> pd.DataFrame:
@@ -163,30 +167,6 @@ def test_two_variants_with_the_same_skill_are_not_told_apart():
     found = found_in(plan, pd.concat([cases, other], ignore_index=True))
     assert "not told apart" in headline(found)
     assert "includes 0" in answer(found)[0][1]
-
-
-def test_a_gain_is_the_difference_of_the_pooled_iou_and_its_interval_holds_it():
-    found = found_in(replace(SMALL, folds=2))
-    parts = found.cases["run"].str.split(".", expand=True)
-    pooled = pooled_iou(found.cases.assign(encoder=parts[0], variant=parts[1]), draws=5)
-    pooled = pooled.query("`class` == 'cell' and domain == 'original'").set_index("variant")["iou"]
-    lead = gain(found, "resnet18", ("L1-pruned", "baseline"), ["original"])
-    assert lead.difference == pytest.approx(pooled["L1-pruned"] - pooled["baseline"])
-    assert lead.low < lead.difference < lead.high
-
-
-def test_the_interval_of_a_gain_is_that_of_a_plain_bootstrap_over_groups():
-    found = found_in(SMALL)
-    cases = found.cases.query("`class` == 'cell' and domain == 'original'")
-    parts = [cases[cases["run"].str.contains(name)] for name in ("L1-", "baseline")]
-    rng = np.random.default_rng(1)
-    draws = []
-    for _ in range(2000):
-        pick = rng.integers(0, SMALL.cases, SMALL.cases)
-        sums = [part[["tp", "fp", "fn"]].to_numpy()[pick].sum(0) for part in parts]
-        draws.append(sums[0][0] / sums[0].sum() - sums[1][0] / sums[1].sum())
-    lead = gain(found, "resnet18", ("L1-pruned", "baseline"), ["original"])
-    assert [lead.low, lead.high] == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=5e-4)
 
 
 def test_one_group_gives_no_interval():

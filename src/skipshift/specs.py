@@ -235,6 +235,9 @@ class StudySpec:
     profile_shifts: tuple[str, ...] = ("brightness:0.75",)
     """Shifts or domains to profile against the original test images (Fig. 8)."""
 
+    margin: float = 0.01
+    """Largest difference of a score (IoU, Dice) that does not matter, in (0, 1)."""
+
     evaluation_crop: int | None = None
     """Side of a centred crop of validation and test images, a multiple of 32; whole if absent."""
 
@@ -253,12 +256,14 @@ class StudySpec:
             if parse_shift(shift) is None:
                 kinds = ", ".join(PAPER_SHIFTS)
                 raise ValueError(f"shift {shift!r} must be KIND:FACTOR with KIND one of {kinds}")
-        if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
-            raise ValueError("classes must be at least two distinct names")
+        if len({*self.classes, "mean"}) != len(self.classes) + 1 or len(self.classes) < 2:
+            raise ValueError("classes must be at least two distinct names, none of them 'mean'")
         if self.folds < 2:
             raise ValueError(f"folds must be at least 2, got {self.folds}")
         if not set(self.run_folds or ()) <= set(range(self.folds)):
             raise ValueError(f"run_folds must be in 0..{self.folds - 1}, got {self.run_folds}")
+        if not 0 < self.margin < 1:
+            raise ValueError(f"margin must be in (0, 1), got {self.margin}")
         if self.evaluation_crop is not None and (
             self.evaluation_crop < 32 or self.evaluation_crop % 32
         ):

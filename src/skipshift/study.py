@@ -18,6 +18,7 @@ import torch
 import yaml
 
 from skipshift import records, shifts
+from skipshift.comparisons import AWAY, compare
 from skipshift.data.manifest import Case, read_cases, read_manifest
 from skipshift.data.splits import draw_folds
 from skipshift.evaluation import evaluate, predict
@@ -28,8 +29,8 @@ from skipshift.names import parse_shift, skips_of
 from skipshift.page.report import write_report
 from skipshift.profile import profile_features
 from skipshift.progress import Progress, silent
+from skipshift.scores import estimates, pooled_iou
 from skipshift.specs import SkipshiftError, StudySpec, to_plain
-from skipshift.statistics import pooled_iou
 from skipshift.training import CHECKPOINTS, train
 
 SAMPLE_CASES = 2
@@ -96,7 +97,7 @@ def run_study(
                 _attempt(run, spec, cases, folds, out, progress)
         done = [run for run in grid if is_done(run, out)]
         if done:
-            gather(done, out)
+            gather(done, out, spec.margin, list(folds["domain"].unique()))
             write_report(out)
     _tell_failures(chosen, out)
     return out / records.REPORT
@@ -108,6 +109,10 @@ def _check(spec: StudySpec, cases: pd.DataFrame) -> None:
     trained = cases.loc[cases["split"] == "train", "domain"]
     if not test["domain"].isin(trained).any():
         raise SkipshiftError(f"{spec.manifest}: has no test cases of the domain that is trained on")
+    if AWAY in set(test["domain"]):
+        raise SkipshiftError(
+            f"{spec.manifest}: {AWAY!r} stands for the mean of several domains; rename that domain"
+        )
     for shifted in spec.profile_shifts:
         if not parse_shift(shifted) and shifted not in set(test["domain"]):
             known = ", ".join(test["domain"].unique())
@@ -158,16 +163,18 @@ def runs_of(spec: StudySpec) -> list[Run]:
     return [Run(*at) for at in itertools.product(spec.encoders, spec.variants, folds, spec.seeds)]
 
 
-def gather(grid: Sequence[Run], out: Path) -> None:
-    """Join the tables of finished runs into those of the study."""
+def gather(grid: Sequence[Run], out: Path, margin: float, homes: Sequence[str]) -> None:
+    """Join the tables of finished runs into those of the study, score and compare."""
     folders = [out / records.RUNS / run.name for run in grid]
+    tables = {}
     for name in ("cases.parquet", "shift.parquet", "layers.csv"):
         parts = [records.read_table(folder / name) for folder in folders]
-        records.write_table(out / records.TABLES / name, pd.concat(parts, ignore_index=True))
-    cases = records.read_table(out / records.TABLES / "cases.parquet")
-    by_name = pd.DataFrame([(r.name, r.encoder, r.variant) for r in grid])
-    by_name.columns = pd.Index(["run", "encoder", "variant"])
-    records.write_table(out / records.TABLES / "iou.csv", pooled_iou(cases.merge(by_name, "left")))
+        tables[name] = pd.concat(parts, ignore_index=True)
+    tables["scores.csv"] = estimates(tables["cases.parquet"])
+    tables["iou.csv"] = pooled_iou(tables["scores.csv"])
+    tables["tests.csv"] = compare(tables["cases.parquet"], margin, homes)
+    for name, table in tables.items():
+        records.write_table(out / records.TABLES / name, table)
 
 
 def _open(spec: StudySpec, out: Path) -> None:

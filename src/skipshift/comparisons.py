@@ -238,9 +238,11 @@ def claim(test: Mapping[str, Any], margin: float, subject: str = "") -> str:
             f"{signed(test['effect'])} ({interval}, adjusted p of equivalence {p_equivalence})"
         )
     if verdict == OPEN:
+        alone = test["low"] > 0 or test["high"] < 0
         return (
             f"the data cannot tell {variant} from the baseline: the difference is "
             f"{signed(test['effect'])} ({interval}, adjusted p {p})"
+            f"{', which may be chance among so many comparisons' if alone else ''}"
         )
     small = test["p_equivalence_adjusted"] < ALPHA
     return (
@@ -321,5 +323,5 @@ def chance(p: float) -> str:
 
 def _on(domains: list[str], total: int) -> str:
     if len(domains) == total > 1:
-        return f"all {total} domains"
+        return "both domains" if total == 2 else f"all {total} domains"
     return listed(domains) if len(domains) <= 3 else f"{len(domains)} of {total} domains"

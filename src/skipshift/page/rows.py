@@ -110,11 +110,11 @@ def standings(found: Findings) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = []
     for encoder in found.iou["encoder"].unique():
         for domains, where in places:
-            tests = tests_on(found, encoder, domains).set_index("variant").to_dict("index")
-            for variant in ordered_variants(tests):
+            tests = tests_on(found, encoder, domains).set_index("variant")
+            for variant in ordered_variants(tests.index):
                 first = not lines or lines[-1]["encoder"] != encoder
                 head = {"variant": variant, "where": where, "first": first}
-                lines.append({**head, **tests[variant]})
+                lines.append({**head, **dict(tests.loc[variant])})
     return lines
 
 

@@ -26,7 +26,7 @@ def test_groups_that_are_alike_leave_no_spread():
 
 def test_the_interval_covers_the_truth_about_95_times_in_100(rng):
     studies = []
-    for study in range(400):
+    for study in range(300):
         hits = rng.binomial(50, rng.beta(14, 6, 40))  # cases differ in how hard they are
         studies.append(table([(h, 50 - h, 0) for h in hits]).assign(domain=str(study)))
     cases = pd.concat(studies)

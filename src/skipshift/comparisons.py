@@ -1,4 +1,19 @@
-"""Each variant beside the baseline of its encoder: effect, interval, tests, verdict in words."""
+"""Each variant beside the baseline of its encoder: effect, interval, tests, verdict in words.
+
+The effect is the variant's score minus the baseline's, over the folds and seeds that both have.
+
+- Its 95 % interval is the percentile bootstrap over groups, for one comparison by itself.
+- ``p`` is that of the paired permutation test: the counts of the two networks are swapped within
+  some groups. All patterns of swaps are taken if they are few; else random ones, and the observed
+  one is counted in (Phipson and Smyth 2010).
+- ``p_equivalence`` is the larger of two one-sided t-tests (Schuirmann 1987): that the effect is
+  below the margin, and above its negative. Their standard error is that of the groups' linearised
+  shares in the effect.
+- ``p_adjusted`` and ``p_equivalence_adjusted`` hold for a family (Holm 1979): all variants and
+  domains of one encoder, class and metric.
+- ``verdict`` is ``higher`` or ``lower`` if ``p_adjusted`` is below 0.05, else ``equivalent`` if
+  ``p_equivalence_adjusted`` is, else ``cannot tell``.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -72,20 +87,6 @@ def compare(
 ) -> pd.DataFrame:
     """Compare each variant with the baseline of its encoder on each domain, class and metric.
 
-    The effect is the variant's score minus the baseline's, over the folds and seeds that both have.
-
-    - Its 95 % interval is the percentile bootstrap over groups, for this comparison by itself.
-    - ``p`` is that of the paired permutation test: the counts of the two networks are swapped
-      within some groups. All patterns of swaps are taken if they are at most ``swaps`` + 1; else as
-      many random ones, and the observed one is counted in (Phipson and Smyth 2010).
-    - ``p_equivalence`` is the larger of two one-sided t-tests (Schuirmann 1987): that the effect is
-      below the margin, and above its negative. Their standard error is that of the groups'
-      linearised shares in the effect.
-    - ``p_adjusted`` and ``p_equivalence_adjusted`` hold for a family (Holm 1979): all variants and
-      domains of one encoder, class and metric.
-    - ``verdict`` is ``higher`` or ``lower`` if ``p_adjusted`` is below 0.05, else ``equivalent`` if
-      ``p_equivalence_adjusted`` is, else ``cannot tell``.
-
     Parameters
     ----------
     cases
@@ -94,6 +95,8 @@ def compare(
         Largest difference of a score that does not matter, in (0, 1).
     homes
         Domains of the training. The mean over all others is compared too, as domain `AWAY`.
+    swaps
+        Random swaps; where all patterns of swaps are at most one more, each is taken once.
 
     Returns
     -------
@@ -149,18 +152,18 @@ def _places(cases: pd.DataFrame, homes: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _pairs(runs: pd.DataFrame) -> _Pairs:
-    placed = runs.reset_index(names="place")
-    theirs = placed[placed["variant"] == BASELINE].drop(columns=["run", "variant"])
-    ours = placed[placed["variant"] != BASELINE]
-    pairs = ours.merge(theirs, on=["encoder", "fold", "seed"], suffixes=("", "_baseline"))
-    pairs = pairs.sort_values(["encoder", "variant", "fold", "seed"], ignore_index=True)
-    networks = pairs[["encoder", "variant"]].drop_duplicates()
-    return _Pairs(
-        pairs["place"].to_numpy(),
-        pairs["place_baseline"].to_numpy(),
-        list(networks.itertuples(index=False, name=None)),
-        networks.index.to_numpy(),
-    )
+    names = runs[["encoder", "variant", "fold", "seed"]].itertuples(index=False, name=None)
+    place = {name: i for i, name in enumerate(names)}
+    pairs = [
+        ((encoder, variant), place[encoder, variant, *trial], place[encoder, BASELINE, *trial])
+        for encoder, variant, *trial in sorted(place)
+        if variant != BASELINE and (encoder, BASELINE, *trial) in place
+    ]
+    owners = [network for network, _, _ in pairs]
+    networks = list(dict.fromkeys(owners))
+    ours, theirs = (np.array([pair[side] for pair in pairs], np.int64) for side in (1, 2))
+    starts = np.array([owners.index(network) for network in networks], np.int64)
+    return _Pairs(ours, theirs, networks, starts)
 
 
 def _swaps(groups: int, swaps: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:

@@ -45,7 +45,7 @@ def test_a_module_imports_only_from_those_above_it(module):
     assert set(imports(module)) <= above
 
 
-@pytest.mark.parametrize("module", ["specs", "records", "statistics", "page.report", "cli"])
+@pytest.mark.parametrize("module", ["specs", "records", "comparisons", "page.report", "cli"])
 def test_help_and_reports_do_not_wait_for_torch(module):
     code = f"import sys, skipshift.{module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

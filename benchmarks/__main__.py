@@ -2,8 +2,8 @@
 
     python -m benchmarks [ROUNDS]
 
-Prints images per second and peak memory of both, medians over rounds, and the ratio. Only ratios
-of one run mean anything: the machine may be busy with other things.
+Prints images or draws per second and peak memory of both, medians over rounds, and the ratio. Only
+ratios of one run mean anything: the machine may be busy with other things.
 """
 
 import json
@@ -22,8 +22,12 @@ GRID = [
     ("train", 512, 512),
     ("evaluate", 128, 128),
     ("evaluate", 512, 512),
+    ("bootstrap", 1000, 128),
 ]
-"""Work, side of what the network sees, side of the images on disk: training crops, the rest not."""
+"""Work, side of what the network sees, side of the images on disk: training crops, the rest not.
+
+The bootstrap has no images: its number is that of the cases.
+"""
 
 IMAGES = {128: 256, 512: 48}
 
@@ -38,7 +42,9 @@ def main() -> None:
             side: write_synthetic(SynthSpec(Path(folder) / str(side), images=number, size=side))
             for side, number in IMAGES.items()
         }
-        print(f"{'job':<14}{'plain':>10}{'ours':>10}{'speed':>9}{'memory':>9}   (images/s, ratios)")
+        print(
+            f"{'job':<14}{'plain':>10}{'ours':>10}{'speed':>9}{'memory':>9}   (per second, ratios)"
+        )
         for work, side, size in GRID:
             both = {"plain": [], "ours": []}
             for _ in range(rounds):

@@ -10,8 +10,10 @@ import pandas as pd
 import yaml
 
 from skipshift import records
+from skipshift.comparisons import compare
 from skipshift.counts import iou
 from skipshift.names import ORIGINAL, paper_shifts, parse_shift
+from skipshift.scores import MEAN, estimates
 from skipshift.specs import StudySpec, TrainingSpec, to_plain
 
 LAYERS = ("e2", "e4", "e8", "e16", "e32", "d16", "d8", "d4", "d2", "d1")
@@ -38,6 +40,7 @@ class Plan:
     cases: int = 40
     channels: tuple[int, ...] = CHANNELS
     noise: float = 0.01
+    homes: tuple[str, ...] = (ORIGINAL,)
 
 
 def plant(folder: Path, plan: Plan = Plan()) -> Path:
@@ -58,6 +61,8 @@ def plant(folder: Path, plan: Plan = Plan()) -> Path:
     cases = plant_cases(plan)
     records.write_table(tables / "cases.parquet", cases)
     records.write_table(tables / "iou.csv", iou_of(cases))
+    records.write_table(tables / "scores.csv", estimates(cases))
+    records.write_table(tables / "tests.csv", compare(cases, spec.margin, plan.homes))
     if plan.pairs:
         shift = plant_shift(plan)
         records.write_table(tables / "shift.parquet", shift)
@@ -119,6 +124,10 @@ def iou_of(cases: pd.DataFrame) -> pd.DataFrame:
     per_run = per_run.assign(encoder=parts[0], variant=parts[1])
     keys = ["variant", "encoder", "domain", "class"]
     mean = per_run.groupby(keys, sort=False)["iou"].mean().reset_index()
+    classes = mean["class"].unique()
+    if len(classes) > 2:
+        foreground = mean[mean["class"] != classes[0]].groupby(keys[:3], sort=False)["iou"].mean()
+        mean = pd.concat([mean, foreground.reset_index().assign(**{"class": MEAN})])
     return mean.assign(
         low=mean["iou"] - 0.006, high=mean["iou"] + 0.006, cases=cases["case"].nunique()
     )

@@ -54,6 +54,8 @@ def test_a_spec_survives_its_file(tmp_path):
         ("manifest: m.csv\nfolds: many", "folds: Input should be a valid integer"),
         ("manifest: m.csv\nskips: [L9]", "unknown variant 'L9'; choose baseline"),
         ("manifest: m.csv\nshifts: ['hue:1']", "shift 'hue:1' must be KIND:FACTOR"),
+        ("manifest: m.csv\nmargin: 1", r"margin must be in \(0, 1\), got 1"),
+        ("manifest: m.csv\nclasses: [rest, mean]", "distinct names, none of them 'mean'"),
         ("manifest: m.csv\ntraining: {crop: 100}", "crop must be a multiple of 32, got 100"),
         ("a: [", "cannot be read as YAML"),
         ("- 1", "Input should be a dictionary"),

@@ -68,6 +68,13 @@ def test_a_study_leaves_what_the_design_says(spec, tmp_path):
     for domain, row in sums.iterrows():
         assert iou["baseline", domain, "cell"] == pytest.approx(row["tp"] / row.sum())
 
+    tests = read_table(out / "tables" / "tests.csv").query("metric == 'iou'")
+    effects = tests.set_index("domain")["effect"]
+    assert effects.index.tolist() == ["original", "brightness:0.5", "saturation:0", "away"]
+    for domain in effects.index[:3]:
+        expected = iou["L4-pruned", domain, "cell"] - iou["baseline", domain, "cell"]
+        assert effects[domain] == pytest.approx(expected)
+
 
 @pytest.mark.usefixtures("pageless")
 def test_a_second_call_does_nothing_twice_and_what_is_lost_is_made_again(spec, tmp_path):
@@ -101,6 +108,10 @@ def test_what_would_stop_a_study_later_stops_it_before_training(spec, tmp_path):
     with pytest.raises(SkipshiftError, match=r"'scanner' is no shift .*test cases \(original\)"):
         run_study(replace(spec, profile_shifts=("scanner",)), tmp_path / "out")
     frame = pd.read_csv(spec.manifest)
+    away = frame[frame["split"] == "test"].assign(domain="away")
+    pd.concat([frame, away]).to_csv(spec.manifest, index=False)
+    with pytest.raises(SkipshiftError, match="'away' stands for the mean of several domains"):
+        run_study(spec, tmp_path / "out")
     frame[frame["split"] == "train"].to_csv(spec.manifest, index=False)
     with pytest.raises(SkipshiftError, match=r"manifest\.csv: has no test cases"):
         run_study(spec, tmp_path / "out")

@@ -66,7 +66,7 @@ def evaluate(spec: EvaluateSpec, progress: Progress = silent) -> str:
     from skipshift.evaluation import evaluate_manifest
     from skipshift.models import Unet
     from skipshift.page.report import main_table
-    from skipshift.statistics import pooled_iou
+    from skipshift.scores import estimates, pooled_iou
 
     net = Unet.load(spec.net)
     about = records.read_json(spec.net / records.RUN_RECORD)
@@ -76,7 +76,7 @@ def evaluate(spec: EvaluateSpec, progress: Progress = silent) -> str:
     if rows.empty:
         raise SkipshiftError(f"{spec.manifest}: has no test cases; give some the split test")
     counts = evaluate_manifest(spec.net, rows, classes, spec.evaluation, progress)
-    iou = pooled_iou(counts.assign(encoder=net.encoder_name, variant=net.name))
+    iou = pooled_iou(estimates(counts.assign(encoder=net.encoder_name, variant=net.name)))
     records.write_table(spec.out / "cases.parquet", counts)
     records.write_table(spec.out / "iou.csv", iou)
     return f"{main_table(iou)}\n\ntables: {spec.out}"

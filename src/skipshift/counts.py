@@ -36,17 +36,18 @@ def count(masks: npt.NDArray[np.uint8], predictions: npt.NDArray[np.uint8], clas
 
 def iou(counts: npt.NDArray[np.number]) -> npt.NDArray[np.float64]:
     """Intersection over union TP / (TP + FP + FN) of (..., 3) counts; NaN where all are 0."""
-    return _ratio(counts[..., 0], counts.sum(-1))
+    return ratio(counts[..., 0], counts.sum(-1))
 
 
 def dice(counts: npt.NDArray[np.number]) -> npt.NDArray[np.float64]:
     """Dice 2 TP / (2 TP + FP + FN) of (..., 3) counts; NaN where all are 0."""
-    return _ratio(2 * counts[..., 0], counts.sum(-1) + counts[..., 0])
+    return ratio(2 * counts[..., 0], counts.sum(-1) + counts[..., 0])
 
 
-def _ratio(part: npt.NDArray[np.number], whole: npt.NDArray[np.number]) -> npt.NDArray[np.float64]:
+def ratio(part: npt.NDArray[np.number], whole: npt.NDArray[np.number]) -> npt.NDArray[np.float64]:
+    """Divide sums of one shape; NaN where the whole is 0."""
     empty = np.full(np.shape(whole), np.nan)
-    ratio: npt.NDArray[np.float64] = np.divide(
+    quotient: npt.NDArray[np.float64] = np.divide(
         part, whole, out=empty, where=np.asarray(whole) > 0, dtype=np.float64
     )
-    return ratio
+    return quotient

@@ -1,6 +1,6 @@
 """Variants and shifts by name: what they are called, and what a name means."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import combinations
 
 LEVELS = (1, 2, 3, 4)
@@ -14,6 +14,9 @@ VARIANTS: Mapping[str, tuple[int, ...]] = {
     "L4-pruned": (),
 }
 """The five networks of the paper and the skip levels that each keeps."""
+
+BASELINE = "baseline"
+"""The variant with which the others of its encoder are compared."""
 
 PAPER_SHIFTS: Mapping[str, tuple[float, ...]] = {
     "brightness": (0.5, 0.75, 1.25, 1.5, 1.75),
@@ -86,6 +89,16 @@ def parse_shift(domain: str) -> tuple[str, float] | None:
 def paper_shifts() -> tuple[str, ...]:
     """Every shift of Fig. 7 as a domain name, 14 in all."""
     return tuple(f"{kind}:{f:g}" for kind, factors in PAPER_SHIFTS.items() for f in factors)
+
+
+def listed(items: Iterable[str]) -> str:
+    """Join names as a sentence does.
+
+    >>> listed(["a", "b", "c"])
+    'a, b and c'
+    """
+    *most, last = items
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def seen(domain: str) -> str:

@@ -38,6 +38,7 @@ MADE = "made.json"
 
 _GRID = {"variant": "str", "encoder": "str", "fold": "int64", "seed": "int64"}
 _PAIR = {"reference": "str", "shifted": "str"}
+_SCORED = {"encoder": "str", "variant": "str", "domain": "str", "class": "str", "metric": "str"}
 _LAYER = {"layer": "str", "depth": "int64"}
 _CHANNEL = {"value": "float64", "null": "float64"}
 _DISTANCE = {
@@ -68,6 +69,26 @@ TABLE_COLUMNS: Mapping[str, Mapping[str, str]] = {
         "low": "float64",
         "high": "float64",
         "cases": "int64",
+    },
+    "scores.csv": {
+        **_SCORED,
+        "value": "float64",
+        "low": "float64",
+        "high": "float64",
+        "groups": "int64",
+        "cases": "int64",
+    },
+    "tests.csv": {
+        **_SCORED,
+        "effect": "float64",
+        "low": "float64",
+        "high": "float64",
+        "groups": "int64",
+        "p": "float64",
+        "p_adjusted": "float64",
+        "p_equivalence": "float64",
+        "p_equivalence_adjusted": "float64",
+        "verdict": "str",
     },
     "shift.parquet": {
         **_GRID,
@@ -223,3 +244,19 @@ def run_name(encoder: str, variant: str, fold: int, seed: int) -> str:
     'resnet18.L1-pruned.fold0.seed0'
     """
     return f"{encoder}.{variant}.fold{fold}.seed{seed}"
+
+
+def run_parts(names: "pd.Series[str]") -> pd.DataFrame:
+    """Take the names of runs apart: ``encoder, variant, fold, seed``; the inverse of `run_name`.
+
+    >>> run_parts(pd.Series(["tu-net.in1k.L1-pruned.fold0.seed2"])).to_numpy().tolist()
+    [['tu-net.in1k', 'L1-pruned', 0, 2]]
+    """
+    pattern = r"^(?P<encoder>.+)\.(?P<variant>[^.]+)\.fold(?P<fold>\d+)\.seed(?P<seed>\d+)$"
+    parts = names.str.extract(pattern)
+    strange = names[parts["encoder"].isna()]
+    if len(strange):
+        raise ValueError(
+            f"a run must be named ENCODER.VARIANT.foldF.seedS, got {strange.iloc[0]!r}: name it so"
+        )
+    return parts.astype({"fold": "int64", "seed": "int64"})

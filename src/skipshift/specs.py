@@ -175,6 +175,9 @@ class StudySpec:
     profile_shifts: tuple[str, ...] = ("brightness:0.75",)
     """Shifts or domains to profile against the original test images (Fig. 8)."""
 
+    margin: float = 0.01
+    """Largest difference of a score (IoU, Dice) that does not matter, in (0, 1)."""
+
     evaluation_crop: int | None = None
     """Side of a centred crop of validation and test images, a multiple of 32; whole if absent."""
 
@@ -205,8 +208,10 @@ class StudySpec:
             if parse_shift(shift) is None:
                 kinds = ", ".join(PAPER_SHIFTS)
                 raise ValueError(f"shift {shift!r} must be KIND:FACTOR with KIND one of {kinds}")
-        if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
-            raise ValueError("classes must be at least two distinct names")
+        if len({*self.classes, "mean"}) != len(self.classes) + 1 or len(self.classes) < 2:
+            raise ValueError("classes must be at least two distinct names, none of them 'mean'")
+        if not 0 < self.margin < 1:
+            raise ValueError(f"margin must be in (0, 1), got {self.margin}")
         check_least(self, 2, "folds")
         check_least(self, 1, "threads", "jobs")
         if self.evaluation_crop is not None:

@@ -15,14 +15,15 @@ import yaml
 
 from skipshift import records
 from skipshift.cluster import run_tasks
+from skipshift.comparisons import AWAY, compare
 from skipshift.data.manifest import read_manifest
 from skipshift.data.splits import CASE, draw_folds, leave_out_domains, read_folds
 from skipshift.grid import Run, Study, changes, is_done
-from skipshift.names import parse_shift
+from skipshift.names import parse_shift, seen
 from skipshift.page.report import write_report
 from skipshift.progress import Progress, silent
+from skipshift.scores import estimates, pooled_iou
 from skipshift.specs import ExecutionSpec, SkipshiftError, StudySpec, to_plain
-from skipshift.statistics import pooled_iou
 from skipshift.steps import attempt
 from skipshift.workers import run_processes
 
@@ -72,6 +73,10 @@ def open_study(spec: StudySpec, out: Path) -> Study:
     test = cases[cases["split"] == "test"]
     if not test["domain"].isin(trained).any():
         raise SkipshiftError(f"{spec.manifest}: has no test cases of the domain that is trained on")
+    if AWAY in set(test["domain"]):
+        raise SkipshiftError(
+            f"{spec.manifest}: {AWAY!r} stands for the mean of several domains; rename that domain"
+        )
     for shifted in spec.profile_shifts:
         if not parse_shift(shifted) and shifted not in set(test["domain"]):
             known = ", ".join(test["domain"].unique())
@@ -189,12 +194,16 @@ def _tell_failures(study: Study, chosen: Sequence[Run]) -> None:
 
 
 def gather(study: Study, runs: Sequence[Run]) -> None:
-    """Join the tables of finished runs into those of the study."""
-    tables = study.out / records.TABLES
+    """Join the tables of finished runs into those of the study, score and compare."""
+    tables = {}
     for name in ("cases.parquet", "shift.parquet", "layers.csv"):
         parts = [records.read_table(study.folder(run) / name) for run in runs]
-        records.write_table(tables / name, pd.concat(parts, ignore_index=True))
-    cases = records.read_table(tables / "cases.parquet")
-    by_name = pd.DataFrame([(r.name, r.encoder, r.variant) for r in runs])
-    by_name.columns = pd.Index(["run", "encoder", "variant"])
-    records.write_table(tables / "iou.csv", pooled_iou(cases.merge(by_name, "left")))
+        tables[name] = pd.concat(parts, ignore_index=True)
+    homes = list(study.folds["domain"].unique())
+    if study.spec.leave_one_domain_out:
+        homes = [seen(domain) for domain in homes]
+    tables["scores.csv"] = estimates(tables["cases.parquet"])
+    tables["iou.csv"] = pooled_iou(tables["scores.csv"])
+    tables["tests.csv"] = compare(tables["cases.parquet"], study.spec.margin, homes)
+    for name, table in tables.items():
+        records.write_table(study.out / records.TABLES / name, table)

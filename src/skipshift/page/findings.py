@@ -10,8 +10,10 @@ import numpy as np
 import pandas as pd
 
 from skipshift import records
+from skipshift.comparisons import compare
 from skipshift.names import seen
-from skipshift.page.views import headline_class, in_domain, of_classes, ordered_variants
+from skipshift.page.views import in_domain, of_classes, ordered_variants
+from skipshift.scores import estimates, headline_class
 from skipshift.specs import SkipshiftError, StudySpec, read_spec
 
 RUN_KEYS = (
@@ -47,6 +49,15 @@ class Findings:
     homes: tuple[str, ...]
     """Domains that the networks were trained on."""
 
+    scores: pd.DataFrame
+    """Columns of scores.csv."""
+
+    tests: pd.DataFrame
+    """Columns of tests.csv."""
+
+    margin: float
+    """Largest difference of a score that does not matter."""
+
     layers: pd.DataFrame | None = None
     """Columns of layers.csv, or None where nothing was profiled."""
 
@@ -65,7 +76,10 @@ class Findings:
 
 
 def read_findings(folder: Path, spec: StudySpec) -> Findings:
-    """Read the tables of a study folder; those of the profile may be absent."""
+    """Read the tables of a study folder; those of the profile may be absent.
+
+    A study from before scores.csv and tests.csv gets them from its cases.
+    """
     tables = folder / records.TABLES
     foreground = spec.classes[1:]
     iou = of_classes(records.read_table(tables / "iou.csv"), foreground)
@@ -73,12 +87,17 @@ def read_findings(folder: Path, spec: StudySpec) -> Findings:
         names = ", ".join(foreground)
         raise SkipshiftError(f"{tables / 'iou.csv'}: holds none of the classes {names}")
     homes = _homes(folder, spec, list(iou["domain"].unique()))
+    cases = records.read_table(tables / "cases.parquet")
+    scores, tests = (_optional(tables / name) for name in ("scores.csv", "tests.csv"))
     return Findings(
         # a home comes first, so that figures and tables know it for what it is
         iou=iou.sort_values("domain", key=lambda d: ~d.isin(homes), kind="stable"),
         homes=homes,
         foreground=foreground,
-        cases=records.read_table(tables / "cases.parquet"),
+        cases=cases,
+        scores=estimates(cases) if scores is None else scores,
+        tests=compare(cases, spec.margin, homes) if tests is None else tests,
+        margin=spec.margin,
         runs=read_runs(folder, spec),
         layers=_optional(tables / "layers.csv"),
         shift=_optional(tables / "shift.parquet"),

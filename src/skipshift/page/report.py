@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from skipshift import records
+from skipshift.comparisons import chance, signed, verdict_sentences
+from skipshift.names import listed
 from skipshift.page import rows
 from skipshift.page.figures import curves, heatmap, profile_figure, violins
 from skipshift.page.findings import (
@@ -24,20 +26,19 @@ from skipshift.page.findings import (
 )
 from skipshift.page.pictures import examples_figure, samples_figure, variants_figure
 from skipshift.page.style import to_jpeg, to_png, to_svg
-from skipshift.page.verdict import answer, headline, listed, many, of_pair, pairs_of
-from skipshift.page.views import (
-    MEAN,
-    Panel,
-    best,
-    foreground_of,
-    grid,
-    layer_order,
-    of_classes,
-    panels,
-)
+from skipshift.page.verdict import answer, headline, many, of_pair, pairs_of
+from skipshift.page.views import Panel, best, grid, layer_order, of_classes, panels
+from skipshift.scores import MEAN, foreground_of
 from skipshift.specs import StudySpec, to_plain
 
 TEMPLATES = "synthetic/templates.png"
+METRIC_NAMES = {
+    "iou": "IoU of all cases together",
+    "case_iou": "mean IoU of single cases",
+    "case_dice": "mean Dice of single cases",
+}
+"""What `METRICS` are called on the page."""
+
 LARGEST_SVG = 300_000
 """Bytes beyond which a chart goes into the page as PNG."""
 
@@ -268,6 +269,7 @@ def _render(context: dict[str, Any]) -> str:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
     )
+    environment.filters |= {"signed": signed, "chance": chance}
     return environment.get_template("report.html.j2").render(context)
 
 
@@ -297,11 +299,14 @@ def _context(
         "classes": len(spec.classes),
         "heatmaps": [(name, _sentence(_metric(c))) for name, c in _heatmaps(found)],
         "variants": found.runs["variant"].nunique(),
-        "bare_mean": found.headline == MEAN and bool(_of(found, MEAN)["low"].isna().all()),
-        "tables": [
-            {"name": _metric(str(name)), "panels": rows.iou_panels(found.iou, str(name))}
-            for _, name in _heatmaps(found)
+        "tables": _score_tables(found),
+        "standings": rows.standings(found),
+        "effects": [
+            {"name": name, "panels": rows.effect_panels(found, metric)}
+            for metric, name in METRIC_NAMES.items()
         ],
+        "verdicts": verdict_sentences(found.tests, found.margin),
+        "margin": f"{found.margin:g}",
         "profiles": _profiles(found),
         "samples": [name for name in shown if name.startswith("samples-")],
         "training": rows.training(found.runs),
@@ -310,8 +315,17 @@ def _context(
     }
 
 
-def _of(found: Findings, class_name: str) -> pd.DataFrame:
-    return found.iou[found.iou["class"] == class_name]
+def _score_tables(found: Findings) -> list[dict[str, Any]]:
+    """Scores of the headline, of the single classes, then of the headline by the other metrics."""
+    classes = [
+        {"name": _metric(str(name)), "panels": rows.iou_panels(found.iou, str(name))}
+        for _, name in _heatmaps(found)
+    ]
+    return classes + [
+        {"name": name, "panels": rows.metric_panels(found, metric)}
+        for metric, name in METRIC_NAMES.items()
+        if metric != "iou"
+    ]
 
 
 def _contents(shown: dict[str, Shown]) -> list[tuple[str, str]]:

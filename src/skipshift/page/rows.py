@@ -1,13 +1,14 @@
 """Rows of the page's tables: numbers in the order in which they are shown, no words around them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pandas as pd
 
+from skipshift.comparisons import AWAY
 from skipshift.page.findings import Findings
-from skipshift.page.verdict import excesses
-from skipshift.page.views import best, grid, panels
+from skipshift.page.verdict import excesses, many, tests_on
+from skipshift.page.views import best, grid, ordered_variants, panels
 
 # Table II: trainable parameters for two classes.
 PAPER_PARAMETERS = {
@@ -80,14 +81,68 @@ def iou_panels(iou: pd.DataFrame, class_name: str) -> list[dict[str, Any]]:
         found = {"domain": domain, "iou": values[domain][key], "best": marks[domain][key]}
         return {**found, **bounds.get((*key, domain), UNBOUND)}
 
-    tables = []
-    for panel in panels(values.columns):
-        lines = [
-            {**head, "cells": [cell((head["encoder"], head["variant"]), d) for d in panel.domains]}
-            for head in labelled(values.index)
-        ]
-        tables.append({"title": panel.title, "labels": panel.labels, "rows": lines})
-    return tables
+    return _panels(values.columns, values.index, cell)
+
+
+def metric_panels(found: Findings, metric: str) -> list[dict[str, Any]]:
+    """Scores of the headline's class by one metric, as `iou_panels`."""
+    scores = found.scores[found.scores["metric"] == metric].rename(columns={"value": "iou"})
+    return iou_panels(_home_first(found, scores), found.headline)
+
+
+def effect_panels(found: Findings, metric: str) -> list[dict[str, Any]]:
+    """Differences from the baseline by one metric, a table for each panel of domains."""
+    tests = found.tests[found.tests["class"] == found.headline]
+    tests = tests[(tests["metric"] == metric) & (tests["domain"] != AWAY)]
+    tests = _home_first(found, tests)
+    named = {(t["encoder"], t["variant"], t["domain"]): t for t in tests.to_dict("records")}
+    compared = {place[:2] for place in named}
+    networks = [key for key in grid(found.iou, found.headline).index if key in compared]
+    return _panels(tests["domain"].unique(), networks, lambda key, d: named.get((*key, d)))
+
+
+def standings(found: Findings) -> list[dict[str, Any]]:
+    """Test of every variant against the baseline in-domain and on the mean of the others."""
+    places: list[tuple[tuple[str, ...], str]] = [((home,), home) for home in found.homes]
+    if found.away:
+        mean = f"mean of {many(found.away)}"
+        places.append((found.away, mean if len(found.away) > 1 else found.away[0]))
+    lines: list[dict[str, Any]] = []
+    for encoder in found.iou["encoder"].unique():
+        for domains, where in places:
+            tests = tests_on(found, encoder, domains).set_index("variant")
+            for variant in ordered_variants(tests.index):
+                first = not lines or lines[-1]["encoder"] != encoder
+                head = {"variant": variant, "where": where, "first": first}
+                lines.append({**head, **dict(tests.loc[variant])})
+    return lines
+
+
+def _home_first(found: Findings, table: pd.DataFrame) -> pd.DataFrame:
+    return table.sort_values("domain", key=lambda d: ~d.isin(found.homes), kind="stable")
+
+
+def _panels(
+    domains: Iterable[str],
+    networks: Iterable[tuple[str, str]],
+    cell: Callable[[tuple[str, str], str], Any],
+) -> list[dict[str, Any]]:
+    """Lay cells out as a table for each panel of domains."""
+    heads = labelled(networks)
+    return [
+        {
+            "title": panel.title,
+            "labels": panel.labels,
+            "rows": [
+                {
+                    **head,
+                    "cells": [cell((head["encoder"], head["variant"]), d) for d in panel.domains],
+                }
+                for head in heads
+            ],
+        }
+        for panel in panels(domains)
+    ]
 
 
 def _bounds(iou: pd.DataFrame, class_name: str) -> dict[tuple[str, str, str], dict[str, float]]:

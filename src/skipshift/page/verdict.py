@@ -1,68 +1,49 @@
 """What the tables say, in sentences that claim no more than the tables hold."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
-from skipshift.counts import iou
-from skipshift.names import parse_shift
+from skipshift.comparisons import (
+    AWAY,
+    EQUIVALENT,
+    FEW_GROUPS,
+    OPEN,
+    claim,
+    leading,
+    tally,
+)
+from skipshift.names import BASELINE, listed, parse_shift
 from skipshift.page.findings import Findings
 from skipshift.page.views import grid, layer_order, ordered_variants
-from skipshift.statistics import percentile_interval, resamples
-
-FEW_GROUPS = 20
-"""Below this many groups an interval from resampling them is called rough."""
-
-
-@dataclass(frozen=True)
-class Gain:
-    """Mean IoU of one variant minus that of another, with its 95 % interval over groups."""
-
-    difference: float
-    low: float
-    high: float
-
-    @property
-    def settled(self) -> bool:
-        """Whether the interval leaves out 0."""
-        return self.low > 0 or self.high < 0
-
-
-@dataclass(frozen=True)
-class Lead:
-    """The highest variant of an encoder on some domains, beside the one it is compared with."""
-
-    first: str
-    other: str
-    scores: tuple[float, float]
-    gain: Gain
-    ahead: int
-    """On how many of the domains it is the higher of the two."""
+from skipshift.scores import group_sums
 
 
 def answer(found: Findings) -> list[tuple[str, str]]:
     """Answer the study's questions: in-domain, under shift, where, and how sure; (label, text)."""
-    table = grid(found.iou, found.headline)
-    home, away = found.homes, found.away
-    said = [("In-domain", _scores(found, encoder, home)) for encoder in _encoders(table)]
-    if away:
-        said += [("Under shift", _scores(found, encoder, away)) for encoder in _encoders(table)]
+    said = [
+        ("In-domain", _standing(found, encoder, (home,)))
+        for home in found.homes
+        for encoder in _encoders(found)
+    ]
+    if found.away:
+        said += [("Under shift", _standing(found, e, found.away)) for e in _encoders(found)]
     said += [("Where it enters", text) for text in _entries(found.layers)]
     return [*said, ("How sure", sureness(found))]
 
 
 def headline(found: Findings) -> str:
     """Say in few words which variant is the highest, where the excess is, and how sure."""
-    table = grid(found.iou, found.headline)
-    places = [(found.homes, "in-domain")]
+    several = len(found.homes) > 1
+    places: dict[tuple[str, ...], str] = {
+        (home,): f"on {home}" if several else "in-domain" for home in found.homes
+    }
     if found.away:
-        places.append((found.away, f"averaged over {many(found.away)}"))
+        places[found.away] = f"averaged over {many(found.away)}"
     texts = []
-    for encoder in _encoders(table):
-        said = [_claim(found, encoder, domains, where) for domains, where in places]
+    for encoder in _encoders(found):
+        said = [_claim(found, encoder, domains, where) for domains, where in places.items()]
         claims = list(dict.fromkeys(claim for claim, _ in said))
         each = [f"{claim} {listed(d for c, d in said if c == claim)}" for claim in claims]
         texts.append(f"With {encoder}, {listed(each)}.")
@@ -87,119 +68,70 @@ def _short_entry(layers: pd.DataFrame) -> str:
     return f"The excess from {reference} to {shifted} is largest at {layer}{of}."
 
 
-def _encoders(table: pd.DataFrame) -> list[str]:
-    return list(table.index.get_level_values("encoder").unique())
+def _encoders(found: Findings) -> list[str]:
+    return [str(encoder) for encoder in found.iou["encoder"].unique()]
+
+
+def tests_on(found: Findings, encoder: str, domains: Sequence[str]) -> pd.DataFrame:
+    """Pick the tests of one encoder's headline on a domain or, of several, on their mean."""
+    domain = domains[0] if len(domains) == 1 else AWAY
+    tests = headline_tests(found)
+    return tests[(tests["encoder"] == encoder) & (tests["domain"] == domain)]
+
+
+def headline_tests(found: Findings) -> pd.DataFrame:
+    """Pick the tests of the headline's class by the paper's IoU."""
+    tests = found.tests
+    return tests[(tests["class"] == found.headline) & (tests["metric"] == "iou")]
+
+
+def _means(found: Findings, encoder: str, domains: Sequence[str]) -> "pd.Series[float]":
+    """IoU of each variant of an encoder, the mean of some domains."""
+    values = grid(found.iou, found.headline).loc[[encoder], list(domains)]
+    return values.droplevel("encoder").mean(axis=1)
 
 
 def _claim(found: Findings, encoder: str, domains: Sequence[str], where: str) -> tuple[str, str]:
     """Say what is claimed, and where with which IoU."""
-    lead = leader(found, encoder, domains)
-    if lead is None:
-        values = grid(found.iou, found.headline).loc[[encoder], list(domains)].droplevel("encoder")
-        mean = values.mean(axis=1)
-        return f"{mean.index[0]} has", f"{mean.iloc[0]:.3f} {where}"
-    first, second = (f"{score:.3f}" for score in lead.scores)
-    if not lead.gain.settled:
-        claim = f"{lead.first} and {lead.other} are not told apart by these cases"
-        return claim, f"{where} ({first} and {second})"
-    return f"{lead.first} is the highest", f"{where} ({first}, {lead.other} {second})"
+    mean = _means(found, encoder, domains)
+    tests = tests_on(found, encoder, domains)
+    if tests.empty:
+        return f"{mean.idxmax()} has", f"{mean.max():.3f} {where}"
+    top = leading(tests)
+    variant = str(top["variant"])
+    ours, theirs = f"{mean[variant]:.3f}", f"{mean[BASELINE]:.3f}"
+    if top["verdict"] == OPEN:
+        claimed = f"{variant} and {BASELINE} are not told apart by these cases"
+    elif top["verdict"] == EQUIVALENT:
+        claimed = f"{variant} and {BASELINE} are equivalent within {found.margin:g}"
+    elif top["effect"] > 0:
+        return f"{variant} is the highest", f"{where} ({ours}, {BASELINE} {theirs})"
+    else:
+        return f"{BASELINE} is the highest", f"{where} ({theirs}, {variant} {ours})"
+    return claimed, f"{where} ({ours} and {theirs})"
 
 
-def _scores(found: Findings, encoder: str, domains: Sequence[str]) -> str:
-    """Give the IoU of every variant of one encoder, and who leads."""
-    values = grid(found.iou, found.headline).loc[[encoder], list(domains)].droplevel("encoder")
-    scores = listed(f"{value:.3f} for {variant}" for variant, value in values.mean(axis=1).items())
+def _standing(found: Findings, encoder: str, domains: Sequence[str]) -> str:
+    """Give the IoU of every variant of one encoder, and how the highest stands to the baseline."""
+    mean = _means(found, encoder, domains)
+    scores = listed(f"{value:.3f} for {variant}" for variant, value in mean.items())
     what = "mean IoU of the classes" if len(found.foreground) > 1 else f"{found.headline} IoU"
-    home = set(domains) <= set(found.homes)
-    where = f"On {listed(domains)}" if home else f"Averaged over {many(domains)}"
+    where = f"On {domains[0]}" if len(domains) == 1 else f"Averaged over {many(domains)}"
     text = f"{where}, {what} with {encoder} is {scores}."
-    lead = leader(found, encoder, domains)
-    return text if lead is None else f"{text} {_lead_text(lead, len(domains))}"
-
-
-def _lead_text(lead: Lead, domains: int) -> str:
-    amount = _amount(lead.scores[0] - lead.scores[1])
-    text = f"The highest is {lead.first}, {amount} above {lead.other}"
-    if not np.isfinite(lead.gain.low):
-        return f"{text}; there are too few groups for an interval."
-    text += f" (95 % interval of the difference {lead.gain.low:.3f} to {lead.gain.high:.3f})"
-    if not lead.gain.settled:
-        text += ", which includes 0: these cases do not tell the two apart"
-    if domains > 1:
-        text += f"; it is the higher of the two on {lead.ahead} of the {domains}"
-    return f"{text}."
-
-
-def leader(found: Findings, encoder: str, domains: Sequence[str]) -> Lead | None:
-    """Find the highest variant, and compare it with the baseline or, if it is that, the second."""
-    values = grid(found.iou, found.headline).loc[[encoder], list(domains)].droplevel("encoder")
-    mean = values.mean(axis=1).dropna().sort_values(ascending=False, kind="stable")
-    if len(mean) < 2:
-        return None
-    first = str(mean.index[0])
-    other = "baseline" if "baseline" in mean.index and first != "baseline" else str(mean.index[1])
-    return Lead(
-        first,
-        other,
-        (float(mean[first]), float(mean[other])),
-        gain(found, encoder, (first, other), domains),
-        sum(bool(values[d][first] > values[d][other]) for d in domains),
-    )
-
-
-def gain(
-    found: Findings,
-    encoder: str,
-    pair: tuple[str, str],
-    domains: Sequence[str],
-    draws: int = 2000,
-) -> Gain:
-    """Compare two variants on the same resamples of the groups.
-
-    The mean is over runs, domains and foreground classes; groups, not cases or runs, are drawn.
-
-    Parameters
-    ----------
-    pair
-        The variant, and the one that it is compared with.
-    domains
-        Domains to average.
-    """
-    cases = found.cases[
-        found.cases["domain"].isin(domains) & found.cases["class"].isin(found.foreground)
-    ]
-    groups = pd.Index(cases["group"].unique())
-    ours, theirs = (_counts(cases, f"{encoder}.{variant}.fold", groups) for variant in pair)
-    whole = np.ones((1, len(groups)))
-    difference = float((_mean_iou(ours, whole) - _mean_iou(theirs, whole))[0])
-    if len(groups) < 2:
-        return Gain(difference, np.nan, np.nan)
-    weights = resamples(len(groups), draws, np.random.default_rng(0))
-    drawn = _mean_iou(ours, weights) - _mean_iou(theirs, weights)
-    low, high = percentile_interval(drawn)
-    return Gain(difference, float(low), float(high))
-
-
-def _counts(cases: pd.DataFrame, prefix: str, groups: "pd.Index[str]") -> npt.NDArray[np.float64]:
-    """Sum tp, fp, fn of each run, domain and class within the group: (groups, cells, 3)."""
-    rows = cases[cases["run"].str.startswith(prefix)]
-    cells = rows.groupby(["run", "domain", "class"], sort=False).ngroup().to_numpy()
-    counts = np.zeros((len(groups), cells.max(initial=-1) + 1, 3))
-    places = (groups.get_indexer(pd.Index(rows["group"])), cells)
-    np.add.at(counts, places, rows[["tp", "fp", "fn"]].to_numpy(float))
-    return counts
-
-
-def _mean_iou(
-    counts: npt.NDArray[np.float64], weights: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
-    """(draws,): mean over the cells that hold anything in that draw."""
-    each = iou(np.tensordot(weights, counts, axes=1))
-    known = np.isfinite(each)
-    total = np.where(known, each, 0).sum(1)
-    mean: npt.NDArray[np.float64] = np.full(len(each), np.nan)
-    np.divide(total, known.sum(1), out=mean, where=known.any(1))
-    return mean
+    tests = tests_on(found, encoder, domains)
+    if tests.empty:
+        return f"{text} No baseline was trained to compare with." if len(mean) > 1 else text
+    top = leading(tests)
+    if top["effect"] > 0:
+        link = ", but" if top["verdict"] == OPEN else ";"
+        text += f" The highest is {top['variant']}{link} {claim(top, found.margin, 'it')}."
+    else:
+        text += f" No variant is above the baseline: {claim(top, found.margin)}."
+    if len(domains) > 1:
+        each = headline_tests(found)
+        own = (each["encoder"] == encoder) & (each["variant"] == top["variant"])
+        text += f" One by one, {tally(each[own & each['domain'].isin(domains)], found.margin)}."
+    return text
 
 
 def excesses(layers: pd.DataFrame) -> pd.DataFrame:
@@ -333,8 +265,8 @@ def sureness(found: Findings) -> str:
                 "the split of the training cases too."
             )
     text += (
-        f" Intervals come from resampling the {_count(groups, 'group')} of the test set"
-        f" ({_count(cases, 'case')}) and hold no noise of training."
+        f" Intervals and tests take the {_count(groups, 'group')} of the test set"
+        f" ({_count(cases, 'case')}) for a sample and hold no noise of training."
     )
     if groups < FEW_GROUPS:
         text += f" {_count(groups, 'group').capitalize()} are few: take every interval as rough."
@@ -345,25 +277,12 @@ def sureness(found: Findings) -> str:
 
 def _spread(found: Findings) -> str:
     """Range of single runs in-domain, of every network."""
-    rows = found.cases[
-        found.cases["domain"].isin(found.homes) & found.cases["class"].isin(found.foreground)
-    ]
-    sums = rows.groupby(["run", "domain", "class"], sort=False)[["tp", "fp", "fn"]].sum()
-    each = pd.Series(iou(sums.to_numpy()), index=sums.index).groupby("run", sort=False).mean()
-    network = each.index.str.replace(r"\.fold\d+\.seed\d+$", "", regex=True)
-    ranges = each.groupby(network).agg(["min", "max"])
+    cases = found.cases[found.cases["domain"].isin(found.homes)]
+    sums = group_sums(cases, found.foreground, found.foreground)
+    each = sums.runs.assign(iou=sums.scores(np.ones((1, sums.groups)))[0, :, -1, 0])
+    ranges = each.groupby(["encoder", "variant"])["iou"].agg(["min", "max"])
     widest = (ranges["max"] - ranges["min"]).max()
     return f"In-domain, single runs of one network lie up to {widest:.3f} apart."
-
-
-def listed(items: Iterable[str]) -> str:
-    """Join words as a sentence does.
-
-    >>> listed(["a", "b", "c"])
-    'a, b and c'
-    """
-    *most, last = items
-    return f"{', '.join(most)} and {last}" if most else last
 
 
 def many(domains: Sequence[str]) -> str:
@@ -378,7 +297,3 @@ def many(domains: Sequence[str]) -> str:
 
 def _count(number: int, noun: str) -> str:
     return f"{'one' if number == 1 else number} {noun}{'' if number == 1 else 's'}"
-
-
-def _amount(difference: float) -> str:
-    return f"{difference:.3f}" if difference >= 0.0005 else "less than 0.001"

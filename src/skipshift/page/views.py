@@ -6,9 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from skipshift.names import ORIGINAL, VARIANTS, parse_shift
-
-MEAN = "mean"
-"""Name of the class that stands for the mean of all foreground classes."""
+from skipshift.scores import MEAN
 
 
 @dataclass(frozen=True)
@@ -67,33 +65,10 @@ def panels(domains: Iterable[str]) -> list[Panel]:
     return found
 
 
-def foreground_of(iou: pd.DataFrame) -> tuple[str, ...]:
-    """Every class of a table but the first, which is background; the only one if there is one."""
-    names = [str(name) for name in iou["class"].unique() if name != MEAN]
-    return tuple(names[1:] or names)
-
-
-def headline_class(foreground: Sequence[str]) -> str:
-    """Class whose IoU is the headline: the only foreground class, or the mean of several."""
-    return foreground[0] if len(foreground) == 1 else MEAN
-
-
-def of_classes(iou: pd.DataFrame, foreground: Sequence[str]) -> pd.DataFrame:
-    """Rows of the foreground classes; of several, their mean too, as class `mean`.
-
-    The mean has no interval, unless the table brings rows of its own for it.
-    """
-    rows = iou[iou["class"].isin(foreground)]
-    if len(foreground) == 1:
-        return rows
-    own = iou[iou["class"] == MEAN]
-    if own.empty:
-        keys = ["variant", "encoder", "domain"]
-        mean = rows.groupby(keys, sort=False)
-        own = mean.agg(iou=("iou", lambda v: v.mean(skipna=False)), cases=("cases", "first"))
-        own = own.reset_index().assign(low=float("nan"), high=float("nan"))
-        own["class"] = MEAN
-    return pd.concat([own[list(iou.columns)], rows], ignore_index=True)
+def of_classes(table: pd.DataFrame, foreground: Sequence[str]) -> pd.DataFrame:
+    """Rows of the foreground classes, those of their mean first."""
+    rows = table[table["class"].isin([MEAN, *foreground])]
+    return rows.sort_values("class", key=lambda c: c != MEAN, kind="stable", ignore_index=True)
 
 
 def grid(iou: pd.DataFrame, class_name: str) -> pd.DataFrame:

@@ -112,7 +112,12 @@ def profile(spec: ProfileRunSpec, progress: Progress = silent) -> str:
 
 
 def _told(page: Path) -> str:
+    """Show the main table of a study, what its tests say, and where its page is."""
+    from skipshift.comparisons import verdict_sentences
     from skipshift.page.report import main_table
 
-    table = main_table(records.read_table(page.parent / records.TABLES / "iou.csv"))
-    return f"{table}\n\npage: {page}"
+    tables = page.parent / records.TABLES
+    margin = read_spec(StudySpec, page.parent / records.STUDY).margin
+    said = verdict_sentences(records.read_table(tables / "tests.csv"), margin)
+    table = main_table(records.read_table(tables / "iou.csv"))
+    return "\n\n".join([table.rstrip(), *(["\n".join(said)] if said else []), f"page: {page}"])

@@ -101,7 +101,7 @@ def plain_evaluate(manifest: Path, side: int) -> float:
 
 def ours_synth(manifest: Path, side: int) -> float:
     from skipshift.data.synthetic import write_synthetic
-    from skipshift.specs import SynthSpec
+    from skipshift.data.specs import SynthSpec
 
     with tempfile.TemporaryDirectory(dir=manifest.parent) as folder:
         start = time.perf_counter()
@@ -114,7 +114,7 @@ def plain_synth(manifest: Path, side: int) -> float:
     from PIL import Image
 
     from skipshift.data.templates import cell_mask, load_templates, stain_mask
-    from skipshift.specs import SynthSpec
+    from skipshift.data.specs import SynthSpec
 
     templates = load_templates(SynthSpec(manifest.parent))
     ground = Image.fromarray(templates.background)

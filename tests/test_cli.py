@@ -71,7 +71,7 @@ def test_a_bad_argument_is_one_line_and_exit_code_2(skipshift, small_set, run_fo
     [
         (["synth", "{tmp}/o", "--smear", "{tmp}/none.png"], "none.png: cannot be read"),
         (["synth", "{tmp}/o", "--smear", "{manifest}"], "manifest.csv: is not an image"),
-        (["synth", "{tmp}/images"], "is not empty and holds no synthetic set"),
+        (["synth", "{tmp}/images"], "is not empty and holds no synth.json"),
         (["study", "{tmp}/none.yaml", "{tmp}/o"], "none.yaml: cannot be read as YAML"),
         (["report", "{tmp}"], "study.yaml"),
         (["evaluate", "{tmp}", "{manifest}", "{tmp}/o"], "run.json: cannot be read"),

@@ -11,6 +11,7 @@ from scipy import ndimage
 
 from skipshift.data.drawn import draw_background, draw_cells
 from skipshift.data.images import read_image, write_png
+from skipshift.data.specs import SynthSpec
 from skipshift.data.templates import (
     Boxes,
     _largest_rectangle,
@@ -20,7 +21,7 @@ from skipshift.data.templates import (
     read_boxes,
     stain_mask,
 )
-from skipshift.specs import SkipshiftError, SynthSpec, to_plain
+from skipshift.specs import SkipshiftError, to_plain
 
 BBBC041 = Path(__file__).parents[2] / "shared" / "data" / "bbbc041"
 SMEARS = sorted((BBBC041 / "images").glob("*.png"))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from skipshift import shifts
+    from skipshift.data.specs import SynthSpec
     from skipshift.distances import hellinger
     from skipshift.evaluation import evaluate
     from skipshift.models import Unet
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
         ProfileSpec,
         SkipshiftError,
         StudySpec,
-        SynthSpec,
         TrainingSpec,
     )
     from skipshift.study import run_study
@@ -27,7 +27,7 @@ _HOMES = {
     "ProfileSpec": "skipshift.specs",
     "SkipshiftError": "skipshift.specs",
     "StudySpec": "skipshift.specs",
-    "SynthSpec": "skipshift.specs",
+    "SynthSpec": "skipshift.data.specs",
     "TrainingSpec": "skipshift.specs",
     "Unet": "skipshift.models",
     "evaluate": "skipshift.evaluation",

@@ -94,6 +94,14 @@ def _command(run: Callable[..., str]) -> Callable[[Any], None]:
     return command
 
 
+_prepare = App(
+    name="prepare", help="Prepare a public clinical data set, or any folders, as a manifest."
+)
+app.command(_prepare)
+
+for _reader in (commands.prepare_mms, commands.prepare_folder):
+    _prepare.command(_command(_reader), name=_reader.__name__.removeprefix("prepare_"))
+
 for _run_spec in (
     commands.demo,
     commands.synth,

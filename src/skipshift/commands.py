@@ -6,6 +6,7 @@ Each returns the lines to show at the end. Torch is imported only by the command
 from pathlib import Path
 
 from skipshift import records
+from skipshift.data.specs import FolderSpec, MmsSpec, SynthSpec
 from skipshift.progress import Progress, silent
 from skipshift.specs import (
     DemoSpec,
@@ -15,7 +16,6 @@ from skipshift.specs import (
     SkipshiftError,
     StudyRunSpec,
     StudySpec,
-    SynthSpec,
     read_spec,
 )
 
@@ -25,6 +25,22 @@ def synth(spec: SynthSpec, progress: Progress = silent) -> str:
     from skipshift.data.synthetic import write_synthetic
 
     return f"manifest: {write_synthetic(spec, progress)}"
+
+
+def prepare_mms(spec: MmsSpec, progress: Progress = silent) -> str:
+    """Prepare the M&Ms challenge."""
+    from skipshift.data import mms, writing
+
+    mms.prepare_mms(spec, progress)
+    return writing.describe(spec.out)
+
+
+def prepare_folder(spec: FolderSpec, progress: Progress = silent) -> str:
+    """Prepare folders of images and masks."""
+    from skipshift.data import folder, writing
+
+    folder.prepare_folder(spec, progress)
+    return writing.describe(spec.out)
 
 
 def demo(spec: DemoSpec, progress: Progress = silent) -> str:

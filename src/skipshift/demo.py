@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from skipshift.data.specs import SynthSpec
 from skipshift.data.synthetic import write_synthetic
 from skipshift.progress import Progress, silent
-from skipshift.specs import DemoSpec, StudySpec, SynthSpec, TrainingSpec
+from skipshift.specs import DemoSpec, StudySpec, TrainingSpec
 from skipshift.study import run_study
 
 IMAGES = {"small": 160, "smallest": 15}

@@ -18,7 +18,7 @@ import torch
 import yaml
 
 from skipshift import records, shifts
-from skipshift.data.manifest import Case, read_cases, read_manifest
+from skipshift.data.manifest import COLUMNS, Case, read_cases, read_manifest
 from skipshift.data.splits import draw_folds
 from skipshift.evaluation import evaluate, predict
 from skipshift.features import Features, collect
@@ -239,7 +239,8 @@ def _train(
     folder: Path,
     progress: Progress,
 ) -> None:
-    train_rows = cases.merge(folds[["case", "domain", "fold"]], on=["case", "domain"])
+    fold_of = folds[["case", "domain", "fold"]]
+    train_rows = cases[list(COLUMNS)].merge(fold_of, on=["case", "domain"])
     held = train_rows["fold"] == run.fold
     training = list(read_cases(train_rows[~held], len(spec.classes)))
     validation = list(read_cases(train_rows[held], len(spec.classes), spec.evaluation_crop))

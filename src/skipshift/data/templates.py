@@ -16,8 +16,9 @@ from scipy import ndimage
 
 from skipshift.data.drawn import draw_artifacts, draw_background, draw_cells
 from skipshift.data.images import Pixels, read_image
+from skipshift.data.specs import SynthSpec
 from skipshift.records import read_json
-from skipshift.specs import SkipshiftError, SynthSpec, from_plain
+from skipshift.specs import SkipshiftError, from_plain
 
 INFECTED = ("trophozoite", "ring", "schizont", "gametocyte")
 """Categories of BBBC041 that are picked before its red blood cells."""

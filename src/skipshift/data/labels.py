@@ -1,0 +1,147 @@
+"""Class indices from masks as people keep them: indices, colours, instances, a file per class."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from skipshift.data.images import Pixels
+from skipshift.data.slices import read_label_slices
+from skipshift.data.specs import FolderSpec
+from skipshift.data.volumes import Plane
+from skipshift.specs import SkipshiftError
+
+Numbers = npt.NDArray[np.int64]
+"""(Z, H, W)."""
+
+
+@dataclass(frozen=True)
+class Legend:
+    """How numbers in masks become classes."""
+
+    classes: tuple[str, ...]
+
+    painted: tuple[int, ...] = ()
+    """Class of each mask pattern, where each class has files of its own."""
+
+    values: Mapping[int, int] | None = None
+    """Class of each number, where the numbers are not classes themselves."""
+
+    in_colour: bool = False
+    """Whether the numbers are 0xRRGGBB."""
+
+    instances: bool = False
+    border: bool = False
+
+
+def legend_of(spec: FolderSpec) -> Legend:
+    """Find the classes and how masks name them; `ValueError` where the options do not fit."""
+    pairs = [text.rpartition("=")[::2] for text in (spec.colours or spec.masks)]
+    names = tuple(dict.fromkeys(name for name, _ in pairs if name))
+    if spec.colours:
+        classes = _cover(spec.classes or names, names)
+        values = [value for _, value in pairs]
+        in_colour = values[0].startswith("#")
+        indices = [classes.index(name) for name, _ in pairs]
+        numbers = [_number(value, in_colour) for value in values]
+        return Legend(classes, (), dict(zip(numbers, indices, strict=True)), in_colour)
+    if any("=" in mask for mask in spec.masks):
+        names = tuple(dict.fromkeys(mask.split("=", 1)[0] for mask in spec.masks))
+        classes = _cover(spec.classes or ("background", *names), names)
+        painted = tuple(classes.index(mask.split("=", 1)[0]) for mask in spec.masks)
+        return Legend(classes, painted)
+    if spec.instances:
+        default = ("background", "object", *(["border"] if spec.border else []))
+        classes = spec.classes or default
+        if len(classes) != len(default):
+            raise ValueError(f"classes must name {', '.join(default)}, got {list(classes)}")
+        return Legend(classes, instances=True, border=spec.border)
+    return Legend(spec.classes or ("background", "object"))
+
+
+def paint(files: Sequence[Sequence[Path]], legend: Legend, plane: Plane | None) -> Pixels:
+    """Put the mask files of one image together: (Z, H, W) class indices.
+
+    Parameters
+    ----------
+    files
+        Of each mask pattern.
+    plane
+        How the image was turned, if it is a NIfTI volume.
+
+    `SkipshiftError` names the file, number and first pixel of what has no class, and files of
+    different sizes.
+    """
+    if not legend.painted and not legend.instances:
+        [path] = files[0]
+        numbers = read_label_slices(path, plane, legend.in_colour)
+        return _look_up(numbers, legend, path)
+    flat = [(path, kind) for kind, paths in enumerate(files) for path in paths]
+    layers = [read_label_slices(path, plane) for path, _ in flat]
+    for layer, (path, _) in zip(layers, flat, strict=True):
+        if layer.shape != layers[0].shape:
+            raise SkipshiftError(f"{path}: differs in size from {flat[0][0].name}; correct it")
+    objects = np.zeros_like(layers[0])
+    for index, (layer, (_, kind)) in enumerate(zip(layers, flat, strict=True)):
+        mark = legend.painted[kind] if legend.painted else layer + (index << 32)
+        objects = np.where(layer > 0, mark, objects)
+    if legend.painted:
+        return objects.astype(np.uint8)
+    return _outline(objects) if legend.border else (objects > 0).astype(np.uint8)
+
+
+def _outline(objects: Numbers) -> Pixels:
+    """1 inside objects, 2 on those of their pixels that touch anything else, corners included."""
+    size = (1, 3, 3)
+    edge = ndimage.maximum_filter(objects, size) != ndimage.minimum_filter(objects, size)
+    return np.where(objects > 0, 1 + edge, 0).astype(np.uint8)
+
+
+def _look_up(numbers: Numbers, legend: Legend, path: Path) -> Pixels:
+    values = legend.values
+    if values is None:
+        values = {index: index for index in range(len(legend.classes))}
+    labels = np.zeros(numbers.shape, np.uint8)
+    known = np.zeros(numbers.shape, np.bool_)
+    for number, index in values.items():
+        here = numbers == number
+        labels[here] = index
+        known |= here
+    if not known.all():
+        raise SkipshiftError(_tell_unknown(numbers, known, legend, path))
+    return labels
+
+
+def _tell_unknown(
+    numbers: Numbers, known: npt.NDArray[np.bool_], legend: Legend, path: Path
+) -> str:
+    z, row, column = np.argwhere(~known)[0]
+    number = numbers[z, row, column]
+    what = f"colour #{number:06x}" if legend.in_colour else f"label {number}"
+    where = f"row {row}, column {column}" + (f" of slice {z}" if len(numbers) > 1 else "")
+    way_out = "name it with --colours" if legend.values else "name it with --classes, or say what "
+    if not legend.values:
+        way_out += "the numbers are with --colours or --instances"
+    return (
+        f"{path}: has {what} at {where}, {(~known).sum()} such pixels, which is none of "
+        f"{', '.join(legend.classes)}; {way_out}"
+    )
+
+
+def _cover(classes: tuple[str, ...], names: tuple[str, ...]) -> tuple[str, ...]:
+    if missing := [name for name in names if name not in classes]:
+        raise ValueError(f"classes must hold {missing[0]!r} too, got {list(classes)}")
+    return classes
+
+
+def _number(value: str, in_colour: bool) -> int:
+    digits = value.removeprefix("#")
+    try:
+        if in_colour == value.startswith("#") and (not in_colour or len(digits) == 6):
+            return int(digits, 16 if in_colour else 10)
+    except ValueError:
+        pass
+    raise ValueError(f"colours must be all NAME=#RRGGBB or all NAME=VALUE, got {value!r}")

@@ -12,7 +12,6 @@ from skipshift.specs import (
     ProfileSpec,
     SkipshiftError,
     StudySpec,
-
     TrainingSpec,
     from_plain,
     read_spec,

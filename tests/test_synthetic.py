@@ -264,7 +264,7 @@ def test_a_set_of_other_templates_is_refused(tmp_path, monkeypatch):
 
 def test_a_folder_with_other_things_is_refused(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(SkipshiftError, match="is not empty and holds no synth.json"):
+    with pytest.raises(SkipshiftError, match=r"is not empty and holds no synth\.json"):
         write_synthetic(small(tmp_path))
     (tmp_path / "synth.json").write_text("[]")
     with pytest.raises(SkipshiftError, match=r"synth.json: is not a recipe of skipshift"):

@@ -2,14 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from skipshift.data.images import Pixels
-from skipshift.data.slices import read_label_slices
+from skipshift.data.images import Pixels, read_labels, read_numbers
+from skipshift.data.slices import Decode, read_label_slices
 from skipshift.data.specs import FolderSpec
 from skipshift.data.volumes import Plane
 from skipshift.specs import SkipshiftError
@@ -30,8 +31,8 @@ class Legend:
     values: Mapping[int, int] | None = None
     """Class of each number, where the numbers are not classes themselves."""
 
-    in_colour: bool = False
-    """Whether the numbers are 0xRRGGBB."""
+    decode: Decode = read_labels
+    """What reads the numbers of an image file."""
 
     instances: bool = False
     border: bool = False
@@ -47,18 +48,19 @@ def legend_of(spec: FolderSpec) -> Legend:
         in_colour = values[0].startswith("#")
         indices = [classes.index(name) for name, _ in pairs]
         numbers = [_number(value, in_colour) for value in values]
-        return Legend(classes, (), dict(zip(numbers, indices, strict=True)), in_colour)
+        decode = partial(read_numbers, in_colour=True) if in_colour else read_labels
+        return Legend(classes, (), dict(zip(numbers, indices, strict=True)), decode)
     if any("=" in mask for mask in spec.masks):
         names = tuple(dict.fromkeys(mask.split("=", 1)[0] for mask in spec.masks))
         classes = _cover(spec.classes or ("background", *names), names)
         painted = tuple(classes.index(mask.split("=", 1)[0]) for mask in spec.masks)
-        return Legend(classes, painted)
+        return Legend(classes, painted, decode=read_numbers)
     if spec.instances:
         default = ("background", "object", *(["border"] if spec.border else []))
         classes = spec.classes or default
         if len(classes) != len(default):
             raise ValueError(f"classes must name {', '.join(default)}, got {list(classes)}")
-        return Legend(classes, instances=True, border=spec.border)
+        return Legend(classes, decode=read_numbers, instances=True, border=spec.border)
     return Legend(spec.classes or ("background", "object"))
 
 
@@ -77,10 +79,10 @@ def paint(files: Sequence[Sequence[Path]], legend: Legend, plane: Plane | None) 
     """
     if not legend.painted and not legend.instances:
         [path] = files[0]
-        numbers = read_label_slices(path, plane, legend.in_colour)
+        numbers = read_label_slices(path, legend.decode, plane)
         return _look_up(numbers, legend, path)
     flat = [(path, kind) for kind, paths in enumerate(files) for path in paths]
-    layers = [read_label_slices(path, plane) for path, _ in flat]
+    layers = [read_label_slices(path, legend.decode, plane) for path, _ in flat]
     for layer, (path, _) in zip(layers, flat, strict=True):
         if layer.shape != layers[0].shape:
             raise SkipshiftError(f"{path}: differs in size from {flat[0][0].name}; correct it")
@@ -120,11 +122,11 @@ def _tell_unknown(
 ) -> str:
     z, row, column = np.argwhere(~known)[0]
     number = numbers[z, row, column]
-    what = f"colour #{number:06x}" if legend.in_colour else f"label {number}"
+    what = f"label {number}" if legend.decode is read_labels else f"colour #{number:06x}"
     where = f"row {row}, column {column}" + (f" of slice {z}" if len(numbers) > 1 else "")
-    way_out = "name it with --colours" if legend.values else "name it with --classes, or say what "
-    if not legend.values:
-        way_out += "the numbers are with --colours or --instances"
+    way_out = "name it with --colours"
+    if legend.values is None:
+        way_out = "name it with --classes, or say what the numbers are: --colours or --instances"
     return (
         f"{path}: has {what} at {where}, {(~known).sum()} such pixels, which is none of "
         f"{', '.join(legend.classes)}; {way_out}"

@@ -126,7 +126,7 @@ def _check_rows(path: Path, cases: pd.DataFrame) -> None:
 
 
 def _inside(manifest: Path, text: str, line: int) -> str:
-    folder = manifest.parent.absolute()
+    folder = Path(os.path.normpath(manifest.parent.absolute()))
     file = Path(os.path.normpath(folder / text))
     if not text or Path(text).is_absolute() or not file.is_relative_to(folder):
         raise SkipshiftError(

@@ -93,6 +93,9 @@ def find_items(spec: FolderSpec) -> tuple[list[Item], Remarks]:
             items.append(_item(path, files, fields, row))
     unused = {path for _, found in masks for paths in found.values() for path in paths} - used
     remarks["masks without an image"] = sorted(p.relative_to(spec.src).as_posix() for p in unused)
+    if not items:
+        told = "; ".join(f"{remark}: {len(names)}" for remark, names in remarks.items() if names)
+        raise SkipshiftError(f"{spec.src}: no image can be used: {told}")
     _check_items(items, spec)
     return items, remarks
 

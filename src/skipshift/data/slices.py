@@ -1,5 +1,6 @@
 """The slices of a file of any format: an image or array is one slice, a NIfTI volume many."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -7,11 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from skipshift.data import volumes
-from skipshift.data.images import read_deep, read_numbers
+from skipshift.data.images import read_deep
 from skipshift.data.volumes import Plane, Values, Volume, open_volume, spacing_text
 from skipshift.specs import SkipshiftError
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".npy", *volumes.ENDINGS)
+
+Decode = Callable[[Path], Values]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,12 +47,15 @@ def read_slices(path: Path) -> Slices:
     return Slices(read_deep(path)[None], "", None)
 
 
-def read_label_slices(
-    path: Path, plane: Plane | None = None, in_colour: bool = False
-) -> npt.NDArray[np.int64]:
-    """Read a file of masks as (Z, H, W) whole numbers, a NIfTI volume turned like its image's.
+def read_label_slices(path: Path, decode: Decode, plane: Plane | None) -> npt.NDArray[np.int64]:
+    """Read a file of masks as (Z, H, W) whole numbers.
 
-    With ``in_colour`` the numbers are 0xRRGGBB.
+    Parameters
+    ----------
+    decode
+        What reads a PNG, TIFF, JPEG or BMP.
+    plane
+        How the image was turned, for a NIfTI volume to be turned alike.
     """
     if path.name.lower().endswith(volumes.ENDINGS):
         volume = _open_still(path)
@@ -59,7 +65,7 @@ def read_label_slices(
         if labels.ndim != 3:
             raise SkipshiftError(f"{path}: a mask is (H, W), got {labels.shape[1:]}")
     else:
-        labels = read_numbers(path, in_colour)[None]
+        labels = decode(path)[None]
     whole = labels.astype(np.int64)
     if not np.array_equal(whole, labels):
         raise SkipshiftError(f"{path}: a mask holds whole numbers; correct the file")

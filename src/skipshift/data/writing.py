@@ -236,20 +236,13 @@ def _check_channels(channels: "pd.Series[str]") -> None:
 
 
 def _summary(plan: Plan[Any], rows: pd.DataFrame, remarks: Remarks) -> dict[str, Any]:
-    parts = dict(list(rows.groupby(["domain", "split"])))
+    parts = rows.groupby(["split", "domain"]).agg(
+        groups=("group", "nunique"), cases=("case", "size")
+    )
     # what is trained on before what is tested
-    order = sorted(parts, key=lambda at: (at[1] != "train", at[0]))
-    cases = [
-        {
-            "domain": domain,
-            "split": split,
-            "groups": parts[domain, split]["group"].nunique(),
-            "cases": len(parts[domain, split]),
-        }
-        for domain, split in order
-    ]
+    table = parts.reset_index().sort_values("split", ascending=False, kind="stable")
     return {
-        "cases": cases,
+        "cases": table.to_dict("records"),
         "notes": list(plan.notes),
         "remarks": remarks,
     }

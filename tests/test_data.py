@@ -44,6 +44,13 @@ def test_a_truncated_file_of_16_bits_in_colour_is_refused(tmp_path, rng):
         read_image(tmp_path / "a.png")
 
 
+def test_a_16_bit_colour_that_opencv_cannot_decode_is_refused(tmp_path, monkeypatch):
+    write_png(tmp_path / "a.png", np.zeros((8, 8, 3), np.uint16))
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: None)
+    with pytest.raises(SkipshiftError, match=r"a\.png: cannot be read as a 16-bit image"):
+        read_image(tmp_path / "a.png")
+
+
 def test_palette_images_are_their_colours_and_palette_masks_their_indices(tmp_path, rng):
     indices = rng.integers(0, 4, (8, 8), dtype=np.uint8)
     palette = rng.integers(0, 256, (4, 3), dtype=np.uint8)

@@ -60,6 +60,7 @@ def digests(folder):
 
 
 def test_the_default_layout_is_kept_pixel_by_pixel(src):
+    (src.parent / "out").mkdir()
     cases = read_manifest(prepare(src) / "manifest.csv")
     assert len(cases) == 10
     for row in cases.itertuples():
@@ -242,6 +243,15 @@ def test_other_domains_are_tested_without_the_groups_that_are_trained_on(src):
     assert "taken as the same specimen" in about(out)["notes"][0]
 
 
+def test_a_class_without_a_file_is_absent_and_said(src):
+    (src / "A/masks/A0.png").rename(src / "A/extra.png")
+    masks = ("x={domain}/masks/{case}.png", "y={domain}/images/{case}.png")
+    out = prepare(src, masks=masks)
+    remark = "images without a file of some class, taken as absent"
+    assert about(out)["remarks"][remark] == ["A/images/A0.png"]
+    assert set(np.unique(read_labels(out / "masks/A/A0.png"))) <= {0, 2}
+
+
 def test_what_has_no_partner_is_counted_and_named(src):
     (src / "A/masks/A0.png").unlink()
     (src / "B/images/B1.png").unlink()
@@ -317,6 +327,21 @@ def spoil_colour(src):
     write_png(src / "A/masks/A2.png", np.zeros((40, 50, 3), np.uint8))
 
 
+def spoil_solid(src):
+    (src / "A/masks/A2.png").unlink()
+    np.save(src / "A/masks/A2.npy", np.zeros((2, 40, 50), np.uint8))
+
+
+def spoil_text(src):
+    (src / "A/images/A2.png").unlink()
+    np.save(src / "A/images/A2.npy", np.array([["a"]]))
+
+
+def spoil_side(src):
+    for kind in ("images", "masks"):
+        write_png(src / f"A/{kind}/A2.png", np.zeros((20, 50), np.uint8))
+
+
 @pytest.mark.parametrize(
     ("spoil", "fault"),
     [
@@ -329,20 +354,23 @@ def spoil_colour(src):
         (spoil_share, r"A2\.npy: a mask holds whole numbers"),
         (spoil_twice, r"A2\.tif: is case 'A2' of domain 'A', and so is .*A2\.png; narrow"),
         (spoil_masks, r"A2\.tif: is a mask of case 'A2', and so is .*A2\.png; narrow"),
+        (spoil_solid, r"A2\.npy: a mask is \(H, W\), got \(2, 40, 50\)"),
+        (spoil_text, r"A2\.npy: is no array of numbers"),
+        (spoil_side, r"A2\.png: an image must be at least 32 x 32, got 50 x 20"),
         (spoil_colour, r"A2\.png: a mask holds class indices in one channel, got mode RGB"),
     ],
 )
 def test_a_fault_of_the_source_is_named_and_leaves_nothing(src, spoil, fault):
     spoil(src)
     with pytest.raises(SkipshiftError, match=fault):
-        prepare(src)
+        prepare(src, square=spoil is spoil_side)
     assert list(src.parent.iterdir()) == [src]
 
 
 @pytest.mark.parametrize(
     ("options", "fault"),
     [
-        ({"images": "{domain}/pics/{case}.*"}, r"no file matches .*; the first file there is A/"),
+        ({"images": "{domain}/pics/{case}.*"}, r"no file matches .*; the first is A/images/A0\.png"),
         ({"table": Path("none.csv")}, r"none\.csv: cannot be read as a CSV"),
         ({"table": Path("t.csv")}, r"t\.csv: has no column 'case', .* --columns case=COLUMN"),
         ({"table": Path("t.csv"), "columns": ("case=x",)}, r"t\.csv: has no column 'x', only"),
@@ -400,6 +428,11 @@ def test_a_field_that_comes_twice_is_the_same_text():
     expression = compile_pattern("{case}/images/{case}.png")
     assert expression.fullmatch("a/images/a.png")
     assert not expression.fullmatch("a/images/b.png")
+
+
+def test_a_place_that_cannot_be_written_is_named(src):
+    with pytest.raises(SkipshiftError, match=r"o: cannot be written: Not a directory"):
+        prepare(src, "src/A/images/A0.png/o")
 
 
 def test_class_files_of_different_sizes_are_refused(src):

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from skipshift.data.images import read_deep, read_image, read_labels
+from skipshift.data.images import read_deep, read_labels
 from skipshift.data.manifest import read_manifest
 from skipshift.data.mms import prepare_mms
 from skipshift.data.specs import MmsSpec
@@ -123,7 +123,9 @@ def test_stored_numbers_can_be_had_back_from_the_files(challenge, rng):
 def test_slices_are_cut_to_the_sizes_of_the_paper(challenge, rng, shape, side):
     challenge.add("X", "A", "Training/Labeled", *volumes(rng, (*shape, 2)))
     out = prepare(challenge)
-    assert read_image(out / "images/A/X-ED-z01.png").shape == (side, side, 1)
+    levels = read_deep(out / "images/A/X-ED-z01.png")
+    assert levels.shape == (side, side, 1)
+    assert (levels.min(), levels.max()) == (0, 65535)
 
 
 @pytest.mark.parametrize("axes", ["01", "10"])
@@ -193,6 +195,23 @@ def test_all_that_is_left_out_is_counted_and_named(challenge, rng):
     assert remarks["phases without a label, left out"] == ["Odd-ES"]
     assert remarks["labelled frames that are neither ED nor ES, kept"] == ["Odd-t03"]
     assert len(remarks["slices without a label, left out"]) == 2 * 11
+
+
+def test_doubtful_headers_are_said(challenge, rng):
+    image, mask = volumes(rng)
+    challenge.add("Lost", "A", "Training/Labeled", image, mask, np.diag([1, 1, 1, 1]))
+    challenge.add("Moved", "A", "Training/Labeled", image, mask)
+    save(challenge.root / "Training/Labeled/Moved/Moved_sa_gt.nii.gz", mask, np.diag([2, 2, 2, 1]))
+    out = prepare(challenge)
+    remarks = about(out)["remarks"]
+    lost, moved = "volumes without geometry in their header", "masks placed unlike their image"
+    assert remarks[f"{lost}, kept as stored"] == ["Lost_sa.nii.gz"]
+    assert remarks[f"{moved}, taken as it lies"] == ["Moved_sa_gt.nii.gz"]
+    assert np.array_equal(
+        read_labels(out / "masks/A/Moved-ED-z01.png"), read_labels(out / "masks/A/Lost-ED-z01.png")
+    )
+    spacing = read_manifest(out / "manifest.csv").groupby("group")["spacing"].first()
+    assert spacing["Lost"] == ""
 
 
 def test_slices_without_a_label_are_kept_on_request(challenge):
@@ -283,7 +302,7 @@ def break_csv(challenge, image, mask):  # noqa: ARG001
         (break_twice, r"A0_sa(_gt)?\.nii\.gz: is there twice"),
         (break_file, r"X_sa\.nii\.gz: cannot be read as a NIfTI volume"),
         (break_value, r"X_sa\.nii\.gz: has values that are no finite numbers"),
-        (break_size, r"X_sa\.nii\.gz: has slices below 32 x 32"),
+        (break_size, r"X_sa\.nii\.gz: an image must be at least 32 x 32"),
         (break_csv, r"holds no information CSV \(External code, .*\) and no index\.csv"),
     ],
 )
@@ -332,6 +351,19 @@ def test_a_frame_is_read_without_the_rest(tmp_path):
     finally:
         tracemalloc.stop()
     assert peak < 8 * 64 * 64 * 8 * 2
+
+
+def test_a_volume_of_five_dimensions_is_refused(tmp_path):
+    save(tmp_path / "v.nii", np.zeros((4, 4, 2, 2, 2), np.int16))
+    with pytest.raises(SkipshiftError, match=r"v\.nii: a volume has 2 to 4 dimensions, got 5"):
+        open_volume(tmp_path / "v.nii")
+
+
+def test_an_index_that_names_a_missing_file_is_refused(tmp_path):
+    row = "p,A,1,ED,native/x.nii.gz,native/y.nii.gz"
+    (tmp_path / "index.csv").write_text(f"patient,vendor,centre,phase,image,label\n{row}\n")
+    with pytest.raises(SkipshiftError, match=r"index\.csv: line 2: .*x\.nii\.gz does not exist"):
+        prepare_mms(MmsSpec(tmp_path, tmp_path / "o"))
 
 
 def test_without_nibabel_the_extra_is_named(monkeypatch, tmp_path):

@@ -1,5 +1,6 @@
 """Any folders of images and masks as a set: split by group, cut, and written without loss."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -9,13 +10,21 @@ import numpy as np
 
 from skipshift.data.images import Deep, in_channels, rescale
 from skipshift.data.labels import Legend, legend_of, paint
-from skipshift.data.manifest import SPLITS, centre_crop, square_side
+from skipshift.data.manifest import SPLITS, square_crop
 from skipshift.data.patterns import Item, find_items
 from skipshift.data.slices import read_slices
 from skipshift.data.specs import FolderSpec
 from skipshift.data.splits import draw_holdout
 from skipshift.data.volumes import Values
-from skipshift.data.writing import Made, Plan, Sample, describe_file, fingerprint, write_set
+from skipshift.data.writing import (
+    Made,
+    Plan,
+    Remarks,
+    Sample,
+    describe_file,
+    fingerprint,
+    write_set,
+)
 from skipshift.progress import Progress, silent
 from skipshift.specs import SkipshiftError, to_plain
 
@@ -60,9 +69,7 @@ def prepare_folder(spec: FolderSpec, progress: Progress = silent) -> Path:
     return write_set(spec.out, plan, partial(make_cases, spec, legend), spec.workers, progress)
 
 
-def split_items(
-    items: Sequence[Item], spec: FolderSpec
-) -> tuple[list[Item], list[str], dict[str, list[str]]]:
+def split_items(items: Sequence[Item], spec: FolderSpec) -> tuple[list[Item], list[str], Remarks]:
     """Give every item its split: the table's, or a hold-out of groups of the training domains.
 
     Cases of other domains are for testing; those whose group is trained on are left out, because
@@ -104,33 +111,32 @@ def make_cases(spec: FolderSpec, legend: Legend, item: Item) -> Made:
             f"{item.image}: its mask is {sizes[0]}, the image {sizes[1]} (slices x height x width)"
         )
     samples: list[Sample] = []
-    remarks: dict[str, list[str]] = {}
+    remarks: Remarks = defaultdict(list)
     for z, (pixels, mask) in enumerate(zip(slices.pixels, masks, strict=True)):
         name = item.case if len(masks) == 1 else f"{item.case}-z{z:02d}"
-        if spec.square:
-            side = square_side(*mask.shape)
-            pixels, mask = centre_crop(pixels, side), centre_crop(mask, side)
         levels = _levels(pixels, spec, item)
+        classes = square_crop(mask) if spec.square else mask
         if levels is None:
-            remarks.setdefault("images of one level, left out", []).append(name)
+            remarks["images of one level, left out"].append(name)
             continue
-        if not mask.any():
-            remarks.setdefault("cases without any object, kept", []).append(name)
+        if not classes.any():
+            remarks["cases without any object, kept"].append(name)
         row = {"case": name, "domain": item.domain, "group": item.group}
         row |= {"split": item.split, "stratum": item.stratum}
         row |= {"spacing": slices.spacing} if slices.plane else {}
         levels = levels if spec.channels is None else in_channels(levels, spec.channels)
-        samples.append(Sample(row, levels, np.ascontiguousarray(mask)))
+        samples.append(Sample(row, levels, np.ascontiguousarray(classes)))
     return Made(samples, remarks)
 
 
 def _levels(pixels: Values, spec: FolderSpec, item: Item) -> Deep | None:
     """Levels of 8 or 16 bits of (H, W, C) numbers; None where there is nothing to stretch."""
-    if spec.rescale:
-        try:
+    try:
+        pixels = square_crop(pixels) if spec.square else pixels
+        if spec.rescale:
             return rescale(pixels)
-        except ValueError as error:
-            raise SkipshiftError(f"{item.image}: {error}") from None
+    except ValueError as error:
+        raise SkipshiftError(f"{item.image}: {error}") from None
     if pixels.dtype not in (np.uint8, np.uint16):
         raise SkipshiftError(
             f"{item.image}: holds numbers of type {pixels.dtype}, which have no range; add "

@@ -95,13 +95,16 @@ def centre_crop(pixels: npt.NDArray[Level], side: int) -> npt.NDArray[Level]:
     return pixels[top : top + side, left : left + side]
 
 
-def square_side(height: int, width: int) -> int:
-    """Side of the largest centred square that a network takes: a multiple of 32.
+def square_crop(pixels: npt.NDArray[Level]) -> npt.NDArray[Level]:
+    """Cut the centred square whose side is the shorter side down to a multiple of 32.
 
-    >>> [square_side(240, 196), square_side(512, 440)]
-    [192, 416]
+    >>> [square_crop(np.zeros(shape)).shape for shape in [(240, 196), (512, 440)]]
+    [(192, 192), (416, 416)]
     """
-    return min(height, width) // 32 * 32
+    height, width = pixels.shape[:2]
+    if min(height, width) < 32:
+        raise ValueError(f"an image must be at least 32 x 32, got {width} x {height}")
+    return centre_crop(pixels, min(height, width) // 32 * 32)
 
 
 def _check_rows(path: Path, cases: pd.DataFrame) -> None:

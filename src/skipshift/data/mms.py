@@ -12,12 +12,13 @@ import numpy.typing as npt
 import pandas as pd
 
 from skipshift.data.images import rescale
-from skipshift.data.manifest import centre_crop, square_side
+from skipshift.data.manifest import square_crop
 from skipshift.data.specs import MmsSpec
 from skipshift.data.volumes import Values, Volume, open_volume, spacing_text
 from skipshift.data.writing import (
     Made,
     Plan,
+    Remarks,
     Sample,
     describe_file,
     fingerprint,
@@ -74,15 +75,12 @@ class Scan:
 Unit = tuple[Scan, str]
 """A scan and its split."""
 
-Found = defaultdict[str, list[str]]
-"""What happened -> names of what it happened to."""
-
 
 def prepare_mms(spec: MmsSpec, progress: Progress = silent) -> Path:
     """Write the set and return the path of its manifest.
 
     Cases are all labelled slices over z and time, named SUBJECT-PHASE-zNN; groups are patients.
-    Each is cut to the centred square of `square_side` and stretched to the full range of 16 bits.
+    Each is cut to the centred square of `square_crop` and stretched to the full range of 16 bits.
     `SkipshiftError` if files contradict each other or the information CSV, or hold other labels.
     """
     scans, remarks = find_scans(spec.src)
@@ -104,7 +102,7 @@ def prepare_mms(spec: MmsSpec, progress: Progress = silent) -> Path:
     return write_set(spec.out, plan, make, spec.workers, progress)
 
 
-def find_scans(src: Path) -> tuple[list[Scan], dict[str, list[str]]]:
+def find_scans(src: Path) -> tuple[list[Scan], Remarks]:
     """Find the files of every subject, and what is there in part only."""
     for path in sorted(Path(src).glob("*.csv")):
         table = read_csv(path)
@@ -117,9 +115,7 @@ def find_scans(src: Path) -> tuple[list[Scan], dict[str, list[str]]]:
     )
 
 
-def select(
-    scans: Sequence[Scan], spec: MmsSpec
-) -> tuple[list[Unit], list[str], dict[str, list[str]]]:
+def select(scans: Sequence[Scan], spec: MmsSpec) -> tuple[list[Unit], list[str], Remarks]:
     """Choose the subjects of each vendor.
 
     Returns
@@ -161,7 +157,7 @@ def cut_slices(unit: Unit, keep_empty: bool) -> Made:
     """Cut one scan into cases; see `prepare_mms`."""
     scan, split = unit
     image, mask = _open(scan)
-    remarks: Found = defaultdict(list)
+    remarks: Remarks = defaultdict(list)
     if image.spacing is None:
         remarks["volumes without geometry in their header, kept as stored"].append(image.path.name)
     elif not image.lies_like(mask):
@@ -179,12 +175,12 @@ def cut_slices(unit: Unit, keep_empty: bool) -> Made:
                 remarks["slices of one grey level, left out"].append(name)
             else:
                 row = {"case": name, "stratum": phase, **fixed}
-                classes = centre_crop(label, len(levels)).astype(np.uint8)
+                classes = square_crop(label).astype(np.uint8)
                 samples.append(Sample(row, levels[..., None], classes))
     return Made(samples, remarks)
 
 
-def _labelled(scan: Scan, mask: Volume, remarks: Found) -> Iterator[tuple[int, str, Values]]:
+def _labelled(scan: Scan, mask: Volume, remarks: Remarks) -> Iterator[tuple[int, str, Values]]:
     """Yield each frame that holds a label, with its number and the name of its phase."""
     phases = {frame: name for name, frame in scan.phases}
     for time in range(mask.shape[3]):
@@ -200,7 +196,7 @@ def _labelled(scan: Scan, mask: Volume, remarks: Found) -> Iterator[tuple[int, s
             remarks["phases without a label, left out"].append(f"{scan.subject}-{phase}")
 
 
-def _find_challenge(csv: Path, table: pd.DataFrame) -> tuple[list[Scan], dict[str, list[str]]]:
+def _find_challenge(csv: Path, table: pd.DataFrame) -> tuple[list[Scan], Remarks]:
     files: dict[str, dict[str, Path]] = {}
     for path in sorted(csv.parent.rglob("*_sa*.nii*")):
         if match := re.fullmatch(r"(.+)_sa(_gt)?\.nii(\.gz)?", path.name):
@@ -223,7 +219,7 @@ def _find_challenge(csv: Path, table: pd.DataFrame) -> tuple[list[Scan], dict[st
     }
 
 
-def _find_phases(csv: Path, table: pd.DataFrame) -> tuple[list[Scan], dict[str, list[str]]]:
+def _find_phases(csv: Path, table: pd.DataFrame) -> tuple[list[Scan], Remarks]:
     scans = []
     for line, row in enumerate(table.to_dict("records"), 2):
         image, mask = (csv.parent / row[name] if row[name] else None for name in INDEX[4:])
@@ -313,11 +309,8 @@ def _check_labels(labels: Values, path: Path, time: int) -> None:
 
 
 def _cut(pixels: Values, path: Path) -> npt.NDArray[np.uint16] | None:
-    side = square_side(*pixels.shape)
-    if side == 0:
-        raise SkipshiftError(f"{path}: has slices below 32 x 32; leave the subject out")
     try:
-        return rescale(centre_crop(pixels, side))
+        return rescale(square_crop(pixels))
     except ValueError as error:
         raise SkipshiftError(f"{path}: {error}") from None
 

@@ -1,13 +1,14 @@
 """Images and their masks found by patterns of paths, and what a table says of them."""
 
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from skipshift.data.slices import ENDINGS
 from skipshift.data.specs import FolderSpec
-from skipshift.data.writing import read_csv
+from skipshift.data.writing import Remarks, read_csv
 from skipshift.names import ORIGINAL
 from skipshift.specs import SkipshiftError
 
@@ -16,7 +17,6 @@ COLUMNS = ("case", "domain", "group", "split", "stratum")
 """What a table may tell; it must tell the case."""
 
 Fields = dict[str, str]
-Remarks = dict[str, list[str]]
 
 
 @dataclass(frozen=True)
@@ -66,31 +66,29 @@ def find_items(spec: FolderSpec) -> tuple[list[Item], Remarks]:
     -------
     Items in the order of their paths, and the names of what has no partner or row.
     """
-    patterns = [mask.split("=", 1)[-1] for mask in spec.masks]
-    images, others = _matches(spec.src, spec.images)
-    remarks = {"files of other formats, left out": others}
+    files = sorted(path for path in spec.src.rglob("*") if path.is_file())
+    images, others = _matches(files, spec.images, spec.src)
     if not images:
-        raise SkipshiftError(
-            f"{spec.src}: no file matches the pattern {spec.images!r}; {_example(spec.src)}"
-        )
-    masks = [_by_key(spec.src, pattern, spec.images) for pattern in patterns]
+        there = f"the first is {files[0].relative_to(spec.src)}" if files else "there is none"
+        raise SkipshiftError(f"{spec.src}: no file matches the pattern {spec.images!r}; {there}")
+    masks = [_by_key(files, mask.split("=", 1)[-1], spec) for mask in spec.masks]
+    remarks: Remarks = defaultdict(list, {"files of other formats, left out": others})
     rows = _rows(spec)
     used: set[Path] = set()
     items: list[Item] = []
     for path, fields in images.items():
         name = path.relative_to(spec.src).as_posix()
-        files = tuple(tuple(found.get(_key(fields, keys), ())) for keys, found in masks)
-        used |= {path for group in files for path in group}
+        own = tuple(tuple(found.get(_key(fields, keys), ())) for keys, found in masks)
+        used |= {path for paths in own for path in paths}
         row = _row_of(path, fields["case"], rows, spec)
-        if not any(files):
-            remarks.setdefault("images without a mask, left out", []).append(name)
+        if not any(own):
+            remarks["images without a mask, left out"].append(name)
         elif row is None:
-            remarks.setdefault("images without a row in the table, left out", []).append(name)
+            remarks["images without a row in the table, left out"].append(name)
         else:
-            if not all(files):
-                absent = "images without a file of some class, taken as absent"
-                remarks.setdefault(absent, []).append(name)
-            items.append(_item(path, files, fields, row))
+            if not all(own):
+                remarks["images without a file of some class, taken as absent"].append(name)
+            items.append(_item(path, own, fields, row))
     unused = {path for _, found in masks for paths in found.values() for path in paths} - used
     remarks["masks without an image"] = sorted(p.relative_to(spec.src).as_posix() for p in unused)
     if not items:
@@ -100,37 +98,39 @@ def find_items(spec: FolderSpec) -> tuple[list[Item], Remarks]:
     return items, remarks
 
 
-def _matches(src: Path, pattern: str) -> tuple[dict[Path, Fields], list[str]]:
+def _matches(
+    files: Sequence[Path], pattern: str, src: Path
+) -> tuple[dict[Path, Fields], list[str]]:
     """Files that match a pattern, with its fields, and the names of those of other formats."""
     expression = compile_pattern(pattern)
     found: dict[Path, Fields] = {}
     others = []
-    for path in sorted(src.rglob("*")):
+    for path in files:
         name = path.relative_to(src).as_posix()
         match = expression.fullmatch(name)
-        if match is None or path.name.startswith(".") or not path.is_file():
+        if match is None or path.name.startswith("."):
             continue
-        if not path.name.lower().endswith(ENDINGS):
+        if path.name.lower().endswith(ENDINGS):
+            fields = match.groupdict()
+            # the last dot of a pattern's {case}.* is the one before gz
+            found[path] = fields | {"case": fields["case"].removesuffix(".nii")}
+        else:
             others.append(name)
-            continue
-        fields = match.groupdict()
-        # the last dot of a pattern's {case}.* is the one before gz
-        found[path] = fields | {"case": fields["case"].removesuffix(".nii")}
     return found, others
 
 
 def _by_key(
-    src: Path, pattern: str, images: str
+    files: Sequence[Path], pattern: str, spec: FolderSpec
 ) -> tuple[tuple[str, ...], dict[tuple[str, ...], list[Path]]]:
     """Mask files by the fields that their pattern shares with that of the images."""
     keys = tuple(compile_pattern(pattern).groupindex)
-    if alien := set(keys) - set(compile_pattern(images).groupindex):
+    if alien := set(keys) - set(compile_pattern(spec.images).groupindex):
         raise ValueError(
             f"pattern {pattern!r} has {{{min(alien)}}}, which the pattern of the images has not"
         )
-    found: dict[tuple[str, ...], list[Path]] = {}
-    for path, fields in _matches(src, pattern)[0].items():
-        found.setdefault(_key(fields, keys), []).append(path)
+    found: dict[tuple[str, ...], list[Path]] = defaultdict(list)
+    for path, fields in _matches(files, pattern, spec.src)[0].items():
+        found[_key(fields, keys)].append(path)
     return keys, found
 
 
@@ -205,9 +205,3 @@ def _check_items(items: Sequence[Item], spec: FolderSpec) -> None:
                     f"{files[1]}: is a mask of case {item.case!r}, and so is {files[0]}; narrow "
                     f"the pattern of the masks, or add --instances"
                 )
-
-
-def _example(src: Path) -> str:
-    names = (path.relative_to(src).as_posix() for path in sorted(src.rglob("*")) if path.is_file())
-    first = next(names, None)
-    return "the folder holds no file" if first is None else f"the first file there is {first}"

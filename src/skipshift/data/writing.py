@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import tempfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -29,7 +29,7 @@ Unit = TypeVar("Unit")
 Job = TypeVar("Job")
 Done = TypeVar("Done")
 
-Remarks = Mapping[str, Sequence[str]]
+Remarks = dict[str, list[str]]
 """What happened -> names of what it happened to."""
 
 
@@ -248,12 +248,12 @@ def _summary(plan: Plan[Any], rows: pd.DataFrame, remarks: Remarks) -> dict[str,
     }
 
 
-def _joined(parts: Iterable[Remarks]) -> dict[str, list[str]]:
-    joined: dict[str, list[str]] = {}
+def _joined(parts: Iterable[Remarks]) -> Remarks:
+    joined: Remarks = defaultdict(list)
     for part in parts:
         for remark, names in part.items():
             if names:
-                joined.setdefault(remark, []).extend(names)
+                joined[remark] += names
     return joined
 
 

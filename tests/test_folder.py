@@ -120,7 +120,7 @@ def test_levels_of_16_bits_stay_as_they_are(tmp_path, rng):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_images_are_written_with_the_channels_asked_for(src, channels, rng):
     write_png(src / "A/images/A0.png", rng.integers(0, 256, (40, 50), dtype=np.uint8))
-    with pytest.raises(SkipshiftError, match=r"1 have 1 and 9 have 3; .* give channels, 1 or 3"):
+    with pytest.raises(SkipshiftError, match=r"1 have 1 and 9 have 3; .* add --channels 1 or 3"):
         prepare(src)
     for row in read_manifest(prepare(src, channels=channels) / "manifest.csv").itertuples():
         mode = "L" if channels == 1 else "RGB"
@@ -370,7 +370,7 @@ def test_a_fault_of_the_source_is_named_and_leaves_nothing(src, spoil, fault):
 @pytest.mark.parametrize(
     ("options", "fault"),
     [
-        ({"images": "{domain}/pics/{case}.*"}, r"no file matches .*; the first is A/images/A0\.png"),
+        ({"images": "{domain}/pics/{case}.*"}, r"no file matches .*; the first is A/images/A0"),
         ({"table": Path("none.csv")}, r"none\.csv: cannot be read as a CSV"),
         ({"table": Path("t.csv")}, r"t\.csv: has no column 'case', .* --columns case=COLUMN"),
         ({"table": Path("t.csv"), "columns": ("case=x",)}, r"t\.csv: has no column 'x', only"),

@@ -122,7 +122,7 @@ def test_stored_numbers_can_be_had_back_from_the_files(challenge, rng):
 )
 def test_slices_are_cut_to_the_sizes_of_the_paper(challenge, rng, shape, side):
     challenge.add("X", "A", "Training/Labeled", *volumes(rng, (*shape, 2)))
-    out = prepare(challenge)
+    out = prepare(challenge, keep_empty=True)
     levels = read_deep(out / "images/A/X-ED-z01.png")
     assert levels.shape == (side, side, 1)
     assert (levels.min(), levels.max()) == (0, 65535)
@@ -233,7 +233,7 @@ def test_another_set_is_never_written_over(challenge, rng):
     with pytest.raises(SkipshiftError, match="holds a set with test_subjects 16, not 2"):
         prepare(challenge, test_subjects=2)
     challenge.add("A9", "A", "Training/Labeled", *volumes(rng))
-    with pytest.raises(SkipshiftError, match="holds a set made from other source"):
+    with pytest.raises(SkipshiftError, match="holds a set made from other files"):
         prepare(challenge)
     (challenge.root.parent / "mine").mkdir()
     (challenge.root.parent / "mine/notes.txt").write_text("keep")
@@ -284,6 +284,11 @@ def break_size(challenge, image, mask):
     challenge.add("X", "A", "Training/Labeled", image[:, 20:50], mask[:, 20:50])
 
 
+def break_rows(challenge, image, mask):  # noqa: ARG001
+    challenge.rows.append(challenge.rows[0])
+    challenge.write_csv()
+
+
 def break_csv(challenge, image, mask):  # noqa: ARG001
     (challenge.root / "211230_info.csv").write_text("a,b\n1,2\n")
 
@@ -303,6 +308,7 @@ def break_csv(challenge, image, mask):  # noqa: ARG001
         (break_file, r"X_sa\.nii\.gz: cannot be read as a NIfTI volume"),
         (break_value, r"X_sa\.nii\.gz: has values that are no finite numbers"),
         (break_size, r"X_sa\.nii\.gz: an image must be at least 32 x 32"),
+        (break_rows, r"info\.csv: has A0 in two rows; remove one"),
         (break_csv, r"holds no information CSV \(External code, .*\) and no index\.csv"),
     ],
 )
@@ -357,6 +363,22 @@ def test_a_volume_of_five_dimensions_is_refused(tmp_path):
     save(tmp_path / "v.nii", np.zeros((4, 4, 2, 2, 2), np.int16))
     with pytest.raises(SkipshiftError, match=r"v\.nii: a volume has 2 to 4 dimensions, got 5"):
         open_volume(tmp_path / "v.nii")
+
+
+def test_a_phase_in_two_rows_is_refused(shared, tmp_path):
+    index = pd.read_csv(shared / "data/mnms/index.csv").head(1)
+    pd.concat([index, index]).to_csv(tmp_path / "index.csv", index=False)
+    (tmp_path / "crop192").symlink_to(shared / "data/mnms/crop192")
+    with pytest.raises(SkipshiftError, match="case 'A0S9V9-ED-z02' of domain 'A' is made twice"):
+        prepare_mms(MmsSpec(tmp_path, tmp_path / "o"))
+
+
+def test_labels_beyond_the_square_are_said(challenge, rng):
+    image, mask = volumes(rng)
+    mask[15:25, 0:10, 1, ED] = 3
+    challenge.add("Wide", "A", "Training/Labeled", image, mask)
+    remarks = about(prepare(challenge))["remarks"]
+    assert remarks["slices with labels beyond the square, which are cut off"] == ["Wide-ED-z01"]
 
 
 def test_an_index_that_names_a_missing_file_is_refused(tmp_path):

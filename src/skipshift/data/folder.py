@@ -60,7 +60,7 @@ def prepare_folder(spec: FolderSpec, progress: Progress = silent) -> Path:
             "reader": "folder",
             **{name: to_plain(getattr(spec, name)) for name in _BYTES_DEPEND_ON},
             "classes": list(legend.classes),
-            "source": fingerprint(_describe(item, spec) for item in items),
+            "files": fingerprint(_describe(item, spec) for item in items),
         },
         units=items,
         notes=notes,

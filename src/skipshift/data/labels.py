@@ -40,21 +40,18 @@ class Legend:
 
 def legend_of(spec: FolderSpec) -> Legend:
     """Find the classes and how masks name them; `ValueError` where the options do not fit."""
-    pairs = [text.rpartition("=")[::2] for text in (spec.colours or spec.masks)]
-    names = tuple(dict.fromkeys(name for name, _ in pairs if name))
     if spec.colours:
-        classes = _cover(spec.classes or names, names)
-        values = [value for _, value in pairs]
-        in_colour = values[0].startswith("#")
-        indices = [classes.index(name) for name, _ in pairs]
-        numbers = [_number(value, in_colour) for value in values]
+        pairs = [text.rpartition("=")[::2] for text in spec.colours]
+        names = [name for name, _ in pairs]
+        classes = _cover(spec.classes or tuple(dict.fromkeys(names)), names)
+        in_colour = pairs[0][1].startswith("#")
+        values = {_number(value, in_colour): classes.index(name) for name, value in pairs}
         decode = partial(read_numbers, in_colour=True) if in_colour else read_labels
-        return Legend(classes, (), dict(zip(numbers, indices, strict=True)), decode)
+        return Legend(classes, values=values, decode=decode)
     if any("=" in mask for mask in spec.masks):
-        names = tuple(dict.fromkeys(mask.split("=", 1)[0] for mask in spec.masks))
-        classes = _cover(spec.classes or ("background", *names), names)
-        painted = tuple(classes.index(mask.split("=", 1)[0]) for mask in spec.masks)
-        return Legend(classes, painted, decode=read_numbers)
+        names = [mask.split("=", 1)[0] for mask in spec.masks]
+        classes = _cover(spec.classes or ("background", *dict.fromkeys(names)), names)
+        return Legend(classes, tuple(map(classes.index, names)), decode=read_numbers)
     if spec.instances:
         default = ("background", "object", *(["border"] if spec.border else []))
         classes = spec.classes or default
@@ -133,7 +130,7 @@ def _tell_unknown(
     )
 
 
-def _cover(classes: tuple[str, ...], names: tuple[str, ...]) -> tuple[str, ...]:
+def _cover(classes: tuple[str, ...], names: Sequence[str]) -> tuple[str, ...]:
     if missing := [name for name in names if name not in classes]:
         raise ValueError(f"classes must hold {missing[0]!r} too, got {list(classes)}")
     return classes

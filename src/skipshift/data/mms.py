@@ -92,7 +92,7 @@ def prepare_mms(spec: MmsSpec, progress: Progress = silent) -> Path:
             "reader": "mms",
             **{name: to_plain(getattr(spec, name)) for name in _BYTES_DEPEND_ON},
             "classes": list(CLASSES),
-            "source": fingerprint(lines),
+            "files": fingerprint(lines),
         },
         units=units,
         notes=notes,
@@ -169,13 +169,15 @@ def cut_slices(unit: Unit, keep_empty: bool) -> Made:
         for z, (pixels, label) in enumerate(zip(image.frame(time), labels, strict=True)):
             name = f"{scan.subject}-{phase}-z{z:02d}"
             levels = _cut(pixels, image.path)
-            if not label.any() and not keep_empty:
+            classes = square_crop(label).astype(np.uint8)
+            if np.count_nonzero(classes) < np.count_nonzero(label):
+                remarks["slices with labels beyond the square, which are cut off"].append(name)
+            if not classes.any() and not keep_empty:
                 remarks["slices without a label, left out"].append(name)
             elif levels is None:
                 remarks["slices of one grey level, left out"].append(name)
             else:
                 row = {"case": name, "stratum": phase, **fixed}
-                classes = square_crop(label).astype(np.uint8)
                 samples.append(Sample(row, levels[..., None], classes))
     return Made(samples, remarks)
 
@@ -206,6 +208,9 @@ def _find_challenge(csv: Path, table: pd.DataFrame) -> tuple[list[Scan], Remarks
                 raise SkipshiftError(f"{path}: is there twice, also {kinds[kind]}; remove one")
             kinds[kind] = path
     rows = dict(zip(table["External code"], table.to_dict("records"), strict=True))
+    if len(rows) < len(table):
+        twice = table.loc[table["External code"].duplicated(), "External code"].iloc[0]
+        raise SkipshiftError(f"{csv}: has {twice} in two rows; remove one")
     scans = []
     for subject in sorted(set(files) & set(rows)):
         row, paths = rows[subject], files[subject]

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import StratifiedGroupKFold
 
 from skipshift.specs import SkipshiftError
 
@@ -44,6 +43,9 @@ def draw_folds(cases: pd.DataFrame, folds: int, seed: int = 0) -> pd.DataFrame:
     ``case, domain, group, stratum, fold`` of each training case, in the manifest's order.
     `SkipshiftError` if there are fewer groups than folds.
     """
+    # takes longer to import than a small set to prepare, which needs the hold-out alone
+    from sklearn.model_selection import StratifiedGroupKFold
+
     train = cases[cases["split"] == "train"].reset_index(drop=True)
     groups = train["group"].nunique()
     if groups < folds:

@@ -94,10 +94,10 @@ def write_set(
         if rows.empty:
             raise SkipshiftError(f"{out}: nothing is left to write: {_first(plan, done)}")
         _check_channels(rows.pop("channels"))
+        _check_names(rows)
         write_table(folder / MANIFEST, known_first(rows))
         remarks = _joined([plan.remarks, *(told for _, told in done)])
         write_json(folder / RECORD, {**plan.recipe, **_summary(plan, rows, remarks)})
-        read_manifest(folder / MANIFEST)
     return out / MANIFEST
 
 
@@ -231,7 +231,16 @@ def _check_channels(channels: "pd.Series[str]") -> None:
         told = " and ".join(f"{number} have {value}" for value, number in counts.items())
         raise SkipshiftError(
             f"images differ in channels: {told}; a network takes one number, "
-            f"so give channels, 1 or 3"
+            f"so add --channels 1 or 3"
+        )
+
+
+def _check_names(rows: pd.DataFrame) -> None:
+    repeated = rows[rows.duplicated(["domain", "case"])]
+    if len(repeated):
+        domain, case = repeated[["domain", "case"]].iloc[0]
+        raise SkipshiftError(
+            f"case {case!r} of domain {domain!r} is made twice; remove one of its sources"
         )
 
 

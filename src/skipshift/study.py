@@ -18,6 +18,7 @@ import torch
 import yaml
 
 from skipshift import records, shifts
+from skipshift.data.images import image_size
 from skipshift.data.manifest import COLUMNS, Case, read_cases, read_manifest
 from skipshift.data.splits import draw_folds
 from skipshift.evaluation import evaluate, predict
@@ -106,14 +107,31 @@ def _check(spec: StudySpec, cases: pd.DataFrame) -> None:
     """Find before any training what would stop a study after it."""
     test = cases[cases["split"] == "test"]
     trained = cases.loc[cases["split"] == "train", "domain"]
-    if not test["domain"].isin(trained).any():
+    home = test["domain"].isin(trained)
+    if not home.any():
         raise SkipshiftError(f"{spec.manifest}: has no test cases of the domain that is trained on")
     for shifted in spec.profile_shifts:
-        if not parse_shift(shifted) and shifted not in set(test["domain"]):
+        others = home if parse_shift(shifted) else test["domain"] == shifted
+        if not others.any():
             known = ", ".join(test["domain"].unique())
             raise SkipshiftError(
                 f"profile_shifts: {shifted!r} is no shift such as brightness:0.75 and no domain of "
                 f"the test cases ({known})"
+            )
+        if spec.evaluation_crop is None:
+            _check_sizes(test.loc[home, "image"])
+            _check_sizes(test.loc[others, "image"])
+
+
+def _check_sizes(images: "pd.Series[str]") -> None:
+    """Refuse images of several sizes where they are profiled: their features are one array."""
+    first = image_size(Path(images.iloc[0]))
+    for file in images:
+        size = image_size(Path(file))
+        if size != first:
+            raise SkipshiftError(
+                f"{file}: is {size[0]} x {size[1]}, other test images of its domain are "
+                f"{first[0]} x {first[1]}; set evaluation_crop, or profile_shifts to []"
             )
 
 

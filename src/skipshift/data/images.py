@@ -45,6 +45,12 @@ def read_deep(path: Path) -> Deep:
     return pixels[..., None] if grey else pixels
 
 
+def image_size(path: Path) -> tuple[int, int]:
+    """Width and height of an image, from its header alone."""
+    with _opened(path) as image:
+        return image.size
+
+
 def to_8_bit(pixels: Deep) -> Pixels:
     """Round 16-bit levels to the nearest of 8 bits: 65535 is 255, so x / 65535 stays x / 255.
 

@@ -33,7 +33,7 @@ IMAGES = {128: 256, 512: 48}
 
 
 def main() -> None:
-    from skipshift.arguments import SynthSpec
+    from skipshift.data.specs import SynthSpec
     from skipshift.data.synthetic import write_synthetic
 
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3

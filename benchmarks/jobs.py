@@ -101,7 +101,7 @@ def plain_evaluate(manifest: Path, side: int) -> float:
 
 
 def ours_synth(manifest: Path, side: int) -> float:
-    from skipshift.arguments import SynthSpec
+    from skipshift.data.specs import SynthSpec
     from skipshift.data.synthetic import write_synthetic
 
     with tempfile.TemporaryDirectory(dir=manifest.parent) as folder:
@@ -114,7 +114,7 @@ def plain_synth(manifest: Path, side: int) -> float:
     """Pillow all the way, one image after the other."""
     from PIL import Image
 
-    from skipshift.arguments import SynthSpec
+    from skipshift.data.specs import SynthSpec
     from skipshift.data.templates import cell_mask, load_templates, stain_mask
 
     templates = load_templates(SynthSpec(manifest.parent))

@@ -14,7 +14,7 @@ from skipshift.data.images import write_png
 from skipshift.models import Unet
 from skipshift.records import read_table
 
-COMMANDS = ["demo", "synth", "study", "evaluate", "profile", "report"]
+COMMANDS = ["demo", "synth", "prepare", "study", "evaluate", "profile", "report"]
 
 
 @pytest.fixture
@@ -57,6 +57,9 @@ def test_every_command_is_in_the_readme_and_has_help(skipshift):
         (["demo", "o", "--size", "huge"], "Invalid value"),
         (["evaluate", "{net}", "{manifest}", "o", "--shifts", "brightness:-1"], "factor >= 0"),
         (["evaluate", "{net}", "{manifest}", "o", "--shifts", "hue:1"], "is no shift"),
+        (["prepare", "dicom", "s", "o"], 'Unknown command "dicom"'),
+        (["prepare", "mms", "s", "o", "--train", "Z"], "train must be one of the vendors"),
+        (["prepare", "folder", "s", "o", "--border"], "border belongs to instances"),
     ],
 )
 def test_a_bad_argument_is_one_line_and_exit_code_2(skipshift, small_set, run_folder, words, fault):
@@ -71,9 +74,11 @@ def test_a_bad_argument_is_one_line_and_exit_code_2(skipshift, small_set, run_fo
     [
         (["synth", "{tmp}/o", "--smear", "{tmp}/none.png"], "none.png: cannot be read"),
         (["synth", "{tmp}/o", "--smear", "{manifest}"], "manifest.csv: is not an image"),
-        (["synth", "{tmp}/images"], "is not empty and holds no synthetic set"),
+        (["synth", "{tmp}/images"], "is not empty and holds no synth.json"),
         (["study", "{tmp}/none.yaml", "{tmp}/o"], "none.yaml: cannot be read as YAML"),
         (["report", "{tmp}"], "study.yaml"),
+        (["prepare", "mms", "{tmp}/empty", "{tmp}/o"], "empty: holds no information CSV"),
+        (["prepare", "folder", "{tmp}", "{tmp}/o"], "no file matches the pattern"),
         (["evaluate", "{tmp}", "{manifest}", "{tmp}/o"], "run.json: cannot be read"),
         (["evaluate", "{net}", "{tmp}/none.csv", "{tmp}/o"], "none.csv: cannot be read"),
         (["profile", "{net}", "{tmp}/empty", "brightness:0.5", "{tmp}/o"], "empty: holds no image"),
@@ -91,6 +96,26 @@ def test_a_bad_file_is_one_line_and_exit_code_1(skipshift, small_set, run_folder
     assert len(lines) == 1
     assert fault in lines[0]
     assert not (tmp / "o").exists()
+
+
+@pytest.mark.parametrize("reader", ["mms", "folder"])
+def test_every_reader_is_in_the_readme_and_has_help(skipshift, reader):
+    pages = Path(__file__).parents[1]
+    assert f"skipshift prepare {reader} " in (pages / "docs/data.md").read_text()
+    assert reader in (pages / "README.md").read_text()
+    code, out, _ = skipshift("prepare", reader, "--help")
+    assert code == 0
+    assert f"skipshift prepare {reader}" in out
+
+
+def test_prepare_ends_with_what_a_study_needs(skipshift, tmp_path):
+    for name in "abcde":
+        write_png(tmp_path / f"s/A/images/{name}.png", np.ones((32, 32), np.uint8))
+        write_png(tmp_path / f"s/A/masks/{name}.png", np.ones((32, 32), np.uint8))
+    code, out, _ = skipshift("prepare", "folder", tmp_path / "s", tmp_path / "o")
+    assert code == 0
+    last = out.splitlines()[-2:]
+    assert last == ["classes: [background, object]", f"manifest: {tmp_path / 'o/manifest.csv'}"]
 
 
 def test_debug_shows_where_it_happened(skipshift):

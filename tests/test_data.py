@@ -1,10 +1,11 @@
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
-from skipshift.data.images import read_image, read_mask, write_png
-from skipshift.data.manifest import centre_crop, read_cases, read_manifest
+from skipshift.data.images import read_deep, read_image, read_mask, rescale, write_png
+from skipshift.data.manifest import COLUMNS, centre_crop, read_cases, read_manifest
 from skipshift.data.sources import read_pair, read_set
 from skipshift.data.splits import draw_folds
 from skipshift.specs import SkipshiftError
@@ -24,6 +25,50 @@ def test_png_files_read_as_they_were_written(tmp_path, rng, shape):
     write_png(tmp_path / "a.png", pixels)
     assert np.array_equal(read_image(tmp_path / "a.png"), pixels)
     assert np.array_equal(np.asarray(Image.open(tmp_path / "a.png")), pixels.squeeze())
+
+
+@pytest.mark.parametrize("ending", ["png", "tif"])
+@pytest.mark.parametrize("shape", [(20, 1600, 3), (20, 30, 1)])
+def test_files_of_16_bits_keep_their_levels_and_are_rounded_to_8(tmp_path, rng, shape, ending):
+    pixels = rng.integers(0, 65536, shape).astype(np.uint16)
+    path = tmp_path / f"a.{ending}"
+    write_png(path, pixels) if ending == "png" else cv2.imwrite(str(path), pixels[..., ::-1])
+    assert np.array_equal(read_deep(path), pixels)
+    assert np.array_equal(read_image(path), np.rint(pixels / 257).astype(np.uint8))
+
+
+def test_a_truncated_file_of_16_bits_in_colour_is_refused(tmp_path, rng):
+    write_png(tmp_path / "a.png", rng.integers(0, 65536, (64, 64, 3)).astype(np.uint16))
+    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:9000])
+    with pytest.raises(SkipshiftError, match=r"a\.png: .*truncated"):
+        read_image(tmp_path / "a.png")
+
+
+def test_a_16_bit_colour_that_opencv_cannot_decode_is_refused(tmp_path, monkeypatch):
+    write_png(tmp_path / "a.png", np.zeros((8, 8, 3), np.uint16))
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: None)
+    with pytest.raises(SkipshiftError, match=r"a\.png: cannot be read as a 16-bit image"):
+        read_image(tmp_path / "a.png")
+
+
+def test_palette_images_are_their_colours_and_palette_masks_their_indices(tmp_path, rng):
+    indices = rng.integers(0, 4, (8, 8), dtype=np.uint8)
+    palette = rng.integers(0, 256, (4, 3), dtype=np.uint8)
+    image = Image.fromarray(indices).convert("P")
+    image.putpalette(palette.ravel().tolist())
+    image.save(tmp_path / "p.png")
+    assert np.array_equal(read_image(tmp_path / "p.png"), palette[indices])
+    assert np.array_equal(read_mask(tmp_path / "p.png", 4), indices)
+
+
+def test_a_stretched_slice_fills_the_range_and_keeps_the_order(rng):
+    values = rng.normal(0, 50, (9, 9))
+    levels = rescale(values)
+    assert (levels.min(), levels.max()) == (0, 65535)
+    assert np.array_equal(np.argsort(levels, None), np.argsort(values, None))
+    assert rescale(np.full((3, 3), 7.0)) is None
+    with pytest.raises(ValueError, match="no finite numbers"):
+        rescale(np.array([0.0, np.nan, 1.0]))
 
 
 @pytest.mark.parametrize("mode", ["1", "P", "L"])
@@ -47,16 +92,17 @@ def test_files_that_are_no_whole_image_are_one_line(tmp_path, rng):
     (tmp_path / "text.png").write_text("hello")
     write_png(tmp_path / "cut.png", rng.integers(0, 256, (64, 64, 3), dtype=np.uint8))
     (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:2000])
-    Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "deep.png")
+    Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "deep.tif")
     faults = {
         "text": "is not an image",
         "cut": "truncated",
-        "deep": "is not 8-bit",
+        "deep": "is not of 8 or 16 bits",
         "no": "No such",
     }
     for name, fault in faults.items():
-        with pytest.raises(SkipshiftError, match=rf"{name}\.png: .*{fault}"):
-            read_image(tmp_path / f"{name}.png")
+        ending = "tif" if name == "deep" else "png"
+        with pytest.raises(SkipshiftError, match=rf"{name}\.{ending}: .*{fault}"):
+            read_image(tmp_path / f"{name}.{ending}")
 
 
 def test_a_huge_image_is_refused_before_it_is_decoded(tmp_path):
@@ -92,6 +138,21 @@ def test_a_manifest_without_a_column_or_cases_is_refused(small_set):
     frame.head(0).to_csv(small_set, index=False)
     with pytest.raises(SkipshiftError, match="has no cases"):
         read_manifest(small_set)
+
+
+def test_further_columns_of_a_manifest_are_kept(small_set):
+    frame = pd.read_csv(small_set)
+    frame.insert(0, "spacing", "1.25x1.25")
+    frame.assign(fold=7).to_csv(small_set, index=False)
+    cases = read_manifest(small_set)
+    assert list(cases.columns) == [*COLUMNS, "spacing", "fold"]
+    assert set(cases["spacing"]) == {"1.25x1.25"}
+
+
+def test_a_manifest_may_be_named_by_a_way_around(small_set):
+    (small_set.parent / "studies").mkdir()
+    around = small_set.parent / "studies" / ".." / small_set.name
+    pd.testing.assert_frame_equal(read_manifest(around), read_manifest(small_set))
 
 
 def test_cases_are_read_in_order_whatever_the_threads(small_set):

@@ -10,13 +10,14 @@ import skipshift
 SOURCE = Path(skipshift.__file__).parent
 
 ORDER = [
-    "names", "specs", "arguments", "progress", "records", "allocator", "shifts", "counts",
-    "distances", "statistics", "scores", "comparisons", "data.images", "data.manifest",
-    "data.splits", "data.sources", "data.drawn", "data.templates", "data.synthetic", "data.crops",
-    "models", "inference", "losses", "features", "page.views", "page.style", "page.figures",
-    "page.pictures", "page.findings", "page.verdict", "page.rows", "page.report", "profile",
-    "trackers", "training", "evaluation", "grid", "steps", "workers", "cluster", "study", "plan",
-    "demo", "commands", "cli",
+    "names", "specs", "arguments", "extras", "progress", "records", "allocator", "shifts",
+    "counts", "distances", "statistics", "scores", "comparisons", "data.specs", "data.images",
+    "data.manifest", "data.splits", "data.sources", "data.volumes", "data.slices", "data.writing",
+    "data.patterns", "data.labels", "data.mms", "data.folder", "data.drawn", "data.templates",
+    "data.synthetic", "data.crops", "models", "inference", "losses", "features", "page.views",
+    "page.style", "page.figures", "page.pictures", "page.findings", "page.verdict", "page.rows",
+    "page.report", "profile", "trackers", "training", "evaluation", "grid", "steps", "workers",
+    "cluster", "study", "plan", "demo", "commands", "cli",
 ]  # fmt: skip
 
 
@@ -44,7 +45,9 @@ def test_a_module_imports_only_from_those_above_it(module):
     assert set(imports(module)) <= above
 
 
-@pytest.mark.parametrize("module", ["specs", "records", "comparisons", "page.report", "cli"])
+@pytest.mark.parametrize(
+    "module", ["specs", "records", "comparisons", "page.report", "data.mms", "data.folder", "cli"]
+)
 def test_help_and_reports_do_not_wait_for_torch(module):
     code = f"import sys, skipshift.{module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

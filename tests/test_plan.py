@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from skipshift.arguments import SynthSpec
+from skipshift.data.specs import SynthSpec
 from skipshift.data.synthetic import write_synthetic
 from skipshift.plan import plan_study
 from skipshift.specs import ExecutionSpec, StudySpec, TrainingSpec, read_spec

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from skipshift.arguments import SynthSpec
+from skipshift.data.specs import SynthSpec
 from skipshift.names import LEVELS, VARIANTS, parse_shift, skips_of, variant_of
 from skipshift.records import atomic, read_table, write_table
 from skipshift.specs import (

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from skipshift import steps, study
+from skipshift.data.images import write_png
 from skipshift.records import held, read_json, read_table
 from skipshift.specs import ExecutionSpec, ProfileSpec, SkipshiftError, StudySpec, TrainingSpec
 from skipshift.study import open_study, run_study
@@ -19,6 +20,8 @@ FAST = TrainingSpec(
 
 @pytest.fixture
 def spec(small_set):
+    # a column of the user's own, whatever its name, must disturb nothing
+    pd.read_csv(small_set).assign(fold="mine").to_csv(small_set, index=False)
     return StudySpec(
         manifest=small_set,
         encoders=("resnet18",),
@@ -107,6 +110,9 @@ def test_domains_of_the_manifest_are_profiled_against_the_training_domain(spec, 
 def test_what_would_stop_a_study_later_stops_it_before_training(spec, tmp_path):
     with pytest.raises(SkipshiftError, match=r"'scanner' is no shift .*test cases \(original\)"):
         run_study(replace(spec, profile_shifts=("scanner",)), tmp_path / "out")
+    write_png(spec.manifest.parent / "images/case-12.png", np.zeros((96, 64, 3), np.uint8))
+    with pytest.raises(SkipshiftError, match=r"case-12\.png: is 64 x 96, .* set evaluation_crop"):
+        run_study(spec, tmp_path / "out")
     frame = pd.read_csv(spec.manifest)
     away = frame[frame["split"] == "test"].assign(domain="away")
     pd.concat([frame, away]).to_csv(spec.manifest, index=False)

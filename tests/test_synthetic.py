@@ -12,13 +12,13 @@ from PIL import Image
 from scipy.stats import chisquare
 from sklearn.model_selection import train_test_split
 
-from skipshift.arguments import SynthSpec
 from skipshift.data.images import read_image, read_mask
 from skipshift.data.manifest import read_manifest
+from skipshift.data.specs import SynthSpec
+from skipshift.data.splits import draw_holdout
 from skipshift.data.synthetic import (
     compose,
     count_cells,
-    draw_holdout,
     draw_layout,
     new_canvas,
     prepare_kit,
@@ -264,7 +264,7 @@ def test_a_set_of_other_templates_is_refused(tmp_path, monkeypatch):
 
 def test_a_folder_with_other_things_is_refused(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(SkipshiftError, match="is not empty and holds no synthetic set"):
+    with pytest.raises(SkipshiftError, match=r"is not empty and holds no synth\.json"):
         write_synthetic(small(tmp_path))
     (tmp_path / "synth.json").write_text("[]")
     with pytest.raises(SkipshiftError, match=r"synth.json: is not a recipe of skipshift"):

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from skipshift.arguments import SynthSpec
 from skipshift.data.drawn import draw_background, draw_cells
 from skipshift.data.images import read_image, write_png
+from skipshift.data.specs import SynthSpec
 from skipshift.data.templates import (
     Boxes,
     _largest_rectangle,

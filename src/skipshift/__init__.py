@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from skipshift import shifts
-    from skipshift.arguments import SynthSpec
+    from skipshift.data.specs import SynthSpec
     from skipshift.distances import hellinger
     from skipshift.evaluation import evaluate
     from skipshift.models import Unet
@@ -28,7 +28,7 @@ _HOMES = {
     "ProfileSpec": "skipshift.specs",
     "SkipshiftError": "skipshift.specs",
     "StudySpec": "skipshift.specs",
-    "SynthSpec": "skipshift.arguments",
+    "SynthSpec": "skipshift.data.specs",
     "TrainingSpec": "skipshift.specs",
     "Unet": "skipshift.models",
     "evaluate": "skipshift.evaluation",

@@ -1,75 +1,10 @@
 """What each command takes: the object that the command line fills is the function's argument."""
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from skipshift.specs import EvaluationSpec, ExecutionSpec, check_least
-
-
-@dataclass(frozen=True)
-class SynthSpec:
-    """Make the paper's synthetic malaria set (section III-A): images, masks and a manifest.
-
-    With no smear the templates are drawn by the program. A smear needs boxes of one background,
-    three cells and three artifacts: from a template file, from a BBBC041 annotation file, from the
-    files that skipshift ships for two named BBBC041 images, or found automatically.
-    """
-
-    out: Path
-    """Folder to write: images/, masks/, manifest.csv, synth.json, templates.png.
-
-    From a smear also templates.json, the boxes that were cut, to correct and give as templates.
-    """
-
-    smear: Path | None = field(default=None, kw_only=True)
-    """RGB picture of a real blood smear to cut templates from."""
-
-    templates: Path | None = field(default=None, kw_only=True)
-    """JSON file with the boxes to cut from the smear."""
-
-    boxes: Path | None = field(default=None, kw_only=True)
-    """BBBC041 annotation file (training.json) from which to pick the three cells."""
-
-    images: int = field(default=1000, kw_only=True)
-    """How many images to make."""
-
-    cells: tuple[int, int] = field(default=(1, 100), kw_only=True)
-    """Lowest and highest number of cells in an image, both included."""
-
-    size: int = field(default=512, kw_only=True)
-    """Side of the finished image in pixels."""
-
-    canvas: int = field(default=1500, kw_only=True)
-    """Side of the canvas on which cells are placed, in pixels, before it is resized."""
-
-    holdout: float = field(default=0.2, kw_only=True)
-    """Share of the images that form the hold-out test set."""
-
-    seed: int = field(default=0, kw_only=True)
-    """Seed; image i depends on (seed, i) alone."""
-
-    workers: int = field(default_factory=lambda: os.cpu_count() or 1, kw_only=True)
-    """Threads that make images; the bytes do not depend on it."""
-
-    def __post_init__(self) -> None:
-        low, high = self.cells
-        if not 1 <= low <= high:
-            raise ValueError(f"cells must be two numbers 1 <= LOW <= HIGH, got {low} {high}")
-        check_least(self, 1, "images", "workers")
-        if not 32 <= self.size <= self.canvas <= 20000:
-            raise ValueError(
-                f"size and canvas must be 32 <= size <= canvas <= 20000, "
-                f"got {self.size} and {self.canvas}"
-            )
-        if not 0 <= self.holdout < 1:
-            raise ValueError(f"holdout must be in [0, 1), got {self.holdout}")
-        check_least(self, 0, "seed")
-        if self.smear is None and (self.templates or self.boxes):
-            raise ValueError("templates and boxes belong to a smear: give smear too")
-        if self.templates and self.boxes:
-            raise ValueError("give templates or boxes, not both")
+from skipshift.specs import EvaluationSpec, ExecutionSpec
 
 
 @dataclass(frozen=True)

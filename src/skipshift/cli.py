@@ -97,6 +97,13 @@ def _command(run: Callable[..., str]) -> Callable[[Any], None]:
 for _part in (EvaluationSpec, ExecutionSpec):
     # their fields are options of the command, without a prefix
     Parameter(name="*")(_part)
+_prepare = App(
+    name="prepare", help="Prepare a public clinical data set, or any folders, as a manifest."
+)
+app.command(_prepare)
+
+for _reader in (commands.prepare_mms, commands.prepare_folder):
+    _prepare.command(_command(_reader), name=_reader.__name__.removeprefix("prepare_"))
 
 for _run_spec in (
     commands.demo,

@@ -12,8 +12,8 @@ from skipshift.arguments import (
     ProfileRunSpec,
     ReportSpec,
     StudyRunSpec,
-    SynthSpec,
 )
+from skipshift.data.specs import FolderSpec, MmsSpec, SynthSpec
 from skipshift.progress import Progress, silent
 from skipshift.specs import SkipshiftError, StudySpec, read_spec
 
@@ -23,6 +23,22 @@ def synth(spec: SynthSpec, progress: Progress = silent) -> str:
     from skipshift.data.synthetic import write_synthetic
 
     return f"manifest: {write_synthetic(spec, progress)}"
+
+
+def prepare_mms(spec: MmsSpec, progress: Progress = silent) -> str:
+    """Prepare the M&Ms challenge."""
+    from skipshift.data import mms, writing
+
+    mms.prepare_mms(spec, progress)
+    return writing.describe(spec.out)
+
+
+def prepare_folder(spec: FolderSpec, progress: Progress = silent) -> str:
+    """Prepare folders of images and masks."""
+    from skipshift.data import folder, writing
+
+    folder.prepare_folder(spec, progress)
+    return writing.describe(spec.out)
 
 
 def demo(spec: DemoSpec, progress: Progress = silent) -> str:

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from skipshift.arguments import DemoSpec, SynthSpec
+from skipshift.arguments import DemoSpec
+from skipshift.data.specs import SynthSpec
 from skipshift.data.synthetic import write_synthetic
 from skipshift.progress import Progress, silent
 from skipshift.specs import StudySpec, TrainingSpec

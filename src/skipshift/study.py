@@ -16,6 +16,7 @@ import yaml
 from skipshift import records
 from skipshift.cluster import run_tasks
 from skipshift.comparisons import AWAY, compare
+from skipshift.data.images import image_size
 from skipshift.data.manifest import read_manifest
 from skipshift.data.splits import CASE, draw_folds, leave_out_domains, read_folds
 from skipshift.grid import Run, Study, changes, is_done
@@ -71,19 +72,24 @@ def open_study(spec: StudySpec, out: Path) -> Study:
     cases = read_manifest(spec.manifest)
     trained = cases.loc[cases["split"] == "train", "domain"]
     test = cases[cases["split"] == "test"]
-    if not test["domain"].isin(trained).any():
+    home = test["domain"].isin(trained)
+    if not home.any():
         raise SkipshiftError(f"{spec.manifest}: has no test cases of the domain that is trained on")
     if AWAY in set(test["domain"]):
         raise SkipshiftError(
             f"{spec.manifest}: {AWAY!r} stands for the mean of several domains; rename that domain"
         )
     for shifted in spec.profile_shifts:
-        if not parse_shift(shifted) and shifted not in set(test["domain"]):
+        others = home if parse_shift(shifted) else test["domain"] == shifted
+        if not others.any():
             known = ", ".join(test["domain"].unique())
             raise SkipshiftError(
                 f"profile_shifts: {shifted!r} is no shift such as brightness:0.75 and no domain of "
                 f"the test cases ({known})"
             )
+        if spec.evaluation_crop is None:
+            _check_sizes(test.loc[home, "image"])
+            _check_sizes(test.loc[others, "image"])
     draw = leave_out_domains if spec.leave_one_domain_out else draw_folds
     folds, file = draw(cases, spec.folds), out / records.SPLITS
     if file.exists():
@@ -92,6 +98,18 @@ def open_study(spec: StudySpec, out: Path) -> Study:
         if alike and kept[CASE].equals(folds[CASE]):
             folds = kept
     return Study(spec, cases, folds, out)
+
+
+def _check_sizes(images: "pd.Series[str]") -> None:
+    """Refuse images of several sizes where they are profiled: their features are one array."""
+    first = image_size(Path(images.iloc[0]))
+    for file in images:
+        size = image_size(Path(file))
+        if size != first:
+            raise SkipshiftError(
+                f"{file}: is {size[0]} x {size[1]}, other test images of its domain are "
+                f"{first[0]} x {first[1]}; set evaluation_crop, or profile_shifts to []"
+            )
 
 
 def chosen_runs(study: Study, execution: ExecutionSpec) -> list[Run]:

@@ -5,14 +5,20 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from skipshift.data.images import Pixels, read_image, read_mask
 from skipshift.specs import SkipshiftError
 
+Level = TypeVar("Level", bound=np.generic)
+
 COLUMNS = ("case", "image", "mask", "domain", "group", "split", "stratum")
+"""What every manifest has; further columns, such as ``spacing``, are kept as they are."""
+
 SPLITS = ("train", "test")
 
 
@@ -34,9 +40,10 @@ def read_manifest(path: Path) -> pd.DataFrame:
 
     Returns
     -------
-    A row per case with the columns of `COLUMNS` as strings; ``image`` and ``mask`` are made
-    absolute. `SkipshiftError` names the line for a missing column or file, a path that leaves the
-    manifest's folder, a repeated case, an unknown split, or a group on both sides of the split.
+    A row per case with the columns of `COLUMNS` and any others behind them, as strings; ``image``
+    and ``mask`` are made absolute. `SkipshiftError` names the line for a missing column or file, a
+    path that leaves the manifest's folder, a repeated case, an unknown split, or a group on both
+    sides of the split.
     """
     path = Path(path)
     try:
@@ -50,11 +57,16 @@ def read_manifest(path: Path) -> pd.DataFrame:
         )
     if cases.empty:
         raise SkipshiftError(f"{path}: has no cases; give it one row per image")
-    cases = cases[list(COLUMNS)]
+    cases = known_first(cases)
     _check_rows(path, cases)
     for column in ("image", "mask"):
         cases[column] = [_inside(path, text, line) for line, text in enumerate(cases[column], 2)]
     return cases
+
+
+def known_first(cases: pd.DataFrame) -> pd.DataFrame:
+    """Put the columns of `COLUMNS` before any others."""
+    return cases[[*COLUMNS, *(column for column in cases if column not in COLUMNS)]]
 
 
 def read_cases(
@@ -74,13 +86,25 @@ def read_cases(
                 waiting.append(pool.submit(_read_case, row, classes, crop))
 
 
-def centre_crop(pixels: Pixels, side: int) -> Pixels:
+def centre_crop(pixels: npt.NDArray[Level], side: int) -> npt.NDArray[Level]:
     """Cut the centred square of ``side`` from (H, W, ...); `ValueError` if it does not fit."""
     height, width = pixels.shape[:2]
     if side > min(height, width):
         raise ValueError(f"a crop of {side} does not fit an image of {width} x {height}")
     top, left = (height - side) // 2, (width - side) // 2
     return pixels[top : top + side, left : left + side]
+
+
+def square_crop(pixels: npt.NDArray[Level]) -> npt.NDArray[Level]:
+    """Cut the centred square whose side is the shorter side down to a multiple of 32.
+
+    >>> [square_crop(np.zeros(shape)).shape for shape in [(240, 196), (512, 440)]]
+    [(192, 192), (416, 416)]
+    """
+    height, width = pixels.shape[:2]
+    if min(height, width) < 32:
+        raise ValueError(f"an image must be at least 32 x 32, got {width} x {height}")
+    return centre_crop(pixels, min(height, width) // 32 * 32)
 
 
 def _check_rows(path: Path, cases: pd.DataFrame) -> None:
@@ -105,7 +129,7 @@ def _check_rows(path: Path, cases: pd.DataFrame) -> None:
 
 
 def _inside(manifest: Path, text: str, line: int) -> str:
-    folder = manifest.parent.absolute()
+    folder = Path(os.path.normpath(manifest.parent.absolute()))
     file = Path(os.path.normpath(folder / text))
     if not text or Path(text).is_absolute() or not file.is_relative_to(folder):
         raise SkipshiftError(

@@ -4,11 +4,9 @@ Image i is drawn by a generator seeded with (seed, i), so neither the order nor 
 workers changes a byte. Workers are threads: OpenCV lets go of the interpreter while it works.
 """
 
-import contextlib
 import hashlib
 import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,20 +15,19 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from skipshift.arguments import SynthSpec
 from skipshift.data.images import Pixels, read_image, write_png
+from skipshift.data.specs import SynthSpec
+from skipshift.data.splits import draw_holdout
 from skipshift.data.templates import Boxes, Templates, cell_mask, load_templates, stain_mask
+from skipshift.data.writing import IMAGES, MANIFEST, MASKS, holds, run_all, write_table
 from skipshift.names import ORIGINAL
 from skipshift.progress import Progress, silent
-from skipshift.records import read_json, unwritable, write_bytes, write_json
-from skipshift.specs import SkipshiftError, to_plain
+from skipshift.records import write_json
+from skipshift.specs import to_plain
 
-MANIFEST = "manifest.csv"
 RECIPE = "synth.json"
 PICTURE = "templates.png"
 BOXES = "templates.json"
-IMAGES = "images"
-MASKS = "masks"
 
 _RECIPE_VERSION = 1
 """To be raised by any change of this module that changes the bytes of a set."""
@@ -83,13 +80,13 @@ def write_synthetic(spec: SynthSpec, progress: Progress = silent) -> Path:
     templates = load_templates(spec)
     _check_canvas(spec, templates)
     recipe = _recipe(spec, templates)
-    _claim(spec.out, recipe)
+    if not holds(spec.out, RECIPE, recipe):
+        write_json(spec.out / RECIPE, recipe)
     _show(spec, templates)
     _write_images(spec, templates, progress)
     manifest = spec.out / MANIFEST
     if not manifest.exists():
-        table = tabulate(spec, recipe["counts"])
-        write_bytes(manifest, table.to_csv(index=False, lineterminator="\n").encode())
+        write_table(manifest, tabulate(spec, recipe["counts"]))
     return manifest
 
 
@@ -154,25 +151,6 @@ def compose(
     return _resize(image, size), np.asarray(classes, dtype=np.uint8)
 
 
-def draw_holdout(strata: Sequence[str], holdout: float, seed: int) -> list[bool]:
-    """Draw which cases are held out; each stratum's share is equal to within one case.
-
-    >>> sum(draw_holdout(["low", "high"] * 50, 0.2, seed=0))
-    20
-    """
-    rng = _side_stream(seed, 0)
-    groups = [np.flatnonzero(np.array(strata) == name) for name in sorted(set(strata))]
-    quotas = np.array([holdout * len(group) for group in groups])
-    wanted = min(max(round(holdout * len(strata)), 1), len(strata) - 1) if holdout else 0
-    takes = np.floor(quotas).astype(int)
-    for group in np.argsort(takes - quotas, kind="stable")[: max(0, wanted - takes.sum())]:
-        takes[group] += 1
-    held_out = np.zeros(len(strata), dtype=bool)
-    for group, take in zip(groups, takes, strict=True):
-        held_out[rng.permutation(group)[:take]] = True
-    return [bool(flag) for flag in held_out]
-
-
 def tabulate(spec: SynthSpec, counts: Sequence[int]) -> pd.DataFrame:
     """Build the manifest of a set from the number of cells of each image."""
     midpoint = sum(spec.cells) / 2
@@ -203,15 +181,11 @@ def _generator(spec: SynthSpec, index: int) -> np.random.Generator:
 def _draw_count(spec: SynthSpec, index: int, rng: np.random.Generator) -> int:
     low, high = spec.cells
     count = int(rng.integers(low, high + 1))
-    coin = _side_stream(spec.seed, 1, index // 2).integers(2)
+    coins = np.random.SeedSequence(spec.seed, spawn_key=(1, index // 2))
+    coin = np.random.default_rng(coins).integers(2)
     # mirrored at the middle of the range where it lies on the wrong side of it: still uniform
     pick = max if (index + coin) % 2 else min
     return pick(count, low + high - count)
-
-
-def _side_stream(seed: int, *key: int) -> np.random.Generator:
-    """Give a stream of random numbers apart from those of the images, which are (seed, index)."""
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 
 
 def _draw_places(
@@ -263,35 +237,6 @@ def _recipe(spec: SynthSpec, templates: Templates) -> dict[str, Any]:
     }
 
 
-def _claim(out: Path, recipe: dict[str, Any]) -> None:
-    """Write the recipe into an empty folder; `SkipshiftError` if another set is there."""
-    try:
-        names = [path.name for path in out.iterdir()]
-    except FileNotFoundError:
-        names = []
-    except OSError as error:
-        raise unwritable(out, error) from None
-    if RECIPE in names:
-        _check_recipe(out, read_json(out / RECIPE), recipe)
-    elif any(not name.startswith(".") for name in names):
-        raise SkipshiftError(f"{out}: is not empty and holds no synthetic set; choose a new folder")
-    else:
-        write_json(out / RECIPE, recipe)
-
-
-def _check_recipe(out: Path, found: Any, recipe: dict[str, Any]) -> None:
-    way_out = "choose another folder or delete this one"
-    if not isinstance(found, dict) or not isinstance(found.get("templates"), dict):
-        raise SkipshiftError(f"{out / RECIPE}: is not a recipe of skipshift; {way_out}")
-    for name in ("recipe", *_BYTES_DEPEND_ON):
-        if found.get(name) != recipe[name]:
-            raise SkipshiftError(
-                f"{out}: holds a set with {name} {found.get(name)}, not {recipe[name]}; {way_out}"
-            )
-    if found["templates"].get("sha256") != recipe["templates"]["sha256"]:
-        raise SkipshiftError(f"{out}: holds a set made from other templates; {way_out}")
-
-
 def _write_images(spec: SynthSpec, templates: Templates, progress: Progress) -> None:
     names = [f"{_case(index)}.png" for index in range(spec.images)]
     done = _finished(spec.out / IMAGES) & _finished(spec.out / MASKS)
@@ -311,13 +256,7 @@ def _write_images(spec: SynthSpec, templates: Templates, progress: Progress) -> 
         write_png(spec.out / IMAGES / names[index], image)
         write_png(spec.out / MASKS / names[index], mask)
 
-    with _one_thread_an_image(), ThreadPoolExecutor(spec.workers) as pool:
-        waiting = [pool.submit(make, index) for index in missing]
-        try:
-            for ready in progress(as_completed(waiting), "synthetic images", len(missing)):
-                ready.result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    run_all(make, missing, spec.workers, progress, "synthetic images")
 
 
 def _finished(folder: Path) -> set[str]:
@@ -329,16 +268,6 @@ def _finished(folder: Path) -> set[str]:
         elif path.stat().st_size:
             names.add(path.name)
     return names
-
-
-@contextlib.contextmanager
-def _one_thread_an_image() -> Iterator[None]:
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(before)
 
 
 def _show(spec: SynthSpec, templates: Templates) -> None:

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from skipshift.arguments import SynthSpec
 from skipshift.data.drawn import draw_artifacts, draw_background, draw_cells
 from skipshift.data.images import Pixels, read_image
+from skipshift.data.specs import SynthSpec
 from skipshift.records import read_json
 from skipshift.specs import SkipshiftError, from_plain
 

@@ -1,0 +1,212 @@
+"""What sets to make or prepare, as frozen dataclasses; as `skipshift.specs`, free of torch."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class SynthSpec:
+    """Make the paper's synthetic malaria set (section III-A): images, masks and a manifest.
+
+    With no smear the templates are drawn by the program. A smear needs boxes of one background,
+    three cells and three artifacts: from a template file, from a BBBC041 annotation file, from the
+    files that skipshift ships for two named BBBC041 images, or found automatically.
+    """
+
+    out: Path
+    """Folder to write: images/, masks/, manifest.csv, synth.json, templates.png.
+
+    From a smear also templates.json, the boxes that were cut, to correct and give as templates.
+    """
+
+    smear: Path | None = field(default=None, kw_only=True)
+    """RGB picture of a real blood smear to cut templates from."""
+
+    templates: Path | None = field(default=None, kw_only=True)
+    """JSON file with the boxes to cut from the smear."""
+
+    boxes: Path | None = field(default=None, kw_only=True)
+    """BBBC041 annotation file (training.json) from which to pick the three cells."""
+
+    images: int = field(default=1000, kw_only=True)
+    """How many images to make."""
+
+    cells: tuple[int, int] = field(default=(1, 100), kw_only=True)
+    """Lowest and highest number of cells in an image, both included."""
+
+    size: int = field(default=512, kw_only=True)
+    """Side of the finished image in pixels."""
+
+    canvas: int = field(default=1500, kw_only=True)
+    """Side of the canvas on which cells are placed, in pixels, before it is resized."""
+
+    holdout: float = field(default=0.2, kw_only=True)
+    """Share of the images that form the hold-out test set."""
+
+    seed: int = field(default=0, kw_only=True)
+    """Seed; image i depends on (seed, i) alone."""
+
+    workers: int = field(default_factory=lambda: os.cpu_count() or 1, kw_only=True)
+    """Threads that make images; the bytes do not depend on it."""
+
+    def __post_init__(self) -> None:
+        low, high = self.cells
+        if not 1 <= low <= high:
+            raise ValueError(f"cells must be two numbers 1 <= LOW <= HIGH, got {low} {high}")
+        if self.images < 1:
+            raise ValueError(f"images must be at least 1, got {self.images}")
+        if not 32 <= self.size <= self.canvas <= 20000:
+            raise ValueError(
+                f"size and canvas must be 32 <= size <= canvas <= 20000, "
+                f"got {self.size} and {self.canvas}"
+            )
+        if not 0 <= self.holdout < 1:
+            raise ValueError(f"holdout must be in [0, 1), got {self.holdout}")
+        if self.seed < 0:
+            raise ValueError(f"seed must be >= 0, got {self.seed}")
+        if self.workers < 1:
+            raise ValueError(f"workers must be at least 1, got {self.workers}")
+        if self.smear is None and (self.templates or self.boxes):
+            raise ValueError("templates and boxes belong to a smear: give smear too")
+        if self.templates and self.boxes:
+            raise ValueError("give templates or boxes, not both")
+
+
+@dataclass(frozen=True)
+class MmsSpec:
+    """Prepare the M&Ms cardiac MR challenge as the paper's MV-MR set (section III-D).
+
+    Reads the challenge as distributed (folders ID/ID_sa.nii.gz and ID_sa_gt.nii.gz below Training,
+    Validation and Testing, and the information CSV), or volumes of one phase each with an index.csv
+    of patient, vendor, centre, phase, image, label. Every labelled slice is a case.
+    """
+
+    src: Path
+    """Folder with the information CSV or with index.csv."""
+
+    out: Path
+    """Folder to write: images/, masks/, manifest.csv, prepare.json."""
+
+    centres: tuple[str, ...] = field(default=("A:1", "B:2", "C:4", "D:5"), kw_only=True)
+    """VENDOR:CENTRE of each domain; the domain is named by the vendor."""
+
+    train: str = field(default="A", kw_only=True)
+    """Vendor that is trained on."""
+
+    train_subjects: int = field(default=75, kw_only=True)
+    """Training subjects, from the challenge's training part."""
+
+    test_subjects: int = field(default=16, kw_only=True)
+    """Test subjects of each vendor, from the testing part before the others."""
+
+    leave_out: tuple[str, ...] = field(default=(), kw_only=True)
+    """Subjects to leave out, by their ID."""
+
+    keep_empty: bool = field(default=False, kw_only=True)
+    """Keep slices of a labelled frame that hold no label. Not stated in the paper."""
+
+    seed: int = field(default=0, kw_only=True)
+    """Seed of the draw of subjects where there are more than asked for."""
+
+    workers: int = field(default_factory=lambda: os.cpu_count() or 1, kw_only=True)
+    """Threads that read volumes; the bytes do not depend on it."""
+
+    def __post_init__(self) -> None:
+        vendors = [text.partition(":")[0] for text in self.centres]
+        if not all(all(text.partition(":")) for text in self.centres):
+            raise ValueError(f"centres must be VENDOR:CENTRE, got {' '.join(self.centres)}")
+        if len(set(vendors)) != len(vendors):
+            raise ValueError(f"centres must name each vendor once, got {' '.join(self.centres)}")
+        if self.train not in vendors:
+            raise ValueError(f"train must be one of the vendors {vendors}, got {self.train!r}")
+        if min(self.train_subjects, self.test_subjects) < 1:
+            raise ValueError(
+                f"train_subjects and test_subjects must be at least 1, "
+                f"got {self.train_subjects} and {self.test_subjects}"
+            )
+        if self.seed < 0:
+            raise ValueError(f"seed must be >= 0, got {self.seed}")
+        if self.workers < 1:
+            raise ValueError(f"workers must be at least 1, got {self.workers}")
+
+
+@dataclass(frozen=True)
+class FolderSpec:
+    """Prepare any folders of images and masks: PNG, TIFF, JPEG, BMP, NPY or NIfTI, 8 or 16 bit.
+
+    A pattern is a path below SRC with * for any text and the fields {domain}, {group} and {case}
+    for text that means something. What a pattern does not tell, a table may. NIfTI volumes are cut
+    into slices along their third axis.
+    """
+
+    src: Path
+    """Folder with everything below it."""
+
+    out: Path
+    """Folder to write: images/, masks/, manifest.csv, prepare.json."""
+
+    images: str = field(default="{domain}/images/{case}.*", kw_only=True)
+    """Pattern of the images."""
+
+    masks: tuple[str, ...] = field(default=("{domain}/masks/{case}.*",), kw_only=True)
+    """Pattern of the masks; or NAME=PATTERN of each class, painted in order where above 0."""
+
+    classes: tuple[str, ...] = field(default=(), kw_only=True)
+    """Name of each mask value 0, 1, ...; what the masks name, or background and object."""
+
+    colours: tuple[str, ...] = field(default=(), kw_only=True)
+    """NAME=#RRGGBB or NAME=VALUE of each colour or level of the masks; the first is class 0."""
+
+    instances: bool = field(default=False, kw_only=True)
+    """Masks number their objects: any value above 0 is class 1; several files are put together."""
+
+    border: bool = field(default=False, kw_only=True)
+    """With instances, the outermost pixels of each object are class 2."""
+
+    channels: Literal[1, 3] | None = field(default=None, kw_only=True)
+    """Write all images grey (1) or in colour (3); as they are if absent."""
+
+    rescale: bool = field(default=False, kw_only=True)
+    """Stretch each image or slice to the full range; for numbers that are not of 8 or 16 bits."""
+
+    square: bool = field(default=False, kw_only=True)
+    """Cut the centred square whose side is the shorter side down to a multiple of 32."""
+
+    table: Path | None = field(default=None, kw_only=True)
+    """CSV below SRC with a row per image: case, and any of domain, group, split, stratum."""
+
+    columns: tuple[str, ...] = field(default=(), kw_only=True)
+    """NAME=COLUMN where the table calls case, domain, group, split or stratum otherwise."""
+
+    train: tuple[str, ...] = field(default=(), kw_only=True)
+    """Domains that are trained on; all others are for testing. The only domain if absent."""
+
+    holdout: float = field(default=0.2, kw_only=True)
+    """Share of the groups of the training domains that is held out, equal in each stratum."""
+
+    seed: int = field(default=0, kw_only=True)
+    """Seed of the hold-out."""
+
+    workers: int = field(default_factory=lambda: os.cpu_count() or 1, kw_only=True)
+    """Threads that read images; the bytes do not depend on it."""
+
+    def __post_init__(self) -> None:
+        named = ["=" in text for text in self.masks]
+        if not self.masks or (any(named) and not all(named)) or named.count(False) > 1:
+            raise ValueError(
+                f"masks must be one pattern, or NAME=PATTERN each, got {list(self.masks)}"
+            )
+        if sum((bool(self.colours), self.instances, any(named))) > 1:
+            raise ValueError("colours, instances and masks of NAME=PATTERN exclude each other")
+        if self.border and not self.instances:
+            raise ValueError("border belongs to instances: give instances too")
+        if not 0 <= self.holdout < 1:
+            raise ValueError(f"holdout must be in [0, 1), got {self.holdout}")
+        if self.columns and self.table is None:
+            raise ValueError("columns belong to a table: give table too")
+        if self.seed < 0:
+            raise ValueError(f"seed must be >= 0, got {self.seed}")
+        if self.workers < 1:
+            raise ValueError(f"workers must be at least 1, got {self.workers}")

@@ -4,7 +4,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from skipshift.features import collect, tapped, taps_of
+from skipshift.features import collect, tapped
+from skipshift.layers import taps_of
 from skipshift.models import Unet
 
 

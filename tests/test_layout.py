@@ -10,7 +10,7 @@ import skipshift
 SOURCE = Path(skipshift.__file__).parent
 
 ORDER = [
-    "names", "specs", "progress", "records", "shifts", "counts", "distances", "statistics",
+    "names", "specs", "progress", "records", "shifts", "counts", "distances", "statistics", "layers",
     "data.images",
     "data.manifest", "data.splits", "data.sources", "data.drawn", "data.templates",
     "data.synthetic", "data.crops", "models", "inference", "losses", "features",

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from skipshift.distances import channel_range, hellinger_of_counts, histogram, joint_range
-from skipshift.features import Features, Layers, collect
+from skipshift.features import Features, collect
+from skipshift.layers import Layers
 from skipshift.records import read_json, read_table, write_json, write_table
 from skipshift.specs import ProfileSpec, from_plain, to_plain
 from skipshift.statistics import Weights, centred_interval, halves, resamples

@@ -10,10 +10,11 @@ import skipshift
 SOURCE = Path(skipshift.__file__).parent
 
 ORDER = [
-    "names", "specs", "progress", "records", "shifts", "counts", "distances", "statistics", "layers",
-    "data.images",
+    "names", "specs", "extras", "progress", "records", "shifts", "counts", "distances",
+    "statistics", "data.images", "data.volumes", "data.preprocess",
     "data.manifest", "data.splits", "data.sources", "data.drawn", "data.templates",
-    "data.synthetic", "data.crops", "models", "inference", "losses", "features",
+    "data.synthetic", "data.crops", "layers", "models",
+    "checkpoints", "inference", "losses", "features",
     "page.views", "page.style", "page.figures", "page.pictures", "page.findings", "page.verdict",
     "page.rows", "page.report", "profile", "training", "evaluation", "study", "demo", "commands",
     "allocator", "cli",

@@ -237,7 +237,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise SkipshiftError(
             f"{path}: holds more than weights ({type(error).__name__}); save its state_dict alone"
         ) from None
-    weights = weights.get("state_dict", weights) if isinstance(weights, dict) else weights
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(weights, dict) and isinstance(weights.get(key), dict):
+            weights = weights[key]
     if not isinstance(weights, dict) or not all(isinstance(v, Tensor) for v in weights.values()):
         raise SkipshiftError(f"{path}: holds no state_dict; save the network's state_dict alone")
     return weights

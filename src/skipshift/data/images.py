@@ -2,6 +2,7 @@
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -23,6 +24,25 @@ def read_image(path: Path) -> Pixels:
     if mode in ("L", "1", "LA"):
         return pixels[..., None]
     return pixels
+
+
+def read_deep(path: Path) -> npt.NDArray[Any]:
+    """Decode an image as (H, W, C) as it is stored: uint8, uint16 or float32; C as in `read_image`.
+
+    `SkipshiftError` as `read_image`, and for values of other types.
+    """
+    if path.suffix.lower() not in (".png", ".tif", ".tiff"):
+        return read_image(path)
+    try:
+        stored = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    except (OSError, cv2.error):
+        stored = None
+    # what OpenCV cannot read, Pillow says why; palettes and bitmaps it reads in its own way
+    if stored is None or stored.dtype == np.uint8:
+        return read_image(path)
+    if stored.dtype not in (np.uint16, np.float32):
+        raise SkipshiftError(f"{path}: holds {stored.dtype}; write it as 8 or 16 bits or float32")
+    return stored[..., 2::-1] if stored.ndim == 3 else stored[..., None]
 
 
 def read_mask(path: Path, classes: int) -> Pixels:

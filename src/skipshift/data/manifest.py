@@ -5,8 +5,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from skipshift.data.images import Pixels, read_image, read_mask
@@ -74,7 +76,7 @@ def read_cases(
                 waiting.append(pool.submit(_read_case, row, classes, crop))
 
 
-def centre_crop(pixels: Pixels, side: int) -> Pixels:
+def centre_crop(pixels: npt.NDArray[Any], side: int) -> npt.NDArray[Any]:
     """Cut the centred square of ``side`` from (H, W, ...); `ValueError` if it does not fit."""
     height, width = pixels.shape[:2]
     if side > min(height, width):

@@ -30,7 +30,7 @@ def collect(net: nn.Module, batches: Iterable[Tensor], layers: Layers | None = N
     Parameters
     ----------
     batches
-        (N, C, H, W) or, of volumes, (N, C, H, W, D) tensors, uint8 (then divided by 255) or float,
+        (N, C, H, W) or, of volumes, (N, C, D, H, W) tensors, uint8 (then divided by 255) or float,
         all of one size.
 
     Returns

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from skipshift import shifts
+    from skipshift.checkpoints import load_net
     from skipshift.distances import hellinger
     from skipshift.evaluation import evaluate
     from skipshift.models import Unet
@@ -32,6 +33,7 @@ _HOMES = {
     "Unet": "skipshift.models",
     "evaluate": "skipshift.evaluation",
     "hellinger": "skipshift.distances",
+    "load_net": "skipshift.checkpoints",
     "profile_shift": "skipshift.profile",
     "run_study": "skipshift.study",
     "train": "skipshift.training",
@@ -47,6 +49,7 @@ __all__ = [
     "Unet",
     "evaluate",
     "hellinger",
+    "load_net",
     "profile_shift",
     "run_study",
     "shifts",

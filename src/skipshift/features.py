@@ -74,10 +74,8 @@ def tapped(
     kept: dict[str, Tensor] = {}
     calls: Counter[str] = Counter()
 
-    def visit_for(name: str, address: Address, module: nn.Module) -> Callable[..., None]:
-        signature = inspect.signature(module.forward)
-
-        def visit(_module: nn.Module, inputs: Any, named: Any, output: Any = None) -> None:
+    def visit_for(name: str, address: Address) -> Callable[..., None]:
+        def visit(module: nn.Module, inputs: Any, named: Any, output: Any = None) -> None:
             calls[name] += 1
             if address.call is None and calls[name] > 1:
                 raise ValueError(
@@ -87,7 +85,8 @@ def tapped(
             if address.call not in (None, calls[name]):
                 return
             if address.argument is not None:
-                output = signature.bind(*inputs, **named).arguments.get(address.argument)
+                given = inspect.signature(module.forward).bind(*inputs, **named).arguments
+                output = given.get(address.argument)
             kept[name] = reduce(name, address.pick(output))
 
         return visit
@@ -96,7 +95,7 @@ def tapped(
         hooks.callback(net.register_forward_pre_hook(lambda *_: calls.clear()).remove)
         for name, text in taps.items():
             address, module = parse(text), module_of(net, text)
-            visit = visit_for(name, address, module)
+            visit = visit_for(name, address)
             if address.argument is None:
                 handle = module.register_forward_hook(visit, with_kwargs=True)
             else:

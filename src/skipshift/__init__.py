@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from skipshift import shifts
+    from skipshift.checkpoints import load_net
     from skipshift.data.specs import SynthSpec
     from skipshift.distances import hellinger
     from skipshift.evaluation import evaluate
@@ -33,6 +34,7 @@ _HOMES = {
     "Unet": "skipshift.models",
     "evaluate": "skipshift.evaluation",
     "hellinger": "skipshift.distances",
+    "load_net": "skipshift.checkpoints",
     "profile_shift": "skipshift.profile",
     "run_study": "skipshift.study",
     "train": "skipshift.training",
@@ -49,6 +51,7 @@ __all__ = [
     "Unet",
     "evaluate",
     "hellinger",
+    "load_net",
     "profile_shift",
     "run_study",
     "shifts",

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
 
 from skipshift.specs import EvaluationSpec, ExecutionSpec
 
@@ -70,11 +72,11 @@ class ProfileRunSpec:
     """Profile one network between two sets of images: no study and no masks needed.
 
     A set is a folder of images, a manifest, MANIFEST#domain, or for the shifted set a shift of the
-    reference such as brightness:0.75.
+    reference such as brightness:0.75. Images are PNG, JPEG, TIFF or BMP, arrays (.npy) or NIfTI.
     """
 
-    net: Path
-    """Run folder with weights.safetensors and run.json."""
+    net: Annotated[Path, Parameter(name="NET")]
+    """Run folder, smp or nnU-Net folder, torch.export archive, or weights with a builder."""
 
     reference: str
     """Images of the domain the network knows."""
@@ -84,6 +86,19 @@ class ProfileRunSpec:
 
     out: Path
     """Folder to write: profile.csv, channels.parquet, profile.json, profile.svg."""
+
+    # the positional NET has no option of its own, so that --net can name what makes it
+    builder: Annotated[str | None, Parameter(name="--net")] = field(default=None, kw_only=True)
+    """Function that makes the network for a file of weights, module:function."""
+
+    layers: tuple[str, ...] = field(default=(), kw_only=True)
+    """A layer by name, address or pattern such as 's*' or 'encoder.*'; repeat it for more."""
+
+    preprocess: str = field(default="unit", kw_only=True)
+    """What is done to each image: unit, minmax, zscore, imagenet, none or module:function."""
+
+    volumes: bool = field(default=False, kw_only=True)
+    """Give the network whole volumes (NIfTI, NPY) instead of their slices."""
 
     crop: int | None = field(default=None, kw_only=True)
     """Side of a centred crop of the images, a multiple of 32; whole images without it."""

@@ -100,25 +100,29 @@ def evaluate(spec: EvaluateSpec, progress: Progress = silent) -> str:
 
 def profile(spec: ProfileRunSpec, progress: Progress = silent) -> str:
     """Profile one network between two sets of images."""
+    from skipshift.checkpoints import load_net
+    from skipshift.data.preprocess import prepare, preprocess_of
     from skipshift.data.sources import read_pair
     from skipshift.inference import best_device
-    from skipshift.models import Unet
+    from skipshift.layers import taps_of
     from skipshift.page.style import to_svg
     from skipshift.profile import profile_shift
     from skipshift.specs import ProfileSpec
 
-    net = Unet.load(spec.net).to(best_device())
-    sets = read_pair(spec.reference, spec.shifted, spec.crop)
+    function = preprocess_of(spec.preprocess)
+    net = load_net(spec.net, spec.builder).to(best_device())
+    layers = taps_of(net, spec.layers) if spec.layers else None
+    sets = read_pair(spec.reference, spec.shifted, spec.crop, spec.volumes)
     settings = ProfileSpec(bins=spec.bins, seed=spec.seed)
+    size = settings.batch_size
+    batches = [[s.images[i : i + size] for i in range(0, len(s.images), size)] for s in sets]
     loaders = [
-        progress(
-            [s.images[i : i + 8].transpose(0, 3, 1, 2) for i in range(0, len(s.images), 8)], label
-        )
-        for s, label in zip(sets, ("reference", "shifted"), strict=True)
+        (prepare(batch, function) for batch in progress(parts, label))
+        for parts, label in zip(batches, ("reference", "shifted"), strict=True)
     ]
     groups = (sets[0].groups, sets[1].groups)
     try:
-        measured = profile_shift(net, loaders[0], loaders[1], groups=groups, spec=settings)
+        measured = profile_shift(net, loaders[0], loaders[1], layers, groups, settings)
     except ValueError as error:
         raise SkipshiftError(f"{spec.net} on {spec.reference}, {spec.shifted}: {error}") from None
     measured.save(spec.out)

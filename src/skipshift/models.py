@@ -14,6 +14,7 @@ from segmentation_models_pytorch.encoders import encoders, get_encoder
 from timm import is_model, list_models
 from torch import Tensor, nn
 
+from skipshift.layers import taps_of
 from skipshift.names import LEVELS, check_skips, skips_of, variant_of
 from skipshift.records import RUN_RECORD, WEIGHTS, read_json, write_bytes, write_json
 from skipshift.specs import SkipshiftError
@@ -59,8 +60,7 @@ class Unet(nn.Module):
         self.skips = check_skips(tuple(skips))
         self.encoder_name, self.classes, self.in_channels = encoder, classes, in_channels
         self.encoder = _make_encoder(encoder, encoder_weights, in_channels)
-        self.encoder_channels: tuple[int, ...] = tuple(self.encoder.out_channels)  # type: ignore[arg-type]
-        channels = list(self.encoder_channels)
+        channels: list[int] = list(self.encoder.out_channels)  # type: ignore[arg-type]
         for level in set(LEVELS) - set(self.skips):
             if channels[level] == 0:
                 raise ValueError(
@@ -118,9 +118,10 @@ class Unet(nn.Module):
     def taps(self) -> dict[str, str]:
         """Addresses of the layers by name, for `skipshift.features`, in depth order.
 
-        ``e2`` is the encoder's feature at stride 2, ``d1`` the decoder block at stride 1.
+        ``e2`` is the encoder's feature at stride 2, and with it the skip L1, which hands it on
+        unchanged; ``d1`` is the decoder block at stride 1.
         """
-        return unet_taps(self.encoder_channels)
+        return taps_of(self)
 
     def layers(self) -> tuple[str, ...]:
         """Names of the layers in depth order: encoder stages at strides 2..32, decoder 16..1."""
@@ -143,18 +144,8 @@ class Unet(nn.Module):
             raise SkipshiftError(
                 f"{folder / RUN_RECORD}: describes no skipshift network: {error}"
             ) from None
-        load_weights(net, _read_weights(folder / WEIGHTS), str(folder / WEIGHTS))
+        load_weights(net, read_weights(folder / WEIGHTS), str(folder / WEIGHTS))
         return net
-
-
-def unet_taps(channels: tuple[int, ...] | list[int]) -> dict[str, str]:
-    """Layers of a five-level U-net whose encoder has these channels at strides 1, 2, .., 32.
-
-    Stages of zero channels (an encoder without a stride-2 feature) are left out.
-    """
-    stages = {f"e{2**i}": f"encoder[{i}]" for i, width in enumerate(channels) if i and width}
-    blocks = {f"d{2 ** (4 - i)}": f"decoder.blocks.{i}" for i in range(5)}
-    return stages | blocks
 
 
 def check_sides(*sides: int) -> None:
@@ -219,7 +210,7 @@ def _imagenet_encoder(name: str) -> nn.Module:
 
 def _encoder_keys(encoder: nn.Module, path: Path) -> dict[str, Tensor]:
     """Weights of a file under the encoder's own names, without the classifier of a whole net."""
-    weights = _read_weights(path)
+    weights = read_weights(path)
     own = set(encoder.state_dict())
     prefixes = ("encoder.", "module.encoder.", "module.", "model.", "backbone.", "")
     stripped = [
@@ -232,7 +223,8 @@ def _encoder_keys(encoder: nn.Module, path: Path) -> dict[str, Tensor]:
     return {k: v for k, v in best.items() if k in own or not k.startswith(heads)}
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a state_dict, safetensors or torch's own; `SkipshiftError` if the file holds none."""
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -245,7 +237,9 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         raise SkipshiftError(
             f"{path}: holds more than weights ({type(error).__name__}); save its state_dict alone"
         ) from None
-    weights = weights.get("state_dict", weights) if isinstance(weights, dict) else weights
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(weights, dict) and isinstance(weights.get(key), dict):
+            weights = weights[key]
     if not isinstance(weights, dict) or not all(isinstance(v, Tensor) for v in weights.values()):
         raise SkipshiftError(f"{path}: holds no state_dict; save the network's state_dict alone")
     return weights

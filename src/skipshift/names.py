@@ -1,7 +1,11 @@
-"""Variants and shifts by name: what they are called, and what a name means."""
+"""Variants, shifts and functions by name: what they are called, and what a name means."""
 
-from collections.abc import Iterable, Mapping
+import importlib
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from itertools import combinations
+from pathlib import Path
+from typing import Any, cast
 
 LEVELS = (1, 2, 3, 4)
 """Skip levels: the skip at stride 2, 4, 8, 16 of the input (paper Fig. 1)."""
@@ -108,3 +112,25 @@ def seen(domain: str) -> str:
     'A (seen)'
     """
     return f"{domain} (seen)"
+
+
+def function_of(name: str) -> Callable[..., Any]:
+    """Find the function that is called ``module:function``; modules of the current folder too.
+
+    >>> function_of("math:sqrt")(4)
+    2.0
+    """
+    module, colon, function = name.partition(":")
+    if not (module and colon and function):
+        raise ValueError(f"{name!r} must be module:function")
+    folder = str(Path.cwd())
+    sys.path.insert(0, folder)
+    try:
+        found = getattr(importlib.import_module(module), function, None)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{name}: {error}; run from the folder that holds it") from None
+    finally:
+        sys.path.remove(folder)
+    if not callable(found):
+        raise ValueError(f"{name}: {module} has no function {function}")
+    return cast(Callable[..., Any], found)

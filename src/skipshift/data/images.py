@@ -15,8 +15,8 @@ from skipshift.records import write_bytes
 from skipshift.specs import SkipshiftError
 
 Pixels = npt.NDArray[np.uint8]
-Deep = npt.NDArray[np.uint8 | np.uint16]
-"""Pixels as they are in a file, of 8 or of 16 bits."""
+Deep = npt.NDArray[Any]
+"""Pixels as they are in a file: uint8, uint16 or float32."""
 
 
 def read_image(path: Path) -> Pixels:
@@ -24,17 +24,23 @@ def read_image(path: Path) -> Pixels:
 
     16-bit levels are rounded to the nearest of 8 bits. `SkipshiftError` as `read_deep`.
     """
-    return to_8_bit(read_deep(path))
+    return to_8_bit(_decode(path))
 
 
 def read_deep(path: Path) -> Deep:
-    """Decode an image as (H, W, C) uint8 or uint16, as it is stored; C as in `read_image`.
+    """Decode an image as (H, W, C) as it is stored: uint8, uint16 or, of one channel, float32.
 
     `SkipshiftError` if the file is absent, no image, truncated, too large or of other depths.
     """
-    with _opened(path) as image:
+    return _decode(path, floats=True)
+
+
+def _decode(path: Path, floats: bool = False) -> Deep:
+    with _opened(path, floats) as image:
         if image.mode.startswith("I;16"):
             return np.asarray(image, dtype=np.uint16)[..., None]
+        if image.mode == "F":
+            return np.asarray(image, dtype=np.float32)[..., None]
         if _is_16_bit(image):
             # Pillow gives the upper half of a 16-bit colour and says nothing
             return _decode_16_bit_colour(path, image)
@@ -120,17 +126,18 @@ def read_numbers(path: Path, in_colour: bool = False) -> npt.NDArray[np.int64]:
         one_channel = image.mode in ("L", "P", "1") or image.mode.startswith("I;16")
     if one_channel and not in_colour:
         return read_labels(path).astype(np.int64)
-    colours = in_channels(to_8_bit(read_deep(path)), 3)
+    colours = in_channels(to_8_bit(_decode(path)), 3)
     return np.asarray(colours @ np.array([1 << 16, 1 << 8, 1]), dtype=np.int64)
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(path: Path, floats: bool = False) -> Iterator[Image.Image]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as image:
-                if image.mode.startswith(("I", "F")) and not _is_16_bit(image):
+                known = _is_16_bit(image) or (floats and image.mode == "F")
+                if image.mode.startswith(("I", "F")) and not known:
                     raise SkipshiftError(
                         f"{path}: is not of 8 or 16 bits (mode {image.mode}); convert it"
                     )

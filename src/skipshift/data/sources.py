@@ -3,57 +3,70 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from skipshift import shifts
-from skipshift.data.images import Pixels, read_image
+from skipshift.data import volumes as nifti
+from skipshift.data.images import read_deep
 from skipshift.data.manifest import centre_crop, read_manifest
 from skipshift.names import parse_shift
 from skipshift.specs import SkipshiftError
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+ARRAY = ".npy"
+ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ARRAY, *nifti.ENDINGS)
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images of one size with the group of each."""
+    """Images of one size, as they are stored, with the group of each."""
 
-    images: npt.NDArray[np.uint8]
-    """(N, H, W, C)."""
+    images: npt.NDArray[Any]
+    """(N, H, W, C), or of volumes (N, D, H, W, C)."""
 
     groups: tuple[str, ...]
     """(N,); the file's name where nothing says otherwise."""
 
 
-def read_set(source: str, crop: int | None = None) -> ImageSet:
+def read_set(source: str, crop: int | None = None, volumes: bool = False) -> ImageSet:
     """Read the images of a folder, of a manifest's test cases, or of one domain of them.
 
+    A NIfTI file of any number of slices is as many images of one group. With ``volumes`` each file
+    is one image instead: NIfTI, or an array (D, H, W) or (D, H, W, C).
     `SkipshiftError` if there are none, if a domain is unknown, or if the sizes differ.
     """
-    files, groups = _files(source)
-    images = [read_image(file) for file in files]
-    if crop is not None:
-        try:
-            images = [centre_crop(image, crop) for image in images]
-        except ValueError as error:
-            raise SkipshiftError(f"{source}: {error}; choose a smaller crop") from None
+    files, groups, images = [], [], []
+    for file, group in zip(*_files(source), strict=True):
+        for image in _read(file, volumes):
+            try:
+                images.append(image if crop is None else _cropped(image, crop))
+            except ValueError as error:
+                raise SkipshiftError(f"{source}: {error}; choose a smaller crop") from None
+            files.append(file)
+            groups.append(group)
     _check_shapes(files, images)
     return ImageSet(np.stack(images), tuple(groups))
 
 
 def shift_set(reference: ImageSet, shift: str) -> ImageSet:
-    """Apply a synthetic shift to a set; each image keeps its group."""
-    return ImageSet(shifts.apply(reference.images, shift), reference.groups)
+    """Apply a synthetic shift to a set of 8-bit images; each image keeps its group."""
+    images = reference.images
+    if images.dtype != np.uint8 or images.ndim != 4:
+        kind = "volumes" if images.ndim == 5 else str(images.dtype)
+        raise SkipshiftError(f"{shift}: shifts change 8-bit images, and the reference has {kind}")
+    return ImageSet(shifts.apply(images, shift), reference.groups)
 
 
-def read_pair(reference: str, shifted: str, crop: int | None = None) -> tuple[ImageSet, ImageSet]:
+def read_pair(
+    reference: str, shifted: str, crop: int | None = None, volumes: bool = False
+) -> tuple[ImageSet, ImageSet]:
     """Read two sets; the second may be a shift of the first, e.g. ``brightness:0.75``."""
-    first = read_set(reference, crop)
+    first = read_set(reference, crop, volumes)
     if parse_shift(shifted):
         return first, shift_set(first, shifted)
-    second = read_set(shifted, crop)
+    second = read_set(shifted, crop, volumes)
     if first.images.shape[1:] != second.images.shape[1:]:
         shapes = [" x ".join(map(str, s.images.shape[1:])) for s in (first, second)]
         raise SkipshiftError(
@@ -63,10 +76,36 @@ def read_pair(reference: str, shifted: str, crop: int | None = None) -> tuple[Im
     return first, second
 
 
+def _read(file: Path, volumes: bool) -> list[npt.NDArray[Any]]:
+    """Images of a file, each (H, W, C), or with ``volumes`` one (D, H, W, C)."""
+    if file.name.endswith(nifti.ENDINGS):
+        slices = nifti.open_volume(file).frame(0)[..., None]
+        return [slices] if volumes else list(slices)
+    axes = 3 if volumes else 2
+    if file.suffix != ARRAY:
+        image = read_deep(file)
+    else:
+        try:
+            image = np.load(file, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise SkipshiftError(f"{file}: cannot be read as an array: {error}") from None
+        image = image[..., None] if image.ndim == axes else image
+    if image.ndim != axes + 1:
+        sides = "(D, H, W)" if volumes else "(H, W) or (H, W, C)"
+        raise SkipshiftError(f"{file}: must be {sides}, got {image.shape}")
+    return [image]
+
+
+def _cropped(image: npt.NDArray[Any], side: int) -> npt.NDArray[Any]:
+    if image.ndim == 4:
+        return np.stack([centre_crop(part, side) for part in image])
+    return centre_crop(image, side)
+
+
 def _files(source: str) -> tuple[list[Path], list[str]]:
     path, _, domain = source.partition("#")
     if Path(path).is_dir():
-        files = sorted(f for f in Path(path).iterdir() if f.suffix.lower() in ENDINGS)
+        files = sorted(f for f in Path(path).iterdir() if f.name.lower().endswith(ENDINGS))
         if not files:
             raise SkipshiftError(f"{path}: holds no image ({' '.join(ENDINGS)})")
         return files, [file.stem for file in files]
@@ -82,10 +121,10 @@ def _files(source: str) -> tuple[list[Path], list[str]]:
     return [Path(file) for file in cases["image"]], list(cases["group"])
 
 
-def _check_shapes(files: Sequence[Path], images: Sequence[Pixels]) -> None:
+def _check_shapes(files: Sequence[Path], images: Sequence[npt.NDArray[Any]]) -> None:
     for file, image in zip(files, images, strict=True):
         if image.shape != images[0].shape:
             raise SkipshiftError(
-                f"{file}: is {image.shape[1]} x {image.shape[0]} with {image.shape[2]} channels, "
-                f"unlike {files[0].name}; crop the images to one size"
+                f"{file}: is {' x '.join(map(str, image.shape[-2:0:-1]))} with {image.shape[-1]} "
+                f"channels, unlike {files[0].name}; crop the images to one size"
             )

@@ -62,7 +62,7 @@ class Volume:
     @property
     def shape(self) -> tuple[int, ...]:
         """(X, Y, Z, T) as stored."""
-        return (*self.data.shape, 1, 1)[:4]
+        return (*self.data.shape, 1, 1)[: max(4, self.data.ndim)]
 
     def frame(self, time: int) -> Values:
         """Read one frame, (Z, H, W), and nothing else of the file into memory."""

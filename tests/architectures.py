@@ -1,0 +1,116 @@
+"""Small networks of every architecture that is known, with what a reader of each would expect."""
+
+import segmentation_models_pytorch as smp
+import torch
+import torchvision
+from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
+from monai.networks import nets
+from torch import nn
+
+from skipshift.models import Unet
+
+TEN = "e2 e4 e8 e16 e32 s16 d16 s8 d8 s4 d4 s2 d2 d1"
+FOUR = "e1 e2 e4 e8 e16 s8 d8 s4 d4 s2 d2 s1 d1"
+
+
+def smp_net(kind, encoder="resnet18", **options):
+    return getattr(smp, kind)(encoder, encoder_weights=None, **options)
+
+
+def nnunet(kind, volumes=False, **options):
+    conv, norm = (nn.Conv3d, nn.InstanceNorm3d) if volumes else (nn.Conv2d, nn.InstanceNorm2d)
+    steps = [[1, 1, 1], [1, 2, 2], [2, 2, 2]] if volumes else [[1, 1], [2, 2], [2, 2]]
+    return kind(
+        1, 3, [8, 16, 32], conv, 3, steps, num_classes=2, n_conv_per_stage_decoder=1,
+        norm_op=norm, nonlin=nn.LeakyReLU, nonlin_kwargs={"inplace": True}, **options,
+    )  # fmt: skip
+
+
+def monai_net(kind, dims=2, **options):
+    return getattr(nets, kind)(spatial_dims=dims, in_channels=1, out_channels=2, **options)
+
+
+DYN = {"kernel_size": [3] * 4, "strides": [1, 2, 2, 2], "upsample_kernel_size": [2] * 3}
+LEVELS = {"channels": (8, 16, 32, 64), "strides": (2, 2, 2)}
+WIDTHS = {"features": (8, 8, 16, 16, 32, 8)}
+
+CASES = {
+    "skipshift Unet": (lambda: Unet("resnet18"), TEN),
+    "skipshift L1-pruned": (lambda: Unet.variant("L1-pruned"), TEN.replace("s2 ", "")),
+    "smp Unet": (lambda: smp_net("Unet"), TEN),
+    "smp Unet depth 3": (
+        lambda: smp_net("Unet", encoder_depth=3, decoder_channels=(32, 16, 8)),
+        "e2 e4 e8 s4 d4 s2 d2 d1",
+    ),
+    "smp Unet scSE": (lambda: smp_net("Unet", decoder_attention_type="scse"), TEN),
+    "smp Unet DenseNet": (lambda: smp_net("Unet", "densenet121"), TEN),
+    "smp Unet Inception": (lambda: smp_net("Unet", "inceptionv4"), TEN),
+    "smp Unet SE": (lambda: smp_net("Unet", "se_resnet50"), TEN),
+    "smp Unet timm": (lambda: smp_net("Unet", "tu-resnet10t"), TEN),
+    "smp Unet ConvNeXt": (
+        lambda: smp_net("Unet", "tu-convnext_atto"),
+        TEN.replace("e2 ", "").replace("s2 ", ""),
+    ),
+    "smp UnetPlusPlus": (lambda: smp_net("UnetPlusPlus"), TEN),
+    "smp MAnet": (lambda: smp_net("MAnet"), TEN.replace("e32", "e32 b32")),
+    "smp Linknet": (lambda: smp_net("Linknet"), TEN),
+    "smp FPN": (lambda: smp_net("FPN"), "e2 e4 e8 e16 e32 d32 s16 d16 s8 d8 s4 d4 d4b"),
+    "smp DeepLabV3Plus": (lambda: smp_net("DeepLabV3Plus"), "e2 e4 e8 e16 e16b b16 s4 d4"),
+    "MONAI UNet": (lambda: monai_net("UNet", **LEVELS), "e2 e4 e8 b8 s8 d4 s4 d2 s2 d1"),
+    "MONAI UNet 3-D": (
+        lambda: monai_net("UNet", 3, num_res_units=1, **LEVELS),
+        "e2 e4 e8 b8 s8 d4 s4 d2 s2 d1",
+    ),
+    "MONAI BasicUNet": (lambda: monai_net("BasicUNet", **WIDTHS), FOUR),
+    "MONAI BasicUNet 3-D": (lambda: monai_net("BasicUNet", 3, **WIDTHS), FOUR),
+    "MONAI BasicUNetPlusPlus": (lambda: monai_net("BasicUNetPlusPlus", **WIDTHS), FOUR),
+    "MONAI AttentionUnet": (
+        lambda: monai_net("AttentionUnet", **LEVELS),
+        "e1 e2 e4 e8 s4 d4 s2 d2 s1 d1",
+    ),
+    "MONAI DynUNet": (
+        lambda: monai_net("DynUNet", filters=(8, 8, 16, 16), **DYN),
+        "e1 e2 e4 e8 s4 d4 s2 d2 s1 d1",
+    ),
+    "MONAI FlexibleUNet": (
+        lambda: nets.FlexibleUNet(1, 2, "resnet10"),
+        TEN,
+    ),
+    "MONAI FlexibleUNet EfficientNet": (lambda: nets.FlexibleUNet(1, 2, "efficientnet-b0"), TEN),
+    "MONAI SwinUNETR": (
+        lambda: nets.SwinUNETR(1, 2, feature_size=12, spatial_dims=2),
+        "e2 e4 e8 e16 e32 b32 s16 d16 s8 d8 s4 d4 s2 d2 s1 d1",
+    ),
+    "nnU-Net PlainConvUNet": (
+        lambda: nnunet(PlainConvUNet, n_conv_per_stage=1),
+        "e1 e2 e4 s2 d2 s1 d1",
+    ),
+    "nnU-Net PlainConvUNet 3-D": (
+        lambda: nnunet(PlainConvUNet, True, n_conv_per_stage=1, deep_supervision=True),
+        "e1 e2 e4 s2 d2 s1 d1",
+    ),
+    "nnU-Net ResidualEncoderUNet": (
+        lambda: nnunet(ResidualEncoderUNet, n_blocks_per_stage=1),
+        "e1 e2 e4 s2 d2 s1 d1",
+    ),
+    "torchvision FCN": (
+        lambda: torchvision.models.segmentation.fcn_resnet50(
+            weights=None, weights_backbone=None, aux_loss=True
+        ),
+        "e2 e4 e8 e8b e8c d8",
+    ),
+    "torchvision DeepLabV3": (
+        lambda: torchvision.models.segmentation.deeplabv3_resnet50(
+            weights=None, weights_backbone=None
+        ),
+        "e2 e4 e8 e8b e8c b8 d8",
+    ),
+}
+
+
+def build(name):
+    """Network in evaluation mode and an example (1, C, 64, 64) or (1, C, 64, 64, 64)."""
+    torch.manual_seed(0)
+    net = CASES[name][0]().eval()
+    channels = 3 if name.startswith(("skip", "smp", "torch")) else 1
+    return net, torch.rand(1, channels, *[64] * (3 if "3-D" in name else 2))

@@ -59,9 +59,10 @@ def disturbed(study: Path, out: Path, rng: random.Random, kills: int, took: floa
     done = 0
     while done < kills:
         process = command("study", study, out)
+        while process.poll() is None and not holds(out, process.pid):
+            time.sleep(0.05)  # it is still importing
         try:
-            # long enough, on the average, for one epoch or more
-            code = process.wait(rng.uniform(0.1, 0.7) * took)
+            code = process.wait(rng.uniform(0, 0.4) * took)
             assert code == 0, code
             return done
         except subprocess.TimeoutExpired:
@@ -71,6 +72,12 @@ def disturbed(study: Path, out: Path, rng: random.Random, kills: int, took: floa
             print(f"  killed: {stage(out)}", flush=True)
     assert command("study", study, out).wait() == 0
     return done
+
+
+def holds(out: Path, pid: int) -> bool:
+    """Whether a process has begun with a study."""
+    note = out / ".holder"
+    return note.exists() and f"process {pid} " in note.read_text()
 
 
 def command(*words: object) -> "subprocess.Popen[bytes]":

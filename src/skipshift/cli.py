@@ -25,6 +25,8 @@ app = App(
     help="Find where domain shift enters a segmentation network, what to change, and how sure.",
     version=version("skipshift"),
     default_parameter=Parameter(negative=()),
+    # markup would swallow the stars of a pattern
+    help_format="plaintext",
 )
 
 

@@ -249,7 +249,7 @@ def claim(test: Mapping[str, Any], margin: float, subject: str = "") -> str:
         )
     small = test["p_equivalence_adjusted"] < ALPHA
     return (
-        f"{variant} is {verdict} than the baseline by {abs(test['effect']):.3f} ({interval}, "
+        f"{variant} is {verdict} than the baseline by {amount(abs(test['effect']))} ({interval}, "
         f"adjusted p {p}){f', yet by less than the margin of {margin:g}' if small else ''}"
     )
 
@@ -292,8 +292,8 @@ def tally(tests: pd.DataFrame, margin: float) -> str:
         if rows.empty:
             continue
         where = _on(list(rows["domain"]), len(tests))
-        sizes = rows["effect"].abs()
-        span = f"{sizes.min():.3f} to {sizes.max():.3f}" if len(rows) > 1 else f"{sizes.max():.3f}"
+        sizes = [amount(size) for size in sorted(rows["effect"].abs())]
+        span = sizes[0] if sizes[0] == sizes[-1] else f"{sizes[0]} to {sizes[-1]}"
         parts.append(
             {
                 HIGHER: f"higher on {where} (by {span})",
@@ -313,6 +313,15 @@ def signed(value: float) -> str:
     """
     text = f"{value:+.3f}"
     return text[1:] if text[1:] == "0.000" else text
+
+
+def amount(size: float) -> str:
+    """Three decimals of a size, which is never called nothing.
+
+    >>> amount(0.0123), amount(0.0001)
+    ('0.012', 'less than 0.001')
+    """
+    return f"{size:.3f}" if size >= 0.0005 else "less than 0.001"
 
 
 def chance(p: float) -> str:

@@ -16,7 +16,7 @@ def net():
 
 def test_features_are_the_average_over_cells_of_32_pixels(net):
     images = torch.rand(3, 3, 64, 96)
-    pooled = collect(net, [images])
+    pooled = collect(net, [images])["average"]
     stages = net.encoder(images)
     for name, stage in zip(("e2", "e8", "e32"), (stages[1], stages[3], stages[5]), strict=True):
         cells = functional.adaptive_avg_pool2d(stage, (2, 3)).flatten(2).transpose(1, 2)
@@ -25,14 +25,14 @@ def test_features_are_the_average_over_cells_of_32_pixels(net):
 
 def test_batches_are_images_one_by_one(net):
     images = torch.rand(3, 3, 64, 64)
-    whole, single = collect(net, [images]), collect(net, images.split(1))
+    whole, single = (collect(net, b)["average"] for b in ([images], images.split(1)))
     for name in net.layers():
         assert torch.allclose(*map(torch.from_numpy, (whole[name], single[name])), atol=1e-4)
 
 
 def test_uint8_images_are_divided_by_255(net):
     images = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
-    a, b = collect(net, [images]), collect(net, [images / 255])
+    a, b = (collect(net, [i])["average"] for i in (images, images / 255))
     assert all((a[name] == b[name]).all() for name in net.layers())
 
 
@@ -45,12 +45,14 @@ def test_a_tap_sees_a_map_before_it_is_overwritten():
     chain = nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU(inplace=True))
     nn.init.constant_(chain[0].weight, -1.0)
     nn.init.zeros_(chain[0].bias)
-    pooled = collect(chain, [torch.ones(1, 1, 32, 32)], ["0"])
+    pooled = collect(chain, [torch.ones(1, 1, 32, 32)], ["0"])["average"]
     assert pooled["0"].item() == -1
 
 
 def test_maps_that_do_not_divide_into_cells_are_pooled_all_the_same():
-    pooled = collect(nn.Sequential(nn.Conv2d(3, 4, 3)), [torch.rand(2, 3, 64, 64)], ["0"])
+    pooled = collect(nn.Sequential(nn.Conv2d(3, 4, 3)), [torch.rand(2, 3, 64, 64)], ["0"])[
+        "average"
+    ]
     assert pooled["0"].shape == (2, 4, 4)
 
 

@@ -11,9 +11,9 @@ SOURCE = Path(skipshift.__file__).parent
 
 ORDER = [
     "names", "specs", "progress", "records", "shifts", "counts", "distances", "statistics",
-    "data.images",
+    "separation", "comparison", "scratch", "data.images",
     "data.manifest", "data.splits", "data.sources", "data.drawn", "data.templates",
-    "data.synthetic", "data.crops", "models", "inference", "losses", "features",
+    "data.synthetic", "data.crops", "models", "inference", "losses", "pooling", "features",
     "page.views", "page.style", "page.figures", "page.pictures", "page.findings", "page.verdict",
     "page.rows", "page.report", "profile", "training", "evaluation", "study", "demo", "commands",
     "allocator", "cli",

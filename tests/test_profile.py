@@ -23,7 +23,7 @@ def images(rng):
 
 
 def features(rng, images=30, shift=0.0):
-    return {"a": rng.normal(shift, 1, (images, 4, 8)).astype(np.float32)}
+    return {"average": {"a": rng.normal(shift, 1, (images, 4, 8)).astype(np.float32)}}
 
 
 def names(images, prefix=""):
@@ -33,7 +33,7 @@ def names(images, prefix=""):
 def test_each_channel_is_the_hellinger_distance_of_its_pooled_features(net, images):
     darker = images // 2
     profile = ss.profile_shift(net, images, darker)
-    a, b = (collect(net, [torch.from_numpy(i)]) for i in (images, darker))
+    a, b = (collect(net, [torch.from_numpy(i)])["average"] for i in (images, darker))
     for layer, rows in profile.channels.groupby("layer"):
         expected = hellinger(*(side[layer].reshape(-1, len(rows)) for side in (a, b)))
         assert rows["value"].to_numpy() == pytest.approx(expected, abs=0.02)
@@ -65,7 +65,7 @@ def test_loaders_and_arrays_give_the_same(net, images):
 def test_the_null_is_the_distance_of_random_halves(rng):
     own = features(rng)
     profile = profile_features((own, features(rng)), (names(30), names(30, "s")), ProfileSpec())
-    flat = own["a"].reshape(30, -1)
+    flat = own["average"]["a"].reshape(30, -1)
     order = [rng.permutation(30) for _ in range(50)]
     halves = [[flat[o[:15]].reshape(-1, 8), flat[o[15:]].reshape(-1, 8)] for o in order]
     expected = np.mean([hellinger(*h) for h in halves])
@@ -74,7 +74,7 @@ def test_the_null_is_the_distance_of_random_halves(rng):
 
 def test_images_of_one_group_are_never_halved(rng):
     # ten groups of three equal images: halves that split a group would look alike
-    own = {"a": rng.normal(size=(10, 4, 8)).astype(np.float32).repeat(3, 0)}
+    own = {"average": {"a": rng.normal(size=(10, 4, 8)).astype(np.float32).repeat(3, 0)}}
     apart = profile_features((own, own), (names(30), names(30)), ProfileSpec()).layers["null"][0]
     groups = names(10).repeat(3)
     whole = profile_features((own, own), (groups, groups), ProfileSpec()).layers["null"][0]
@@ -85,7 +85,7 @@ def test_the_order_of_images_does_not_matter(rng):
     a, b, spec = features(rng), features(rng, shift=0.5), ProfileSpec()
     groups = (names(30), names(30, "s"))
     order = rng.permutation(30)
-    shuffled = ({"a": a["a"][order]}, {"a": b["a"][order]})
+    shuffled = tuple({"average": {"a": x["average"]["a"][order]}} for x in (a, b))
     first = profile_features((a, b), groups, spec)
     second = profile_features(shuffled, (groups[0][order], groups[1][order]), spec)
     pd.testing.assert_frame_equal(first.layers, second.layers)
@@ -94,7 +94,7 @@ def test_the_order_of_images_does_not_matter(rng):
 def test_groups_are_paired_by_name_and_not_by_position(rng):
     a, b = features(rng), features(rng, shift=0.5)
     order = rng.permutation(30)
-    moved = {"a": b["a"][order]}
+    moved = {"average": {"a": b["average"]["a"][order]}}
     first = profile_features((a, b), (names(30), names(30)), ProfileSpec())
     second = profile_features((a, moved), (names(30), names(30)[order]), ProfileSpec())
     pd.testing.assert_frame_equal(first.layers, second.layers)
@@ -116,7 +116,7 @@ def test_any_network_with_named_layers_will_do(images):
 
 
 def test_sets_of_different_channels_are_refused(rng):
-    other = {"a": rng.normal(size=(30, 4, 7)).astype(np.float32)}
+    other = {"average": {"a": rng.normal(size=(30, 4, 7)).astype(np.float32)}}
     with pytest.raises(ValueError, match="layer a: both sets must have the same channels"):
         profile_features((features(rng), other), (names(30), names(30)), ProfileSpec())
     with pytest.raises(ValueError, match=r"images must be \(N, 3, H, W\), got \(8, 1"):

@@ -4,26 +4,10 @@ import pytest
 
 from skipshift.statistics import (
     centred_interval,
-    halves,
     percentile_interval,
     pooled_iou,
     resamples,
 )
-
-
-def test_a_halving_takes_half_of_the_groups(rng):
-    weights = halves(7, 50, rng)
-    assert set(np.unique(weights)) == {0, 1}
-    assert (weights.sum(1) == 3).all()
-
-
-def test_every_group_is_as_often_in_either_half(rng):
-    assert halves(10, 4000, rng).mean(0) == pytest.approx(np.full(10, 0.5), abs=0.04)
-
-
-def test_a_single_group_cannot_be_halved(rng):
-    with pytest.raises(ValueError, match="at least 2 groups"):
-        halves(1, 5, rng)
 
 
 def test_a_resample_draws_as_many_groups_as_there_are(rng):

@@ -93,7 +93,13 @@ def profile(spec: ProfileRunSpec, progress: Progress = silent) -> str:
 
     net = Unet.load(spec.net).to(best_device())
     sets = read_pair(spec.reference, spec.shifted, spec.crop)
-    settings = ProfileSpec(bins=spec.bins, seed=spec.seed)
+    settings = ProfileSpec(
+        distances=tuple(spec.distances.split(",")),
+        pooling=tuple(spec.pooling.split(",")),
+        bins=spec.bins,
+        memory=spec.memory,
+        seed=spec.seed,
+    )
     loaders = [
         progress(
             [s.images[i : i + 8].transpose(0, 3, 1, 2) for i in range(0, len(s.images), 8)], label
@@ -108,7 +114,8 @@ def profile(spec: ProfileRunSpec, progress: Progress = silent) -> str:
     measured.save(spec.out)
     figure = measured.plot(f"{spec.reference} against {spec.shifted}")
     records.write_bytes(spec.out / "profile.svg", to_svg(figure))
-    return f"{measured.layers.round(3).to_string(index=False)}\n\nprofile: {spec.out}"
+    table = measured.layers.round(3).to_string(index=False)
+    return f"{table}\n\n{measured.verdict()}\n\nprofile: {spec.out}"
 
 
 def _told(page: Path) -> str:

@@ -1,19 +1,22 @@
-"""Features of any network's layers: taps by name, pooled as the paper does, one pass over a set."""
+"""Features of any network's layers: taps by name, pooled, one pass over a set."""
 
 import contextlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from skipshift.models import STRIDE, Unet, unet_taps
+from skipshift.pooling import POOLINGS, vectors
+from skipshift.scratch import Scratch
+
+T = TypeVar("T")
 
 Features = dict[str, npt.NDArray[np.float32]]
 """Layer name -> (N, K, D): K positions and D channels of each of N images."""
@@ -46,53 +49,68 @@ def taps_of(net: nn.Module, layers: Layers | None = None) -> dict[str, str]:
     return taps
 
 
-def collect(net: nn.Module, batches: Iterable[Tensor], layers: Layers | None = None) -> Features:
+def collect(
+    net: nn.Module,
+    batches: Iterable[Tensor],
+    layers: Layers | None = None,
+    pooling: Sequence[str] = ("average",),
+    seed: int = 0,
+    scratch: Scratch | None = None,
+) -> dict[str, Features]:
     """Run a network once over a set and keep its pooled features.
 
-    The maps of a layer are average-pooled to (H / 32) x (W / 32) positions (section IV-B); a map
-    that is smaller stays as it is. No map outlives its batch. The network is put into evaluation
-    mode for the pass and back.
+    The maps of a layer have (H / 32) x (W / 32) cells (section IV-B), fewer where the map itself is
+    smaller. No map outlives its batch. The network is put into evaluation mode for the pass and
+    back.
 
     Parameters
     ----------
     batches
         (N, C, H, W) tensors, uint8 (then divided by 255) or float, all of one size.
+    pooling
+        What to keep of each cell, some of `skipshift.pooling.POOLINGS`.
+    seed
+        Seed of the random positions of ``sample``: image i gives those of (seed, layer, i).
+    scratch
+        Holds the features while they grow; in memory without it.
 
     Returns
     -------
-    Layer name -> (N, K, D) float32. `ValueError` names a layer with NaN or infinity.
+    Pooling -> layer name -> (N, K, D) float32. `ValueError` names a layer with NaN or infinity.
     """
     taps = taps_of(net, layers)
-    pooled: dict[str, list[npt.NDArray[np.float32]]] = {name: [] for name in taps}
+    held = Scratch(float("inf")) if scratch is None else scratch
     place = next(net.parameters(), torch.empty(0))
+    rngs = {name: np.random.default_rng((seed, depth)) for depth, name in enumerate(taps)}
+    shapes: dict[str, set[tuple[int, ...]]] = {name: set() for name in taps}
     mode = net.training
     net.eval()
     try:
         with torch.inference_mode():
             for batch in batches:
                 images = as_input(batch, place)
-                height, width = images.shape[-2:]
-                grid = (max(1, height // STRIDE), max(1, width // STRIDE))
-                with tapped(net, taps, partial(_pool, grid=grid)) as cells:
+                cells = tuple(max(1, side // STRIDE) for side in images.shape[2:])
+                with tapped(net, taps, partial(_pool, cells, pooling, rngs)) as kept:
                     net(images)
                 for name in taps:
-                    pooled[name].append(_ran(name, cells))
+                    for kind, part in zip(pooling, _ran(name, kept), strict=True):
+                        shapes[name].add(part.shape[1:])
+                        held.add((kind, name), part)
     finally:
         net.train(mode)
-    if not all(pooled.values()):
-        raise ValueError("a set of images must hold at least one image")
-    return {name: _join(name, parts) for name, parts in pooled.items()}
+    _check_shapes(shapes)
+    return {kind: {name: held.take((kind, name)) for name in taps} for kind in pooling}
 
 
 @contextlib.contextmanager
 def tapped(
-    net: nn.Module, taps: Mapping[str, str], reduce: Callable[[str, Any], Tensor]
-) -> Iterator[dict[str, Tensor]]:
+    net: nn.Module, taps: Mapping[str, str], reduce: Callable[[str, Any], T]
+) -> Iterator[dict[str, T]]:
     """Yield a dict that forward passes fill: layer name -> ``reduce(name, output at its tap)``.
 
     The output is reduced as soon as it is there, before a later in-place operation can change it.
     """
-    kept: dict[str, Tensor] = {}
+    kept: dict[str, T] = {}
 
     def hook_for(name: str, index: int | None) -> Any:
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
@@ -134,35 +152,42 @@ def _module(net: nn.Module, address: str) -> nn.Module:
         ) from None
 
 
-def _pool(name: str, output: Any, grid: tuple[int, int]) -> Tensor:
-    """(N, D, h, w) averaged over a grid of cells, (N, D, h', w') with h' <= h."""
-    if not isinstance(output, Tensor) or output.ndim != 4:
+def _pool(
+    cells: tuple[int, ...],
+    pooling: Sequence[str],
+    rngs: Mapping[str, np.random.Generator],
+    name: str,
+    output: Any,
+) -> list[Tensor]:
+    """Pool a map (N, D, *sides) in each of several ways: (N, D, *kept)."""
+    if not isinstance(output, Tensor) or output.ndim != len(cells) + 2:
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise ValueError(
             f"layer {name}: its output must be a tensor (N, D, h, w), got {shape}; "
             f"for one of several outputs add its index, as in {name}[0]"
         )
-    height, width = output.shape[-2:]
-    rows, columns = min(grid[0], height), min(grid[1], width)
-    if height % rows or width % columns:
-        return functional.adaptive_avg_pool2d(output, (rows, columns))
-    kernel = (height // rows, width // columns)
-    # a map that needs no pooling is copied, since the network may go on to overwrite it
-    return output.clone() if kernel == (1, 1) else functional.avg_pool2d(output, kernel)
+    fitting = [min(pair) for pair in zip(cells, output.shape[2:], strict=True)]
+    return [POOLINGS[kind](output, fitting, rngs[name]) for kind in pooling]
 
 
-def _ran(name: str, cells: dict[str, Tensor]) -> npt.NDArray[np.float32]:
-    """(N, D, h, w) as (N, K, D) float32 on the CPU."""
-    if name not in cells:
+def _ran(name: str, kept: dict[str, list[Tensor]]) -> Iterator[npt.NDArray[np.float32]]:
+    """Give each pooled map of a layer as (N, K, D) on the CPU, once it is found to be finite."""
+    if name not in kept:
         raise ValueError(f"layer {name}: its module did not run in the forward pass")
-    return cells.pop(name).float().permute(0, 2, 3, 1).flatten(1, 2).cpu().contiguous().numpy()
+    for pooled in kept.pop(name):
+        part = vectors(pooled).cpu().contiguous().numpy()
+        if not np.isfinite(part).all():
+            raise ValueError(
+                f"layer {name}: features hold NaN or infinity; check weights and inputs"
+            )
+        yield part
 
 
-def _join(name: str, parts: list[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
-    if len({part.shape[1:] for part in parts}) > 1:
-        shapes = sorted({part.shape[1:] for part in parts})
-        raise ValueError(f"layer {name}: images of one set must have one size, got {shapes}")
-    features = np.concatenate(parts)
-    if not np.isfinite(features).all():
-        raise ValueError(f"layer {name}: features hold NaN or infinity; check weights and inputs")
-    return features
+def _check_shapes(shapes: Mapping[str, set[tuple[int, ...]]]) -> None:
+    for name, found in shapes.items():
+        if not found:
+            raise ValueError("a set of images must hold at least one image")
+        if len(found) > 1:
+            raise ValueError(
+                f"layer {name}: images of one set must have one size, got {sorted(found)}"
+            )

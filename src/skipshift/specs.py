@@ -13,7 +13,9 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from skipshift.names import (
+    DISTANCES,
     PAPER_SHIFTS,
+    POOLINGS,
     VARIANTS,
     all_variants,
     paper_shifts,
@@ -179,27 +181,53 @@ class ProfileSpec:
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
-    bins: int = 100
-    """Bins of the histograms, B of eq. 4. Not stated in the paper."""
+    distances: tuple[str, ...] = ("hellinger",)
+    """Distances to measure side by side; the first is the one that figures show."""
+
+    pooling: tuple[str, ...] = ("average",)
+    """What to keep of each cell of 32 x 32 pixels, side by side: average, sample, none.
+
+    The paper's average is over up to 1,024 positions in shallow layers; sample keeps one random
+    position instead, none keeps all.
+    """
+
+    bins: int | Literal["fd"] = 100
+    """Bins of the histograms, B of eq. 4, or fd: Freedman and Diaconis' number for each layer.
+
+    Not stated in the paper.
+    """
 
     null_draws: int = 100
-    """Random halvings of the reference domain, by group, from which the null is averaged."""
+    """Random splits of the reference domain, by group, from which the null is averaged."""
 
     bootstrap_draws: int = 200
     """Bootstrap resamples of the groups from which the 95 % interval is taken."""
+
+    permutation_draws: int = 500
+    """Shuffles of the groups between the two sets from which p is taken."""
+
+    memory: float = 1.0
+    """GiB of pooled features to hold in memory; beyond it they go to a temporary folder."""
 
     batch_size: int = 8
     """Images in one forward pass."""
 
     seed: int = 0
-    """Seed of the halvings and resamples."""
+    """Seed of splits, resamples, permutations and random positions."""
 
     def __post_init__(self) -> None:
-        if self.bins < 2:
-            raise ValueError(f"bins must be at least 2, got {self.bins}")
-        for name in ("null_draws", "bootstrap_draws", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name, known in (("distances", DISTANCES), ("pooling", POOLINGS)):
+            given = getattr(self, name)
+            if not given or len(set(given)) != len(given) or not set(given) <= set(known):
+                choices = ", ".join(known)
+                raise ValueError(f"{name} must be distinct ones of {choices}, got {list(given)}")
+        if self.bins != "fd" and self.bins < 2:
+            raise ValueError(f"bins must be at least 2, or fd, got {self.bins}")
+        for name in ("null_draws", "bootstrap_draws", "permutation_draws", "memory"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -361,11 +389,24 @@ class ProfileRunSpec:
     crop: int | None = field(default=None, kw_only=True)
     """Side of a centred crop of the images, a multiple of 32; whole images without it."""
 
-    bins: int = field(default=100, kw_only=True)
-    """Bins of the histograms."""
+    distances: str = field(default="hellinger", kw_only=True)
+    """Distances to measure, with commas between them; the first is drawn.
+
+    By channel: hellinger, jensen-shannon, kullback-leibler, total-variation, kolmogorov-smirnov,
+    wasserstein, wasserstein-scaled, energy. Of the layer as a whole: mmd, auc, gdv, cka.
+    """
+
+    pooling: str = field(default="average", kw_only=True)
+    """What to keep of each cell of 32 x 32 pixels: average, sample or none, or more with commas."""
+
+    bins: int | Literal["fd"] = field(default=100, kw_only=True)
+    """Bins of the histograms, or fd: Freedman and Diaconis' number for each layer."""
+
+    memory: float = field(default=1.0, kw_only=True)
+    """GiB of pooled features to hold in memory; beyond it they go to a temporary folder."""
 
     seed: int = field(default=0, kw_only=True)
-    """Seed of the null and of the intervals."""
+    """Seed of the null, of the intervals and of random positions."""
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from skipshift.names import parse_shift, skips_of
 from skipshift.page.report import write_report
 from skipshift.profile import profile_features
 from skipshift.progress import Progress, silent
+from skipshift.scratch import Scratch
 from skipshift.specs import SkipshiftError, StudySpec, to_plain
 from skipshift.statistics import pooled_iou
 from skipshift.training import CHECKPOINTS, train
@@ -295,29 +296,43 @@ def _write_profiles(
     classes, crop = len(spec.classes), spec.evaluation_crop
     reference = list(read_cases(home, classes, crop))
     home_name = "+".join(dict.fromkeys(case.domain for case in reference))
-    base = _features(net, reference, spec, progress, f"profile {run.name} {home_name}")
+    half = spec.profile.memory * 2**29
     layers, channels = [], []
-    for shifted in spec.profile_shifts:
-        others = reference
-        if parse_shift(shifted):
-            others = [Case(**{**vars(c), "image": shifts.apply(c.image, shifted)}) for c in others]
-        else:
-            others = list(read_cases(test[test["domain"] == shifted], classes, crop))
-        moved = _features(net, others, spec, progress, f"profile {run.name} {shifted}")
-        groups = tuple(np.array([case.group for case in side]) for side in (reference, others))
-        profile = profile_features((base, moved), (groups[0], groups[1]), spec.profile)
-        labels = {**vars(run), "reference": home_name, "shifted": shifted}
-        layers.append(profile.layers.assign(**labels))
-        channels.append(profile.channels.assign(**labels, distance="hellinger"))
+    with Scratch(half) as held:
+        base = _features(net, reference, spec, progress, f"profile {run.name} {home_name}", held)
+        for shifted in spec.profile_shifts:
+            if parse_shift(shifted):
+                others = [
+                    Case(**{**vars(c), "image": shifts.apply(c.image, shifted)}) for c in reference
+                ]
+            else:
+                others = list(read_cases(test[test["domain"] == shifted], classes, crop))
+            groups = [np.array([case.group for case in side]) for side in (reference, others)]
+            with Scratch(half) as moving:
+                label = f"profile {run.name} {shifted}"
+                moved = _features(net, others, spec, progress, label, moving)
+                profile = profile_features(
+                    (base, moved), (groups[0], groups[1]), spec.profile, net.skips
+                )
+            labels = {**vars(run), "reference": home_name, "shifted": shifted}
+            layers.append(profile.layers.assign(**labels))
+            named = profile.channels.rename(columns={"measure": "distance"})
+            channels.append(named.assign(**labels))
     for name, parts in (("shift.parquet", channels), ("layers.csv", layers)):
         empty = pd.DataFrame(columns=list(records.TABLE_COLUMNS[name]))
         records.write_table(folder / name, pd.concat(parts) if parts else empty)
 
 
 def _features(
-    net: Unet, cases: list[Case], spec: StudySpec, progress: Progress, label: str
-) -> Features:
+    net: Unet,
+    cases: list[Case],
+    spec: StudySpec,
+    progress: Progress,
+    label: str,
+    scratch: Scratch,
+) -> dict[str, Features]:
     size = spec.profile.batch_size
     starts = progress(range(0, len(cases), size), label, -(-len(cases) // size))
     stacks = (np.stack([case.image for case in cases[start : start + size]]) for start in starts)
-    return collect(net, (torch.from_numpy(stack).permute(0, 3, 1, 2) for stack in stacks))
+    batches = (torch.from_numpy(stack).permute(0, 3, 1, 2) for stack in stacks)
+    return collect(net, batches, None, spec.profile.pooling, spec.profile.seed, scratch)

@@ -79,8 +79,8 @@ def read_findings(folder: Path, spec: StudySpec) -> Findings:
         foreground=foreground,
         cases=records.read_table(tables / "cases.parquet"),
         runs=read_runs(folder, spec),
-        layers=_optional(tables / "layers.csv"),
-        shift=_optional(tables / "shift.parquet"),
+        layers=_optional(tables / "layers.csv", ["measure", "pooling"]),
+        shift=_optional(tables / "shift.parquet", ["distance", "pooling"]),
     )
 
 
@@ -102,9 +102,12 @@ def _homes(folder: Path, domains: list[str]) -> tuple[str, ...]:
     return tuple(d for d in domains if d in trained) or (in_domain(domains),)
 
 
-def _optional(path: Path) -> pd.DataFrame | None:
+def _optional(path: Path, kinds: list[str]) -> pd.DataFrame | None:
+    """Read a table of profiles; of several distances and poolings the page shows the first."""
     table = records.read_table(path) if path.exists() else None
-    return None if table is None or table.empty else table
+    if table is None or table.empty:
+        return None
+    return table[(table[kinds] == table[kinds].iloc[0]).all(axis=1)]
 
 
 def read_runs(folder: Path, spec: StudySpec) -> pd.DataFrame:

@@ -157,7 +157,7 @@ def _of_counts(
     draws, (_, channels, bins) = len(sides[0]), counts.shape
     sums = max(float((side @ counts[:, 0].sum(-1)).max()) for side in sides)
     # sums of whole numbers are exact in float32 to 2^24, at half the time
-    kind = np.dtype(np.float32 if sums < 2**24 and draws > 1 else np.float64)
+    kind = np.float32 if sums < 2**24 and draws > 1 else np.float64
     values = {name: np.empty((draws, channels)) for name in names}
     step = max(1, _CELLS // (bins * draws))
     for start in range(0, channels, step):
@@ -169,10 +169,12 @@ def _of_counts(
 
 
 def _weighted(
-    weights: npt.NDArray[np.float64], counts: npt.NDArray[np.int32], kind: np.dtype[np.floating]
+    weights: npt.NDArray[np.float64], counts: npt.NDArray[np.int32], kind: type[np.floating]
 ) -> npt.NDArray[np.floating]:
     """Sum the counts (G, D, B) of all groups in each draw: (draws, D, B)."""
     used = np.flatnonzero(weights.any(0))
     own = slice(used[0], used[-1] + 1)
+    if (weights[:, own] == 1).all():  # the sample as it is needs no product
+        return np.asarray(counts[own].sum(0, dtype=kind)[None])
     flat = counts[own].astype(kind).reshape(own.stop - own.start, -1)
     return (weights[:, own].astype(kind) @ flat).reshape(-1, *counts.shape[1:])

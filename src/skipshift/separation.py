@@ -164,7 +164,7 @@ def _cka_of(x: Vectors, y: Vectors, weight: Weights) -> float:
 
 
 def _form(a: Weights, table: npt.NDArray[np.float64], b: Weights) -> npt.NDArray[np.float64]:
-    """A table b of each draw: (..., G), (G, G), (..., G) -> (...)."""
+    """Bilinear form of each draw: (..., G), (G, G), (..., G) -> (...)."""
     return np.asarray(((a @ table) * b).sum(-1))
 
 

@@ -203,7 +203,7 @@ class ProfileSpec:
     bootstrap_draws: int = 200
     """Bootstrap resamples of the groups from which the 95 % interval is taken."""
 
-    permutation_draws: int = 500
+    permutation_draws: int = 1000
     """Shuffles of the groups between the two sets from which p is taken."""
 
     memory: float = 1.0

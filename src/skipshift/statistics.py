@@ -106,8 +106,10 @@ def p_value(statistics: npt.NDArray[np.float64]) -> float:
     Parameters
     ----------
     statistics
-        (1 + draws,), as the rows of `permutations` give them.
+            (1 + draws,), as the rows of `permutations` give them; NaN gives NaN.
     """
+    if np.isnan(statistics).any():
+        return np.nan
     # draws that are alike in exact arithmetic may differ in the last digits
     slack = 1e-6 * np.abs(statistics[0])
     return float((statistics >= statistics[0] - slack).mean())

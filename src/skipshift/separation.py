@@ -134,7 +134,8 @@ def _auc_of(scores: Vectors, a: Weights, b: Weights) -> float:
     """Chance that an image of ``b`` has a higher score than one of ``a``; half where they tie."""
     first, second = np.flatnonzero(a), np.flatnonzero(b)
     margin = scores[second][:, None] - scores[first]
-    wins = (margin > 0) + 0.5 * (margin == 0)
+    # images that are alike differ by rounding only, and tie
+    wins = (margin > 1e-9) + 0.5 * (np.abs(margin) <= 1e-9)
     return float(b[second] @ wins @ a[first] / (a.sum() * b.sum()))
 
 

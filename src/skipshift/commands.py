@@ -3,6 +3,7 @@
 Each returns the lines to show at the end. Torch is imported only by the commands that need it.
 """
 
+from itertools import product
 from pathlib import Path
 
 from skipshift import records
@@ -91,8 +92,6 @@ def profile(spec: ProfileRunSpec, progress: Progress = silent) -> str:
     from skipshift.profile import profile_shift
     from skipshift.specs import ProfileSpec
 
-    net = Unet.load(spec.net).to(best_device())
-    sets = read_pair(spec.reference, spec.shifted, spec.crop)
     settings = ProfileSpec(
         distances=tuple(spec.distances.split(",")),
         pooling=tuple(spec.pooling.split(",")),
@@ -100,6 +99,8 @@ def profile(spec: ProfileRunSpec, progress: Progress = silent) -> str:
         memory=spec.memory,
         seed=spec.seed,
     )
+    net = Unet.load(spec.net).to(best_device())
+    sets = read_pair(spec.reference, spec.shifted, spec.crop)
     loaders = [
         progress(
             [s.images[i : i + 8].transpose(0, 3, 1, 2) for i in range(0, len(s.images), 8)], label
@@ -112,8 +113,11 @@ def profile(spec: ProfileRunSpec, progress: Progress = silent) -> str:
     except ValueError as error:
         raise SkipshiftError(f"{spec.net} on {spec.reference}, {spec.shifted}: {error}") from None
     measured.save(spec.out)
-    figure = measured.plot(f"{spec.reference} against {spec.shifted}")
-    records.write_bytes(spec.out / "profile.svg", to_svg(figure))
+    kinds = product(settings.distances, settings.pooling)
+    for number, (measure, pooling) in enumerate(kinds):
+        label = f"{spec.reference} against {spec.shifted}: {measure}, {pooling}"
+        name = f"profile-{measure}-{pooling}.svg" if number else "profile.svg"
+        records.write_bytes(spec.out / name, to_svg(measured.plot(label, measure, pooling)))
     table = measured.layers.round(3).to_string(index=False)
     return f"{table}\n\n{measured.verdict()}\n\nprofile: {spec.out}"
 

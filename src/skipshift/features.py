@@ -82,7 +82,9 @@ def collect(
     held = Scratch(float("inf")) if scratch is None else scratch
     place = next(net.parameters(), torch.empty(0))
     rngs = {name: np.random.default_rng((seed, depth)) for depth, name in enumerate(taps)}
-    shapes: dict[str, set[tuple[int, ...]]] = {name: set() for name in taps}
+    shapes: dict[tuple[str, str], set[tuple[int, ...]]] = {
+        (kind, name): set() for name in taps for kind in pooling
+    }
     mode = net.training
     net.eval()
     try:
@@ -94,7 +96,7 @@ def collect(
                     net(images)
                 for name in taps:
                     for kind, part in zip(pooling, _ran(name, kept), strict=True):
-                        shapes[name].add(part.shape[1:])
+                        shapes[kind, name].add(part.shape[1:])
                         held.add((kind, name), part)
     finally:
         net.train(mode)
@@ -183,8 +185,8 @@ def _ran(name: str, kept: dict[str, list[Tensor]]) -> Iterator[npt.NDArray[np.fl
         yield part
 
 
-def _check_shapes(shapes: Mapping[str, set[tuple[int, ...]]]) -> None:
-    for name, found in shapes.items():
+def _check_shapes(shapes: Mapping[tuple[str, str], set[tuple[int, ...]]]) -> None:
+    for (_, name), found in shapes.items():
         if not found:
             raise ValueError("a set of images must hold at least one image")
         if len(found) > 1:

@@ -151,6 +151,7 @@ def _cka(pool: Pool) -> Callable[[Sides], npt.NDArray[np.float64]]:
     def of(sides: Sides) -> npt.NDArray[np.float64]:
         weights = sides[0][:, pool.place[first]]
         paired = np.array_equal(weights, sides[1][:, pool.place[second]])
+        paired &= not sides[0][:, own:].any()
         similar = [_cka_of(x, y, weight) for weight in weights] if paired else np.nan
         return np.broadcast_to(1 - np.asarray(similar), len(weights))
 

@@ -384,7 +384,8 @@ class ProfileRunSpec:
     """Images of the new domain, or a shift such as brightness:0.75."""
 
     out: Path
-    """Folder to write: profile.csv, channels.parquet, profile.json, profile.svg."""
+    """Folder to write: profile.csv, channels.parquet, profile.json, and profile.svg, the first
+    distance and pooling; others are profile-DISTANCE-POOLING.svg."""
 
     crop: int | None = field(default=None, kw_only=True)
     """Side of a centred crop of the images, a multiple of 32; whole images without it."""

@@ -7,7 +7,8 @@ of the same network in the same process (bf16 where the processor has it, channe
 folded), ``draws`` what null, interval and p add on top. ``speed`` and ``memory`` compare with a
 naive profile, which keeps every map and calls np.histogram for each channel: of a plain fp32
 network, and in brackets of the same network as ours. That one sees at most `FEW` images of either
-set, and its memory is scaled up. Only ratios of one run mean anything.
+set, and its memory is scaled up. Memory is what comes on top of a forward pass, so few images say
+nothing about it. Only ratios of one run mean anything.
 """
 
 import json

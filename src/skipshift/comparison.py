@@ -137,19 +137,24 @@ def _measures(
 
 def _group_counts(
     a: Vectors, b: Vectors, draws: Draws, spec: ProfileSpec
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float64]]:
+) -> tuple[npt.NDArray[np.integer], npt.NDArray[np.float64]]:
     """(G, D, B) counts of all groups over the joint range of both sets, and the width of bins."""
     flat = [side.reshape(-1, side.shape[2]) for side in (a, b)]
     low, high = joint_range(*map(channel_range, flat))
-    bins = freedman_diaconis(np.concatenate(flat)) if spec.bins == "fd" else spec.bins
-    counts = np.zeros((sum(draws.groups.sizes), a.shape[2], bins), np.int32)
+    bins = freedman_diaconis(*flat) if spec.bins == "fd" else spec.bins
+    largest = max(
+        int(np.bincount(places).max()) * side.shape[1]
+        for side, places in zip((a, b), draws.places, strict=True)
+    )
+    shape = (sum(draws.groups.sizes), a.shape[2], bins)
+    counts = np.zeros(shape, np.min_scalar_type(largest))
     for side, places in zip((a, b), draws.places, strict=True):
         add_counts(counts, side, places, low, high)
     return counts, (high - low) / bins
 
 
 def _of_counts(
-    counts: npt.NDArray[np.int32],
+    counts: npt.NDArray[np.integer],
     sides: Sides,
     names: list[str],
     width: npt.NDArray[np.float64],
@@ -169,7 +174,7 @@ def _of_counts(
 
 
 def _weighted(
-    weights: npt.NDArray[np.float64], counts: npt.NDArray[np.int32], kind: type[np.floating]
+    weights: npt.NDArray[np.float64], counts: npt.NDArray[np.integer], kind: type[np.floating]
 ) -> npt.NDArray[np.floating]:
     """Sum the counts (G, D, B) of all groups in each draw: (draws, D, B)."""
     used = np.flatnonzero(weights.any(0))

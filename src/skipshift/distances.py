@@ -79,7 +79,7 @@ def joint_range(
 
 
 def add_counts(
-    counts: npt.NDArray[np.int32],
+    counts: npt.NDArray[np.integer],
     features: Floats,
     groups: npt.NDArray[np.integer],
     low: Floats,
@@ -93,7 +93,7 @@ def add_counts(
     Parameters
     ----------
     counts
-        (G, D, B), added to in place.
+        (G, D, B) of whole numbers wide enough for the values of a group, added to in place.
     features
         (N, K, D), all within the range.
     groups
@@ -113,7 +113,7 @@ def add_counts(
             index += place[: len(part)]
             found = np.bincount(index.ravel(), minlength=len(part) * channels * bins)
             for group, own in zip(groups[start:], found.reshape(-1, channels, bins), strict=False):
-                counts[group] += own
+                np.add(counts[group], own, out=counts[group], casting="unsafe")
 
 
 def bin_index(features: Floats, low: Floats, high: Floats, bins: int) -> npt.NDArray[np.int64]:
@@ -139,27 +139,28 @@ def bin_index(features: Floats, low: Floats, high: Floats, bins: int) -> npt.NDA
     return index
 
 
-def freedman_diaconis(features: Floats) -> int:
+def freedman_diaconis(*sets: Floats) -> int:
     """Bins of width 2 IQR / M^(1/3): the median over channels (Freedman and Diaconis 1981).
 
     Channels without spread between their quartiles have no such number and are left out.
 
     Parameters
     ----------
-    features
-        (M, D).
+    sets
+        Each (M, D), taken as one.
 
     Returns
     -------
     At least 2 and at most `MOST_BINS`.
     """
-    wanted = []
-    for channel in features.T:
-        lower, upper = np.quantile(channel, [0.25, 0.75])
+    wanted = [0.0]
+    for number in range(sets[0].shape[1]):
+        # one channel at a time, since the sets may lie on disk and be larger than memory
+        channel = np.concatenate([values[:, number] for values in sets]).astype(np.float64)
+        least, lower, upper, most = np.quantile(channel, [0, 0.25, 0.75, 1])
         if upper > lower:
-            span = float(channel.max()) - float(channel.min())
-            wanted.append(span * len(channel) ** (1 / 3) / (2 * float(upper - lower)))
-    return int(np.clip(np.ceil(np.median(wanted or [0])), 2, MOST_BINS))
+            wanted.append((most - least) * len(channel) ** (1 / 3) / (2 * (upper - lower)))
+    return int(np.clip(np.ceil(np.median(wanted[1:] or wanted)), 2, MOST_BINS))
 
 
 def _hellinger(p: Frequencies, q: Frequencies) -> Floats:

@@ -229,6 +229,19 @@ def test_only_skips_that_the_network_keeps_can_pass_a_shift_on(skips, said, rng)
     assert said in verdict(rng, [4, 0, 0, 0, 0, 0, 0, 0, 2, 1], skips)
 
 
+def test_skips_are_not_spoken_of_where_no_layer_follows_one(rng):
+    sets = [{"average": {"stem": rng.normal(s, 1, (20, 4, 4))}} for s in (0, 5)]
+    said = profile_features((sets[0], sets[1]), (names(20), names(20, "s")), QUICK, (1, 2))
+    assert "Which skips pass it on is not said" in said.verdict()
+
+
+def test_a_layer_of_one_channel_has_channels_only_for_distances_of_channels(rng):
+    one = {"average": {"a": rng.normal(size=(6, 4, 1))}}
+    spec = replace(QUICK, distances=("mmd", "hellinger"))
+    profile = profile_features((one, one), (names(6), names(6)), spec)
+    assert profile.channels["measure"].tolist() == ["hellinger"]
+
+
 def test_a_verdict_on_few_groups_says_what_they_cannot_show(rng):
     text = verdict(rng, [9] * 10, images=3)
     assert "cannot be told apart" in text

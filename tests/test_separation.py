@@ -71,6 +71,11 @@ def test_auc_is_half_by_chance_and_one_for_a_clean_cut(rng):
     assert SEPARATIONS["auc"](apart)(whole(apart)) == pytest.approx([1])
 
 
+def test_a_single_label_leaves_nothing_to_learn_from(rng):
+    own = pool(*rng.normal(size=(2, 6, 3)), (np.zeros(6), np.zeros(6)))
+    assert SEPARATIONS["auc"](own)(whole(own)) == pytest.approx([0.5])
+
+
 def test_folds_never_split_a_label(rng):
     labels = rng.integers(0, 9, 30)
     own = pool(*rng.normal(size=(2, 30, 2)), (labels, labels[::-1]))

@@ -1,10 +1,14 @@
 """One layer of two sets compared: distances, null, intervals and p, all from groups' histograms."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import ThreadpoolController
 
 from skipshift.distances import (
     DISTANCES,
@@ -165,12 +169,23 @@ def _of_counts(
     kind = np.float32 if sums < 2**24 and draws > 1 else np.float64
     values = {name: np.empty((draws, channels)) for name in names}
     step = max(1, _CELLS // (bins * draws))
-    for start in range(0, channels, step):
+
+    def fill(start: int) -> None:
         part = slice(start, start + step)
         p, q = (_weighted(side, counts[:, part], kind) for side in sides)
         for name in names:
             values[name][:, part] = between(p, q, name, width[part])
+
+    # a product of few channels is too small to be shared between cores: channels are shared
+    with _blas().limit(limits=1), ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(fill, range(0, channels, step)))
     return values
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    """Find the libraries of matrix products, once, since that takes milliseconds."""
+    return ThreadpoolController().select(user_api="blas")
 
 
 def _weighted(

@@ -80,28 +80,39 @@ def collect(
     """
     taps = taps_of(net, layers)
     held = Scratch(float("inf")) if scratch is None else scratch
-    place = next(net.parameters(), torch.empty(0))
-    rngs = {name: np.random.default_rng((seed, depth)) for depth, name in enumerate(taps)}
     shapes: dict[tuple[str, str], set[tuple[int, ...]]] = {
         (kind, name): set() for name in taps for kind in pooling
     }
+    rngs = {name: np.random.default_rng((seed, depth)) for depth, name in enumerate(taps)}
     mode = net.training
     net.eval()
     try:
-        with torch.inference_mode():
-            for batch in batches:
-                images = as_input(batch, place)
-                cells = tuple(max(1, side // STRIDE) for side in images.shape[2:])
-                with tapped(net, taps, partial(_pool, cells, pooling, rngs)) as kept:
-                    net(images)
-                for name in taps:
-                    for kind, part in zip(pooling, _ran(name, kept), strict=True):
-                        shapes[kind, name].add(part.shape[1:])
-                        held.add((kind, name), part)
+        for kept in _passes(net, batches, taps, partial(_pool, pooling, rngs)):
+            for name in taps:
+                for kind, part in zip(pooling, _ran(name, kept), strict=True):
+                    shapes[kind, name].add(part.shape[1:])
+                    held.add((kind, name), part)
     finally:
         net.train(mode)
     _check_shapes(shapes)
     return {kind: {name: held.take((kind, name)) for name in taps} for kind in pooling}
+
+
+def _passes(
+    net: nn.Module,
+    batches: Iterable[Tensor],
+    taps: Mapping[str, str],
+    pool: Callable[[tuple[int, ...], str, Any], list[Tensor]],
+) -> Iterator[dict[str, list[Tensor]]]:
+    """Run a network over the batches of a set and give what the taps kept of each."""
+    place = next(net.parameters(), torch.empty(0))
+    for batch in batches:
+        with torch.inference_mode():
+            images = as_input(batch, place)
+            cells = tuple(max(1, side // STRIDE) for side in images.shape[2:])
+            with tapped(net, taps, partial(pool, cells)) as kept:
+                net(images)
+        yield kept
 
 
 @contextlib.contextmanager
@@ -155,9 +166,9 @@ def _module(net: nn.Module, address: str) -> nn.Module:
 
 
 def _pool(
-    cells: tuple[int, ...],
     pooling: Sequence[str],
     rngs: Mapping[str, np.random.Generator],
+    cells: tuple[int, ...],
     name: str,
     output: Any,
 ) -> list[Tensor]:

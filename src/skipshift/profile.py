@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from skipshift.comparison import Compared, compare, draw
+from skipshift.distances import DISTANCES
 from skipshift.features import Features, Layers, collect
 from skipshift.models import Unet
 from skipshift.names import LEVELS
@@ -150,17 +151,13 @@ def _alike(rows: pd.DataFrame, finest: float) -> str:
 
 
 def _passed_on(rows: pd.DataFrame, clear: set[str], skips: tuple[int, ...] | None) -> str:
-    if skips is None:
-        return "Which skips pass it on is not said, since those of this network are not known."
+    named = set(rows["layer"])
+    if skips is None or (skips and not any(f"d{2**level}" in named for level in skips)):
+        return "Which skips pass it on is not said, since no layer is known to follow one."
     if not skips:
         return "The network keeps no skip that could pass it on."
-    excess = dict(zip(rows["layer"], rows["excess"], strict=True))
-    rises = rows["layer"][rows["excess"].diff() > 0]
-    passing = [
-        level
-        for level in skips
-        if {f"e{2**level}", f"d{2**level}"} <= clear & set(excess) and f"d{2**level}" in set(rises)
-    ]
+    rising = clear & set(rows["layer"][rows["excess"].diff() > 0])
+    passing = [level for level in skips if f"e{2**level}" in clear and f"d{2**level}" in rising]
     if not passing:
         return "No skip passes it on: the excess is larger behind none than in the layer before."
     names = listed(f"L{level}" for level in passing)
@@ -249,7 +246,7 @@ def profile_features(
             for measure, found in compare(a, b, draws, spec).items():
                 kind = {"measure": measure, "pooling": pooling}
                 layers.append({"layer": name, "depth": depth, **_row(found), **kind})
-                if len(found.value) == a.shape[2]:
+                if measure in DISTANCES:
                     channels.append(_channels(found).assign(layer=name, depth=depth, **kind))
     table = pd.DataFrame(layers).sort_values(
         ["pooling", "measure"],

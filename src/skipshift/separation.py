@@ -123,6 +123,8 @@ def _scores(
     scores = np.zeros(sides.shape)
     for fold in np.unique(folds):
         train, test = (np.flatnonzero(k & (weight > 0)) for k in (folds != fold, folds == fold))
+        if not len(train):  # nothing to learn from: every score ties
+            continue
         known, counts = sides[:, train], weight[train]
         known = known - (known @ counts / counts.sum())[:, None]
         solved = np.linalg.solve(kernel[np.ix_(train, train)] + np.diag(1 / counts), known.T)

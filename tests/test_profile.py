@@ -27,7 +27,7 @@ def images(rng):
 
 
 def features(rng, images=30, shift=0.0):
-    return {"average": {"a": rng.normal(shift, 1, (images, 4, 8)).astype(np.float32)}}
+    return {"average": {"a": [rng.normal(shift, 1, (images, 4, 8)).astype(np.float32)]}}
 
 
 def names(images, prefix=""):
@@ -42,7 +42,9 @@ def test_each_channel_is_the_hellinger_distance_of_its_pooled_features(net, imag
     profile = ss.profile_shift(net, images, darker)
     a, b = (collect(net, [torch.from_numpy(i)])["average"] for i in (images, darker))
     for layer, rows in profile.channels.groupby("layer"):
-        expected = hellinger(*(side[layer].reshape(-1, len(rows)) for side in (a, b)))
+        expected = hellinger(
+            *(np.concatenate(side[layer]).reshape(-1, len(rows)) for side in (a, b))
+        )
         assert rows["value"].to_numpy() == pytest.approx(expected, abs=0.02)
     assert list(profile.layers["layer"]) == list(net.layers())
 
@@ -78,7 +80,7 @@ def test_the_null_is_what_two_other_sets_of_these_sizes_give(rng):
 def test_images_of_one_group_are_never_taken_apart(rng):
     # ten groups of three equal images: halves that split a group would look alike
     sets = [
-        {"average": {"a": rng.normal(size=(10, 4, 8)).astype(np.float32).repeat(3, 0)}}
+        {"average": {"a": [rng.normal(size=(10, 4, 8)).astype(np.float32).repeat(3, 0)]}}
         for _ in range(2)
     ]
     apart = profile_features((sets[0], sets[1]), UNPAIRED, ProfileSpec()).layers["null"][0]
@@ -91,7 +93,7 @@ def test_the_order_of_images_does_not_matter(rng):
     a, b, spec = features(rng), features(rng, shift=0.5), ProfileSpec()
     groups = (names(30), names(30, "s"))
     order = rng.permutation(30)
-    shuffled = tuple({"average": {"a": x["average"]["a"][order]}} for x in (a, b))
+    shuffled = tuple({"average": {"a": [x["average"]["a"][0][order]]}} for x in (a, b))
     first = profile_features((a, b), groups, spec)
     second = profile_features(shuffled, (groups[0][order], groups[1][order]), spec)
     pd.testing.assert_frame_equal(first.layers, second.layers)
@@ -100,7 +102,7 @@ def test_the_order_of_images_does_not_matter(rng):
 def test_groups_are_paired_by_name_and_not_by_position(rng):
     a, b = features(rng), features(rng, shift=0.5)
     order = rng.permutation(30)
-    moved = {"average": {"a": b["average"]["a"][order]}}
+    moved = {"average": {"a": [b["average"]["a"][0][order]]}}
     first = profile_features((a, b), (names(30), names(30)), ProfileSpec())
     second = profile_features((a, moved), (names(30), names(30)[order]), ProfileSpec())
     pd.testing.assert_frame_equal(first.layers, second.layers)
@@ -122,7 +124,7 @@ def test_any_network_with_named_layers_will_do(images):
 
 
 def test_sets_of_different_channels_are_refused(rng):
-    other = {"average": {"a": rng.normal(size=(30, 4, 7)).astype(np.float32)}}
+    other = {"average": {"a": [rng.normal(size=(30, 4, 7)).astype(np.float32)]}}
     with pytest.raises(ValueError, match="layer a: both sets must have the same channels"):
         profile_features((features(rng), other), (names(30), names(30)), ProfileSpec())
     with pytest.raises(ValueError, match=r"images must be \(N, 3, H, W\), got \(8, 1"):
@@ -196,7 +198,7 @@ def verdict(rng, shifts, skips=(1, 2, 3, 4), images=20, spec=QUICK):
     for moved in (0, 1):
         image = rng.normal(size=(images, 1, 4))  # what layers have in common
         layers = {
-            name: (image + rng.normal(moved * shift, 1, (images, 4, 4))).astype(np.float32)
+            name: [(image + rng.normal(moved * shift, 1, (images, 4, 4))).astype(np.float32)]
             for name, shift in zip(LEVELS, shifts, strict=True)
         }
         sides.append({"average": layers})
@@ -230,13 +232,13 @@ def test_only_skips_that_the_network_keeps_can_pass_a_shift_on(skips, said, rng)
 
 
 def test_skips_are_not_spoken_of_where_no_layer_follows_one(rng):
-    sets = [{"average": {"stem": rng.normal(s, 1, (20, 4, 4))}} for s in (0, 5)]
+    sets = [{"average": {"stem": [rng.normal(s, 1, (20, 4, 4))]}} for s in (0, 5)]
     said = profile_features((sets[0], sets[1]), (names(20), names(20, "s")), QUICK, (1, 2))
     assert "Which skips pass it on is not said" in said.verdict()
 
 
 def test_a_layer_of_one_channel_has_channels_only_for_distances_of_channels(rng):
-    one = {"average": {"a": rng.normal(size=(6, 4, 1))}}
+    one = {"average": {"a": [rng.normal(size=(6, 4, 1))]}}
     spec = replace(QUICK, distances=("mmd", "hellinger"))
     profile = profile_features((one, one), (names(6), names(6)), spec)
     assert profile.channels["measure"].tolist() == ["hellinger"]

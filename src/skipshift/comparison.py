@@ -1,10 +1,10 @@
 """One layer of two sets compared: distances, null, intervals and p, all from groups' histograms."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, reduce
 
 import numpy as np
 import numpy.typing as npt
@@ -30,10 +30,10 @@ from skipshift.statistics import (
     splits,
 )
 
-Vectors = npt.NDArray[np.floating]
-"""(N, K, D): K positions and D channels of each of N images."""
+Blocks = Sequence[npt.NDArray[np.floating]]
+"""Features of a set, each block (n, K, D): K positions and D channels of each of n images."""
 
-_CELLS = 2**19
+_CELLS = 2**18
 """Counts that one matrix product gives at a time: few enough to stay in the processor's cache."""
 
 
@@ -94,7 +94,7 @@ class Compared:
     p: float
 
 
-def compare(a: Vectors, b: Vectors, draws: Draws, spec: ProfileSpec) -> dict[str, Compared]:
+def compare(a: Blocks, b: Blocks, draws: Draws, spec: ProfileSpec) -> dict[str, Compared]:
     """Compare a layer's features of the reference and of the shifted set, distance by distance.
 
     The null is measured where it can be, at the sizes of `statistics.splits`: there the excess is
@@ -124,7 +124,7 @@ def _summary(name: str, drawn: Mapping[str, npt.NDArray[np.float64]]) -> Compare
 
 
 def _measures(
-    a: Vectors, b: Vectors, draws: Draws, spec: ProfileSpec
+    a: Blocks, b: Blocks, draws: Draws, spec: ProfileSpec
 ) -> Iterator[Callable[[Sides], dict[str, npt.NDArray[np.float64]]]]:
     """Functions of draws that give values (draws, D) by name of the distance."""
     names = [name for name in spec.distances if name in DISTANCES]
@@ -133,27 +133,30 @@ def _measures(
         yield lambda sides: _of_counts(counts, sides, names, width)
     wholes = [name for name in spec.distances if name in SEPARATIONS]
     if wholes:
-        means = np.concatenate([side.mean(1, dtype=np.float64) for side in (a, b)])
+        means = np.concatenate([block.mean(1, dtype=np.float64) for block in (*a, *b)])
         pool = Pool(means, np.concatenate(draws.places), draws.groups)
         whole = {name: SEPARATIONS[name](pool) for name in wholes}
         yield lambda sides: {name: of(sides)[:, None] for name, of in whole.items()}
 
 
 def _group_counts(
-    a: Vectors, b: Vectors, draws: Draws, spec: ProfileSpec
+    a: Blocks, b: Blocks, draws: Draws, spec: ProfileSpec
 ) -> tuple[npt.NDArray[np.integer], npt.NDArray[np.float64]]:
     """(G, D, B) counts of all groups over the joint range of both sets, and the width of bins."""
-    flat = [side.reshape(-1, side.shape[2]) for side in (a, b)]
-    low, high = joint_range(*map(channel_range, flat))
+    channels = a[0].shape[2]
+    flat = [block.reshape(-1, channels) for block in (*a, *b)]
+    low, high = reduce(joint_range, map(channel_range, flat))
     bins = freedman_diaconis(*flat) if spec.bins == "fd" else spec.bins
     largest = max(
-        int(np.bincount(places).max()) * side.shape[1]
-        for side, places in zip((a, b), draws.places, strict=True)
+        int(np.bincount(own).max()) * side[0].shape[1]
+        for side, own in zip((a, b), draws.places, strict=True)
     )
-    shape = (sum(draws.groups.sizes), a.shape[2], bins)
+    shape = (sum(draws.groups.sizes), channels, bins)
     counts = np.zeros(shape, np.min_scalar_type(largest))
-    for side, places in zip((a, b), draws.places, strict=True):
-        add_counts(counts, side, places, low, high)
+    places, start = np.concatenate(draws.places), 0
+    for block in (*a, *b):
+        add_counts(counts, block, places[start : start + len(block)], low, high)
+        start += len(block)
     return counts, (high - low) / bins
 
 

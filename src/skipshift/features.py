@@ -18,8 +18,8 @@ from skipshift.scratch import Scratch
 
 T = TypeVar("T")
 
-Features = dict[str, npt.NDArray[np.float32]]
-"""Layer name -> (N, K, D): K positions and D channels of each of N images."""
+Features = dict[str, list[npt.NDArray[np.float32]]]
+"""Layer name -> blocks (n, K, D): K positions and D channels of each of n images, in order."""
 
 Layers = Sequence[str] | Mapping[str, str]
 """Addresses of modules, ``encoder.layer1``, or of one of a module's outputs, ``encoder[2]``;
@@ -76,7 +76,8 @@ def collect(
 
     Returns
     -------
-    Pooling -> layer name -> (N, K, D) float32. `ValueError` names a layer with NaN or infinity.
+    Pooling -> layer name -> blocks (n, K, D) float32, N images in all. `ValueError` names a layer
+    with NaN or infinity.
     """
     taps = taps_of(net, layers)
     held = Scratch(float("inf")) if scratch is None else scratch

@@ -226,8 +226,8 @@ def profile_features(
     Parameters
     ----------
     sets
-        Reference and shifted, each pooling -> layer name -> (N, K, D), with the poolings of the
-        spec.
+        Reference and shifted, each pooling -> layer name -> blocks (n, K, D), with the poolings of
+        the spec.
     groups
         Label of each image's group in either set.
     skips
@@ -238,10 +238,11 @@ def profile_features(
     for pooling in spec.pooling:
         for depth, name in enumerate(sets[0][pooling], 1):
             a, b = (side[pooling][name] for side in sets)
-            if a.shape[2] != b.shape[2]:
+            widths = a[0].shape[2], b[0].shape[2]
+            if widths[0] != widths[1]:
                 raise ValueError(
                     f"layer {name}: both sets must have the same channels, "
-                    f"got {a.shape[2]} and {b.shape[2]}"
+                    f"got {widths[0]} and {widths[1]}"
                 )
             for measure, found in compare(a, b, draws, spec).items():
                 kind = {"measure": measure, "pooling": pooling}
@@ -291,7 +292,7 @@ def _batches(images: Images, size: int, name: str) -> Iterator[Tensor]:
 
 
 def _codes(features: Mapping[str, Features], groups: Groups | None, name: str) -> npt.NDArray[Any]:
-    images = len(next(iter(next(iter(features.values())).values())))
+    images = sum(map(len, next(iter(next(iter(features.values())).values()))))
     # without labels nothing says that images are paired, so no name may be in both sets
     own = [f"{name} {index}" for index in range(images)]
     labels = np.asarray(own if groups is None else groups)

@@ -12,6 +12,9 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 
+_BLOCK = 2**20
+"""Bytes below which parts are joined: many small blocks are slow to go through."""
+
 
 class Scratch:
     """Holds arrays that grow by parts along their first axis.
@@ -49,14 +52,21 @@ class Scratch:
             for growing in list(self._parts):
                 self._spill(growing)
 
-    def take(self, key: Hashable) -> Array:
-        """Give the whole array of a key, which can then begin anew."""
+    def take(self, key: Hashable) -> list[Array]:
+        """Give the array of a key in blocks along its first axis; the key can then begin anew.
+
+        In memory it stays in the parts that came, since one whole would need as much again; small
+        ones are joined. On disk it is one block.
+        """
         if key not in self._files:
-            return np.concatenate(self._parts.pop(key))
+            parts = self._parts.pop(key)
+            each = max(1, _BLOCK // parts[0].nbytes)
+            runs = [parts[start : start + each] for start in range(0, len(parts), each)]
+            return [run[0] if len(run) == 1 else np.concatenate(run) for run in runs]
         self._spill(key)
         last = self._parts.pop(key)[0]
         shape = (self._lengths.pop(key), *last.shape[1:])
-        return np.memmap(self._files.pop(key), last.dtype, "r", shape=shape)
+        return [np.memmap(self._files.pop(key), last.dtype, "r", shape=shape)]
 
     def _spill(self, key: Hashable) -> None:
         """Write the parts of a key to its file and keep an empty one that knows the shape."""

@@ -149,6 +149,7 @@ def plant_shift(plan: Plan) -> pd.DataFrame:
                 "distance": "hellinger",
                 "value": value,
                 "null": null,
+                "pooling": "average",
             }
             frames.append(pd.DataFrame({**names, **values}))
     return pd.concat(frames, ignore_index=True)
@@ -159,7 +160,9 @@ def layers_of(shift: pd.DataFrame) -> pd.DataFrame:
     mean = shift.groupby(keys, sort=False)[["value", "null"]].mean().reset_index()
     mean = mean.rename(columns={"value": "distance"})
     excess = mean["distance"] - mean["null"]
-    return mean.assign(excess=excess, low=mean["distance"] - 0.02, high=mean["distance"] + 0.02)
+    kind = {"measure": "hellinger", "pooling": "average", "p": 0.002, "p_adjusted": 0.02}
+    low, high = mean["distance"] - 0.02, mean["distance"] + 0.02
+    return mean.assign(excess=excess, low=low, high=high, **kind)
 
 
 def plant_run(folder: Path, plan: Plan, run: tuple[str, str, int]) -> None:

@@ -172,6 +172,20 @@ def test_profile_takes_a_foreign_network_with_its_own_preprocess(skipshift, tmp_
     ]  # fmt: skip
 
 
+def test_profile_measures_what_is_named_side_by_side(skipshift, small_set, run_folder):
+    out = small_set.parent / "o"
+    options = ("--distances", "wasserstein,hellinger", "--pooling", "average,sample")
+    code, shown, _ = skipshift("profile", run_folder, small_set, "brightness:0.5", out, *options)
+    assert code == 0
+    table = read_table(out / "profile.csv")
+    assert table.groupby(["measure", "pooling"]).size().tolist() == [10] * 4
+    assert "The s" in shown
+    assert len(list(out.glob("profile-*-*.svg"))) == 3
+    code, _, error = skipshift("profile", run_folder, small_set, "x", out, "--distances", "l2")
+    assert code == 2
+    assert "distances must be distinct ones of hellinger, " in error
+
+
 def test_a_study_file_is_read_from_its_own_folder(skipshift, small_set, tmp_path_factory):
     plan = {
         "manifest": "manifest.csv",

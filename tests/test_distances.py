@@ -3,10 +3,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from scipy.spatial.distance import jensenshannon
-from scipy.stats import norm
+from scipy.spatial.distance import cityblock, jensenshannon
+from scipy.stats import energy_distance, entropy, ks_2samp, norm, wasserstein_distance
 
-from skipshift.distances import bin_index, hellinger, hellinger_of_counts
+from skipshift.distances import (
+    DISTANCES,
+    add_counts,
+    between,
+    bin_index,
+    freedman_diaconis,
+    hellinger,
+)
+from skipshift.names import DISTANCES as NAMES
+from skipshift.separation import SEPARATIONS
 
 VALUES = st.floats(-1e6, 1e6, width=32)
 SETS = hnp.arrays(np.float32, st.tuples(st.integers(1, 30), st.just(2)), elements=VALUES)
@@ -64,7 +73,7 @@ def test_two_samples_of_one_normal_are_as_far_apart_as_measured_elsewhere(rng):
 
 def test_hellinger_bounds_jensen_shannon(rng):
     p, q = rng.integers(0, 50, (2, 40))
-    squared = hellinger_of_counts(p, q) ** 2
+    squared = between(p, q) ** 2
     divergence = jensenshannon(p, q, base=2) ** 2
     assert squared <= divergence + 1e-12
     assert divergence <= 2 * squared
@@ -121,3 +130,72 @@ def test_the_normal_reference_is_what_the_docstring_says():
     grid = np.linspace(-8, 9, 20001)
     overlap = np.trapezoid(np.sqrt(norm.pdf(grid) * norm.pdf(grid, 1)), grid)
     assert overlap == pytest.approx(np.exp(-1 / 8))
+
+
+def smooth(counts):
+    return 0.99 * counts / counts.sum() + 0.01 / len(counts)
+
+
+BINS = np.arange(30)
+ELSEWHERE = {
+    "hellinger": lambda p, q: np.linalg.norm(np.sqrt(p / p.sum()) - np.sqrt(q / q.sum())) / 2**0.5,
+    "jensen-shannon": lambda p, q: jensenshannon(p, q, base=2),
+    "kullback-leibler": lambda p, q: entropy(smooth(q), smooth(p)),
+    "total-variation": lambda p, q: cityblock(p / p.sum(), q / q.sum()) / 2,
+    "kolmogorov-smirnov": lambda p, q: ks_2samp(BINS.repeat(p), BINS.repeat(q)).statistic,
+    "wasserstein": lambda p, q: 0.1 * wasserstein_distance(BINS, BINS, p, q),
+    "energy": lambda p, q: energy_distance(0.1 * BINS, 0.1 * BINS, p, q),
+}
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_a_distance_is_what_scipy_gives_for_the_same_histograms(name, rng):
+    p, q = rng.integers(0, 9, (2, 5, 30))
+    q[:, 20:] = 0
+    expected = [ELSEWHERE[name](*channel) for channel in zip(p, q, strict=True)]
+    assert between(p, q, name, np.full(5, 0.1)) == pytest.approx(expected)
+
+
+def test_wasserstein_is_the_shift_of_two_normals_and_scaled_by_the_spread_of_the_first(rng):
+    samples = rng.normal([[0], [3]], [[2], [2]], (2, 200_000)).T[None]
+    counts = np.zeros((1, 2, 400), np.int32)
+    add_counts(counts, samples, np.zeros(1, int), np.full(2, -12.0), np.full(2, 15.0))
+    p, q = counts[0]
+    assert between(p, q, "wasserstein", 27 / 400) == pytest.approx(3, abs=0.03)
+    assert between(p, q, "wasserstein-scaled") == pytest.approx(1.5, abs=0.02)
+
+
+@pytest.mark.parametrize("name", DISTANCES)
+def test_every_distance_is_zero_for_equal_frequencies_and_finite_for_disjoint_ones(name):
+    p, q = np.array([[5, 3, 0, 0], [0, 0, 0, 9]]), np.array([[0, 0, 2, 2], [4, 0, 0, 0]])
+    assert between(p, p * 7, name).tolist() == [0, 0]
+    assert (between(p, q, name) > 0.5).all()
+    assert (between(p, q, name) <= DISTANCES[name].most).all()
+
+
+def test_the_names_of_a_spec_are_those_of_the_tables():
+    assert (*DISTANCES, *SEPARATIONS) == NAMES
+
+
+@pytest.mark.parametrize("shape", [(7, 4, 5), (3, 900, 200)])
+def test_counts_of_groups_are_those_of_numpy(shape, rng):
+    features, groups = rng.normal(size=shape), np.arange(shape[0]) % 2
+    low, high = features.min((0, 1)), features.max((0, 1))
+    counts = np.zeros((2, shape[2], 30), np.int32)
+    add_counts(counts, features, groups, low, high)
+    for group, channel in [(0, 0), (1, shape[2] - 1)]:
+        own = features[groups == group, :, channel]
+        expected = np.histogram(own, 30, (low[channel], high[channel]))[0]
+        assert counts[group, channel].tolist() == expected.tolist()
+
+
+def test_freedman_diaconis_is_the_median_of_what_numpy_gives(rng):
+    features = rng.normal(size=(500, 3)) ** [1, 2, 3]
+    expected = [len(np.histogram_bin_edges(f, "fd")) - 1 for f in features.T]
+    assert freedman_diaconis(features) == np.median(expected)
+    assert freedman_diaconis(np.zeros((9, 2))) == 2
+
+
+def test_bins_must_be_at_least_one():
+    with pytest.raises(ValueError, match="bins must be at least 1, got 0"):
+        hellinger(np.zeros((2, 1)), np.ones((2, 1)), bins=0)

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
 import torch
@@ -17,24 +18,28 @@ def net():
 
 def test_features_are_the_average_over_cells_of_32_pixels(net):
     images = torch.rand(3, 3, 64, 96)
-    pooled = collect(net, [images])
+    pooled = collect(net, [images])["average"]
     stages = net.encoder(images)
     for name, stage in zip(("e2", "e8", "e32"), (stages[1], stages[3], stages[5]), strict=True):
         cells = functional.adaptive_avg_pool2d(stage, (2, 3)).flatten(2).transpose(1, 2)
-        assert torch.allclose(torch.from_numpy(pooled[name]), cells, atol=1e-5)
+        assert torch.allclose(torch.from_numpy(pooled[name][0]), cells, atol=1e-5)
+
+
+def joined(blocks):
+    return torch.from_numpy(np.concatenate(blocks))
 
 
 def test_batches_are_images_one_by_one(net):
     images = torch.rand(3, 3, 64, 64)
-    whole, single = collect(net, [images]), collect(net, images.split(1))
+    whole, single = (collect(net, b)["average"] for b in ([images], images.split(1)))
     for name in net.layers():
-        assert torch.allclose(*map(torch.from_numpy, (whole[name], single[name])), atol=1e-4)
+        assert torch.allclose(*map(joined, (whole[name], single[name])), atol=1e-4)
 
 
 def test_uint8_images_are_divided_by_255(net):
     images = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
-    a, b = collect(net, [images]), collect(net, [images / 255])
-    assert all((a[name] == b[name]).all() for name in net.layers())
+    a, b = (collect(net, [i])["average"] for i in (images, images / 255))
+    assert all((a[name][0] == b[name][0]).all() for name in net.layers())
 
 
 def test_smp_unet_has_the_same_layers(net):
@@ -46,13 +51,15 @@ def test_a_tap_sees_a_map_before_it_is_overwritten():
     chain = nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU(inplace=True))
     nn.init.constant_(chain[0].weight, -1.0)
     nn.init.zeros_(chain[0].bias)
-    pooled = collect(chain, [torch.ones(1, 1, 32, 32)], ["0"])
-    assert pooled["0"].item() == -1
+    pooled = collect(chain, [torch.ones(1, 1, 32, 32)], ["0"])["average"]
+    assert pooled["0"][0].item() == -1
 
 
 def test_maps_that_do_not_divide_into_cells_are_pooled_all_the_same():
-    pooled = collect(nn.Sequential(nn.Conv2d(3, 4, 3)), [torch.rand(2, 3, 64, 64)], ["0"])
-    assert pooled["0"].shape == (2, 4, 4)
+    pooled = collect(nn.Sequential(nn.Conv2d(3, 4, 3)), [torch.rand(2, 3, 64, 64)], ["0"])[
+        "average"
+    ]
+    assert pooled["0"][0].shape == (2, 4, 4)
 
 
 def test_hooks_and_mode_are_put_back_after_an_error(net):
@@ -114,15 +121,19 @@ def test_an_in_place_change_of_a_skip_comes_after_it_was_seen():
         def forward(self, x):
             return self.block(x - 2)
 
-    pooled = collect(Net(), [torch.ones(1, 1, 32, 32)], {"in": "block(input)", "out": "block"})
-    assert (pooled["in"].item(), pooled["out"].item()) == (-1, 0)
+    pooled = collect(Net(), [torch.ones(1, 1, 32, 32)], {"in": "block(input)", "out": "block"})[
+        "average"
+    ]
+    assert (pooled["in"][0].item(), pooled["out"][0].item()) == (-1, 0)
 
 
 def test_volumes_are_pooled_to_cells_of_32_voxels():
     net = nn.Sequential(nn.Conv3d(1, 2, 1))
     images = torch.rand(2, 1, 64, 32, 16)
     cells = functional.avg_pool3d(net(images), (32, 32, 16)).flatten(2).transpose(1, 2)
-    assert torch.allclose(torch.from_numpy(collect(net, [images], ["0"])["0"]), cells, atol=1e-5)
+    assert torch.allclose(
+        torch.from_numpy(collect(net, [images], ["0"])["average"]["0"][0]), cells, atol=1e-5
+    )
 
 
 def test_an_empty_layer_is_named():

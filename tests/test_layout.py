@@ -11,14 +11,15 @@ SOURCE = Path(skipshift.__file__).parent
 
 ORDER = [
     "names", "specs", "arguments", "extras", "progress", "records", "allocator", "shifts",
-    "counts", "distances", "statistics", "scores", "comparisons", "data.specs", "data.images",
-    "data.preprocess", "data.volumes", "data.manifest", "data.splits", "data.sources",
-    "data.slices", "data.writing", "data.patterns", "data.labels", "data.mms", "data.folder",
-    "data.drawn", "data.templates", "data.synthetic", "data.crops", "layers", "models",
-    "checkpoints", "inference", "losses", "features", "page.views", "page.style", "page.figures",
-    "page.pictures", "page.findings", "page.verdict", "page.rows", "page.report", "profile",
-    "trackers", "training", "evaluation", "grid", "steps", "workers", "cluster", "study", "plan",
-    "demo", "commands", "cli",
+    "counts", "distances", "statistics", "separation", "layerwise", "scratch", "scores",
+    "comparisons", "data.specs", "data.images", "data.preprocess", "data.volumes",
+    "data.manifest", "data.splits", "data.sources", "data.slices", "data.writing",
+    "data.patterns", "data.labels", "data.mms", "data.folder", "data.drawn", "data.templates",
+    "data.synthetic", "data.crops", "layers", "models", "checkpoints", "inference", "losses",
+    "pooling", "features", "page.views", "page.style", "page.figures", "page.pictures",
+    "page.findings", "page.verdict", "page.rows", "page.report", "profile", "trackers",
+    "training", "evaluation", "grid", "steps", "workers", "cluster", "study", "plan", "demo",
+    "commands", "cli",
 ]  # fmt: skip
 
 

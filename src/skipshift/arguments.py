@@ -85,7 +85,8 @@ class ProfileRunSpec:
     """Images of the new domain, or a shift such as brightness:0.75."""
 
     out: Path
-    """Folder to write: profile.csv, channels.parquet, profile.json, profile.svg."""
+    """Folder to write: profile.csv, channels.parquet, profile.json, and profile.svg, the first
+    distance and pooling; others are profile-DISTANCE-POOLING.svg."""
 
     # the positional NET has no option of its own, so that --net can name what makes it
     builder: Annotated[str | None, Parameter(name="--net")] = field(default=None, kw_only=True)
@@ -103,11 +104,24 @@ class ProfileRunSpec:
     crop: int | None = field(default=None, kw_only=True)
     """Side of a centred crop of the images, a multiple of 32; whole images without it."""
 
-    bins: int = field(default=100, kw_only=True)
-    """Bins of the histograms."""
+    distances: str = field(default="hellinger", kw_only=True)
+    """Distances to measure, with commas between them; the first is drawn.
+
+    By channel: hellinger, jensen-shannon, kullback-leibler, total-variation, kolmogorov-smirnov,
+    wasserstein, wasserstein-scaled, energy. Of the layer as a whole: mmd, auc, gdv, cka.
+    """
+
+    pooling: str = field(default="average", kw_only=True)
+    """What to keep of each cell of 32 x 32 pixels: average, sample or none, or more with commas."""
+
+    bins: int | Literal["fd"] = field(default=100, kw_only=True)
+    """Bins of the histograms, or fd: Freedman and Diaconis' number for each layer."""
+
+    memory: float = field(default=1.0, kw_only=True)
+    """GiB of pooled features to hold in memory; beyond it they go to a temporary folder."""
 
     seed: int = field(default=0, kw_only=True)
-    """Seed of the null and of the intervals."""
+    """Seed of the null, of the intervals and of random positions."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 Each returns the lines to show at the end. Torch is imported only by the commands that need it.
 """
 
+from itertools import product
 from pathlib import Path
 
 from skipshift import records
@@ -109,11 +110,17 @@ def profile(spec: ProfileRunSpec, progress: Progress = silent) -> str:
     from skipshift.profile import profile_shift
     from skipshift.specs import ProfileSpec
 
+    settings = ProfileSpec(
+        distances=tuple(spec.distances.split(",")),
+        pooling=tuple(spec.pooling.split(",")),
+        bins=spec.bins,
+        memory=spec.memory,
+        seed=spec.seed,
+    )
     function = preprocess_of(spec.preprocess)
     net = load_net(spec.net, spec.builder).to(best_device())
     layers = taps_of(net, spec.layers) if spec.layers else None
     sets = read_pair(spec.reference, spec.shifted, spec.crop, spec.volumes)
-    settings = ProfileSpec(bins=spec.bins, seed=spec.seed)
     size = settings.batch_size
     batches = [[s.images[i : i + size] for i in range(0, len(s.images), size)] for s in sets]
     loaders = [
@@ -126,9 +133,13 @@ def profile(spec: ProfileRunSpec, progress: Progress = silent) -> str:
     except ValueError as error:
         raise SkipshiftError(f"{spec.net} on {spec.reference}, {spec.shifted}: {error}") from None
     measured.save(spec.out)
-    figure = measured.plot(f"{spec.reference} against {spec.shifted}")
-    records.write_bytes(spec.out / "profile.svg", to_svg(figure))
-    return f"{measured.layers.round(3).to_string(index=False)}\n\nprofile: {spec.out}"
+    kinds = product(settings.distances, settings.pooling)
+    for number, (measure, pooling) in enumerate(kinds):
+        label = f"{spec.reference} against {spec.shifted}: {measure}, {pooling}"
+        name = f"profile-{measure}-{pooling}.svg" if number else "profile.svg"
+        records.write_bytes(spec.out / name, to_svg(measured.plot(label, measure, pooling)))
+    table = measured.layers.round(3).to_string(index=False)
+    return f"{table}\n\n{measured.verdict()}\n\nprofile: {spec.out}"
 
 
 def _told(page: Path) -> str:

@@ -37,7 +37,7 @@ from skipshift.scores import (
     headline_class,
     weighted,
 )
-from skipshift.statistics import resamples
+from skipshift.statistics import holm, resamples
 
 AWAY = "away"
 """Name of the domain that stands for the mean of all domains but those of the training."""
@@ -126,19 +126,6 @@ def compare(
     if not tables:
         return pd.DataFrame(columns=list(TABLE_COLUMNS["tests.csv"]))
     return _judged(pd.concat(tables, ignore_index=True))
-
-
-def holm(p: Array) -> Array:
-    """Adjust the p-values of a family by Holm's step-down method (1979); NaN are no members.
-
-    >>> holm(np.array([0.01, 0.04, 0.03, np.nan]))
-    array([0.03, 0.06, 0.06,  nan])
-    """
-    order = np.argsort(p, kind="stable")[: np.isfinite(p).sum()]
-    steps = p[order] * np.arange(len(order), 0, -1)
-    adjusted = np.full(len(p), np.nan)
-    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1)
-    return adjusted
 
 
 def _places(cases: pd.DataFrame, homes: Sequence[str]) -> dict[str, list[str]]:

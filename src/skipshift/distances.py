@@ -1,18 +1,30 @@
-"""Distances between the distributions of features: pure functions of arrays.
+"""Distances between the distributions of a channel: pure functions of arrays.
 
 Counts per bin add up over images, so everything downstream is a sum of histograms and one ratio.
 """
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.floating]
 
-_CHUNK = 2**16
-"""Values binned at a time: few enough to stay in the processor's cache."""
+Frequencies = npt.NDArray[np.floating]
+"""(..., B): shares of the values in each bin, adding up to 1."""
 
 Histograms = npt.NDArray[np.number]
 """(..., D, B): counts of each channel and bin."""
+
+_CHUNK = 2**16
+"""Values binned at a time: few enough to stay in the processor's cache."""
+
+_SMOOTH = 0.01
+"""Share of a uniform distribution mixed into both sides of a Kullback-Leibler divergence."""
+
+MOST_BINS = 1000
+"""Bins beyond which the rule of Freedman and Diaconis is cut off."""
 
 
 def hellinger(features_a: Floats, features_b: Floats, bins: int = 100) -> npt.NDArray[np.float64]:
@@ -39,13 +51,18 @@ def hellinger(features_a: Floats, features_b: Floats, bins: int = 100) -> npt.ND
     >>> hellinger(np.array([[0.0], [1.0]]), np.array([[0.0], [3.0]]), bins=2).round(3)
     array([0.541])
     """
+    if bins < 1:
+        raise ValueError(f"bins must be at least 1, got {bins}")
     a, b = _checked(features_a, "features_a"), _checked(features_b, "features_b")
     if a.shape[1] != b.shape[1]:
         raise ValueError(
             f"both sets must have the same channels, got {a.shape[1]} and {b.shape[1]}"
         )
     low, high = joint_range(channel_range(a), channel_range(b))
-    return hellinger_of_counts(histogram(a, low, high, bins), histogram(b, low, high, bins))
+    counts = np.zeros((2, a.shape[1], bins), np.int32)
+    for number, side in enumerate((a, b)):
+        add_counts(counts, side[None], np.array([number]), low, high)
+    return between(counts[0], counts[1])
 
 
 def channel_range(features: Floats) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -61,50 +78,59 @@ def joint_range(
     return np.minimum(a[0], b[0]), np.maximum(a[1], b[1])
 
 
-def histogram(features: Floats, low: Floats, high: Floats, bins: int) -> npt.NDArray[np.int64]:
-    """Count the values of each channel in equal bins of ``[low, high]`` (eq. 4-5).
+def add_counts(
+    counts: npt.NDArray[np.integer],
+    features: Floats,
+    groups: npt.NDArray[np.integer],
+    low: Floats,
+    high: Floats,
+) -> None:
+    """Count the values of each group and channel in equal bins of ``[low, high]`` (eq. 4-5).
 
-    Edge b stands at ``low + (high - low) * (b / bins)`` in float64; a value on an edge belongs to
+    Edge b stands at ``low + (high - low) * (b / B)`` in float64; a value on an edge belongs to
     the bin above it, and ``high`` to the last bin.
 
     Parameters
     ----------
+    counts
+        (G, D, B) of whole numbers wide enough for the values of a group, added to in place.
     features
-        (M, D), all within the range.
+        (N, K, D), all within the range.
+    groups
+        (N,): number of each image's group, 0 .. G - 1.
     low, high
         (D,) float64.
-
-    Returns
-    -------
-    (D, B) int64; each row sums to M.
     """
-    if bins < 1:
-        raise ValueError(f"bins must be at least 1, got {bins}")
-    channels = features.shape[1]
-    counts = np.zeros(channels * bins, np.int64)
+    (_, positions, channels), bins = features.shape, counts.shape[2]
     rows = max(1, _CHUNK // channels)
-    for start in range(0, len(features), rows):
-        index = bin_index(features[start : start + rows], low, high, bins)
-        index += np.arange(channels) * bins
-        counts += np.bincount(index.ravel(), minlength=channels * bins)
-    return counts.reshape(channels, bins)
+    step = max(1, rows // positions)
+    place = np.arange(step * channels).reshape(step, 1, channels) * bins
+    for start in range(0, len(features), step):
+        block = features[start : start + step]
+        for row in range(0, positions, rows):
+            part = block[:, row : row + rows]
+            index = bin_index(part.reshape(-1, channels), low, high, bins).reshape(part.shape)
+            index += place[: len(part)]
+            found = np.bincount(index.ravel(), minlength=len(part) * channels * bins)
+            for group, own in zip(groups[start:], found.reshape(-1, channels, bins), strict=False):
+                np.add(counts[group], own, out=counts[group], casting="unsafe")
 
 
 def bin_index(features: Floats, low: Floats, high: Floats, bins: int) -> npt.NDArray[np.int64]:
-    """Bin of each value, (M, D) int64 in 0..bins - 1, by the rule of `histogram`."""
+    """Bin of each value, (M, D) int64 in 0..bins - 1, by the rule of `add_counts`."""
     span = high - low
     if not np.isfinite(span).all():
         raise ValueError("features span more than float64 can hold; scale them down")
     place = np.subtract(features, low, dtype=np.float64)
-    place /= np.where(span > 0, span, 1.0)
-    place *= bins
+    place *= bins / np.where(span > 0, span, 1.0)
     index = place.astype(np.int64)
-    # the quotient is off by ulps, so next to an edge the edge itself has the last word
+    # the product is off by ulps, so next to an edge the edge itself has the last word
+    near = place > 0  # the many zeros behind a ReLU stand on their edge exactly
     place -= np.rint(place)
-    near = np.abs(place, out=place) < 1e-9 * bins
-    near &= features > low  # the many zeros behind a ReLU stand on their edge exactly
-    rows, channels = np.nonzero(near)
-    if rows.size:
+    near &= np.abs(place, out=place) < 1e-9 * bins
+    found = np.flatnonzero(near)
+    if found.size:
+        rows, channels = np.divmod(found, features.shape[1])
         guess = np.minimum(index[rows, channels], bins - 1)
         values, start, width = features[rows, channels], low[channels], span[channels]
         guess -= values < start + width * (guess / bins)
@@ -113,23 +139,140 @@ def bin_index(features: Floats, low: Floats, high: Floats, bins: int) -> npt.NDA
     return index
 
 
-def hellinger_of_counts(p: Histograms, q: Histograms) -> npt.NDArray[np.float64]:
-    """Hellinger distance of two histograms over the same bins (eq. 8-9).
+def freedman_diaconis(*sets: Floats) -> int:
+    """Bins of width 2 IQR / M^(1/3): the median over channels (Freedman and Diaconis 1981).
+
+    Channels without spread between their quartiles have no such number and are left out.
+
+    Parameters
+    ----------
+    sets
+        Each (M, D), taken as one.
+
+    Returns
+    -------
+    At least 2 and at most `MOST_BINS`.
+    """
+    wanted = [0.0]
+    for number in range(sets[0].shape[1]):
+        # one channel at a time, since the sets may lie on disk and be larger than memory
+        channel = np.concatenate([values[:, number] for values in sets]).astype(np.float64)
+        least, lower, upper, most = np.quantile(channel, [0, 0.25, 0.75, 1])
+        if upper > lower:
+            wanted.append((most - least) * len(channel) ** (1 / 3) / (2 * (upper - lower)))
+    return int(np.clip(np.ceil(np.median(wanted[1:] or wanted)), 2, MOST_BINS))
+
+
+def _hellinger(p: Frequencies, q: Frequencies) -> Floats:
+    roots = np.sqrt(p)
+    roots -= np.sqrt(q)
+    return np.asarray(np.sqrt(np.minimum(_squares(roots) / 2, 1)))
+
+
+def _jensen_shannon(p: Frequencies, q: Frequencies) -> Floats:
+    middle = (p + q) / 2
+    bits = (_relative_entropy(p, middle) + _relative_entropy(q, middle)) / (2 * np.log(2))
+    return np.asarray(np.sqrt(np.clip(bits, 0, 1)))
+
+
+def _kullback_leibler(p: Frequencies, q: Frequencies) -> Floats:
+    smooth_p, smooth_q = ((1 - _SMOOTH) * side + _SMOOTH / side.shape[-1] for side in (p, q))
+    return np.asarray(np.maximum(_relative_entropy(smooth_q, smooth_p), 0))
+
+
+def _total_variation(p: Frequencies, q: Frequencies) -> Floats:
+    return np.asarray(np.abs(p - q).sum(-1) / 2)
+
+
+def _kolmogorov_smirnov(p: Frequencies, q: Frequencies) -> Floats:
+    return np.asarray(np.abs(np.cumsum(p - q, -1)).max(-1))
+
+
+def _wasserstein(p: Frequencies, q: Frequencies) -> Floats:
+    return np.asarray(np.abs(np.cumsum(p - q, -1)).sum(-1))
+
+
+def _scaled_wasserstein(p: Frequencies, q: Frequencies) -> Floats:
+    places = np.arange(p.shape[-1])
+    mean = p @ places
+    # values lie anywhere in their bin, which adds the variance of a uniform distribution
+    spread = np.sqrt(np.maximum(p @ places**2 - mean**2, 0) + 1 / 12)
+    return np.asarray(_wasserstein(p, q) / spread)
+
+
+def _energy(p: Frequencies, q: Frequencies) -> Floats:
+    return np.asarray(np.sqrt(2 * _squares(np.cumsum(p - q, -1))))
+
+
+def _squares(values: Floats) -> Floats:
+    return np.asarray(np.einsum("...b,...b->...", values, values))
+
+
+def _relative_entropy(p: Frequencies, q: Frequencies) -> Floats:
+    ratio = np.divide(p, q, out=np.ones_like(p), where=p > 0)
+    return np.asarray((p * np.log(ratio)).sum(-1))
+
+
+@dataclass(frozen=True)
+class Distance:
+    """A distance between two histograms over the same equal bins."""
+
+    of: Callable[[Frequencies, Frequencies], Floats]
+    """Frequencies (..., B) of the reference and of the shifted set -> (...), in bins."""
+
+    power: float = 0.0
+    """Power of a bin's width that turns bins into the unit of the features."""
+
+    most: float = np.inf
+    """The largest value there is."""
+
+
+DISTANCES: Mapping[str, Distance] = {
+    "hellinger": Distance(_hellinger, most=1),
+    "jensen-shannon": Distance(_jensen_shannon, most=1),
+    "kullback-leibler": Distance(_kullback_leibler),
+    "total-variation": Distance(_total_variation, most=1),
+    "kolmogorov-smirnov": Distance(_kolmogorov_smirnov, most=1),
+    "wasserstein": Distance(_wasserstein, 1.0),
+    "wasserstein-scaled": Distance(_scaled_wasserstein),
+    "energy": Distance(_energy, 0.5),
+}
+"""Distances of a channel, from histograms over the joint range of both sets.
+
+``hellinger`` (eq. 8-9), ``total-variation`` and ``kolmogorov-smirnov`` (at the edges of the bins)
+lie in [0, 1], and so does ``jensen-shannon``, the root of the divergence in bits.
+``kullback-leibler`` is the divergence of the shifted set from the reference in nats, both mixed
+with 1 % of a uniform distribution, without which one empty bin makes it infinite.
+
+``wasserstein`` and ``energy`` have the unit of the features and take values at the middle of their
+bins. The mean of ``wasserstein`` over channels is the representation shift of Stacke et al. (2021)
+where features are averaged over the image. ``wasserstein-scaled`` is divided by the standard
+deviation of the reference; a channel asleep in the reference can make it large.
+"""
+
+
+def between(
+    p: Histograms, q: Histograms, distance: str = "hellinger", width: Floats | float = 1.0
+) -> npt.NDArray[np.float64]:
+    """Distance of two histograms over the same bins.
 
     Parameters
     ----------
     p, q
-        (..., B) counts that need not have the same sum, each sum above 0.
+        (..., D, B) counts of the reference and of the shifted set, each sum above 0; the sums
+        need not be the same. Floats keep their type.
+    distance
+        One of `DISTANCES`.
+    width
+        (D,): width of a channel's bins.
 
     Returns
     -------
-    (...) float64 in [0, 1].
+    (..., D)
     """
-    roots = np.sqrt(p / p.sum(-1, keepdims=True))
-    roots -= np.sqrt(q / q.sum(-1, keepdims=True))
-    np.square(roots, out=roots)
-    distance: npt.NDArray[np.float64] = np.sqrt(np.minimum(roots.sum(-1) / 2, 1.0))
-    return distance
+    chosen = DISTANCES[distance]
+    value = chosen.of(p / p.sum(-1, keepdims=True), q / q.sum(-1, keepdims=True))
+    return np.asarray(value * np.power(width, chosen.power) if chosen.power else value)
 
 
 def _checked(features: Floats, name: str) -> Floats:

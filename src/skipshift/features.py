@@ -1,69 +1,108 @@
-"""Features of any network's layers: taps by name, pooled as the paper does, one pass over a set."""
+"""Features of any network's layers: taps by name, pooled, one pass over a set."""
 
 import contextlib
 import inspect
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from skipshift.layers import Address, Layers, module_of, parse, taps_of, unwrap
 from skipshift.models import STRIDE
+from skipshift.pooling import POOLINGS, vectors
+from skipshift.scratch import Scratch
 
-Features = dict[str, npt.NDArray[np.float32]]
-"""Layer name -> (N, K, D): K positions and D channels of each of N images."""
+T = TypeVar("T")
+
+Features = dict[str, list[npt.NDArray[np.float32]]]
+"""Layer name -> blocks (n, K, D): K positions and D channels of each of n images, in order."""
 
 
-def collect(net: nn.Module, batches: Iterable[Tensor], layers: Layers | None = None) -> Features:
+def collect(
+    net: nn.Module,
+    batches: Iterable[Tensor],
+    layers: Layers | None = None,
+    pooling: Sequence[str] = ("average",),
+    seed: int = 0,
+    scratch: Scratch | None = None,
+) -> dict[str, Features]:
     """Run a network once over a set and keep its pooled features.
 
-    The maps of a layer are average-pooled to (H / 32) x (W / 32) positions (section IV-B), those of
-    volumes likewise along each of three axes; a side that is smaller stays as it is. No map
-    outlives its batch. The network is put into evaluation mode for the pass and back.
+    The maps of a layer have (H / 32) x (W / 32) cells (section IV-B), those of volumes likewise
+    along each of three axes, and fewer where the map itself is smaller. No map outlives its batch.
+    The network is put into evaluation mode for the pass and back.
 
     Parameters
     ----------
     batches
         (N, C, H, W) or, of volumes, (N, C, D, H, W) tensors, uint8 (then divided by 255) or float,
         all of one size.
+    pooling
+        What to keep of each cell, some of `skipshift.pooling.POOLINGS`.
+    seed
+        Seed of the random positions of ``sample``: image i gives those of (seed, layer, i).
+    scratch
+        Holds the features while they grow; in memory without it.
 
     Returns
     -------
-    Layer name -> (N, K, D) float32. `ValueError` names a layer with NaN or infinity.
+    Pooling -> layer name -> blocks (n, K, D) float32, N images in all. `ValueError` names a layer
+    with NaN or infinity.
     """
     net = unwrap(net)
-    pooled: dict[str, list[npt.NDArray[np.float32]]] = {}
-    taps: dict[str, str] = {}
-    place = next(net.parameters(), torch.empty(0))
+    held = Scratch(float("inf")) if scratch is None else scratch
+    shapes: dict[tuple[str, str], set[tuple[int, ...]]] = defaultdict(set)
+    names: Sequence[str] = ()
     mode = net.training
     net.eval()
     try:
-        with torch.inference_mode():
-            for batch in batches:
-                images = as_input(batch, place)
-                taps = taps or taps_of(net, layers, images[:1])
-                grid = tuple(max(1, side // STRIDE) for side in images.shape[2:])
-                with tapped(net, taps, partial(_pool, grid=grid)) as cells:
-                    _run(net, images)
-                for name in taps:
-                    pooled.setdefault(name, []).append(_ran(name, cells))
+        for kept in _passes(net, batches, layers, pooling, seed):
+            names = list(kept)
+            for name in names:
+                for kind, part in zip(pooling, _on_cpu(name, kept.pop(name)), strict=True):
+                    shapes[kind, name].add(part.shape[1:])
+                    held.add((kind, name), part)
     finally:
         net.train(mode)
-    if not pooled:
+    if not names:
         raise ValueError("a set of images must hold at least one image")
-    return {name: _join(name, parts) for name, parts in pooled.items()}
+    _check_shapes(shapes)
+    return {kind: {name: held.take((kind, name)) for name in names} for kind in pooling}
+
+
+def _passes(
+    net: nn.Module,
+    batches: Iterable[Tensor],
+    layers: Layers | None,
+    pooling: Sequence[str],
+    seed: int,
+) -> Iterator[dict[str, list[Tensor]]]:
+    """Run a network over the batches of a set and give what is kept of each layer."""
+    place = next(net.parameters(), torch.empty(0))
+    taps: dict[str, str] = {}
+    for batch in batches:
+        with torch.inference_mode():
+            images = as_input(batch, place)
+            if not taps:
+                taps = taps_of(net, layers, images[:1])
+                rngs = {n: np.random.default_rng((seed, depth)) for depth, n in enumerate(taps)}
+            cells = tuple(max(1, side // STRIDE) for side in images.shape[2:])
+            with tapped(net, taps, partial(_pool, pooling, rngs, cells)) as kept:
+                _run(net, images)
+        if missing := [name for name in taps if name not in kept]:
+            raise ValueError(f"layer {missing[0]}: its module did not run in the forward pass")
+        yield {name: kept[name] for name in taps}
 
 
 @contextlib.contextmanager
 def tapped(
-    net: nn.Module, taps: Mapping[str, str], reduce: Callable[[str, Any], Tensor]
-) -> Iterator[dict[str, Tensor]]:
+    net: nn.Module, taps: Mapping[str, str], reduce: Callable[[str, Any], T]
+) -> Iterator[dict[str, T]]:
     """Yield a dict that forward passes fill: layer name -> ``reduce(name, tensor at its address)``.
 
     The tensor is reduced as soon as it is there, before a later in-place operation can change it.
@@ -71,7 +110,7 @@ def tapped(
     which run is meant.
     """
     net = unwrap(net)
-    kept: dict[str, Tensor] = {}
+    kept: dict[str, T] = {}
     calls: Counter[str] = Counter()
 
     def visit_for(name: str, address: Address) -> Callable[..., None]:
@@ -122,41 +161,40 @@ def _run(net: nn.Module, images: Tensor) -> None:
         raise ValueError(f"the network cannot run on {tuple(images.shape)}: {reason}") from error
 
 
-def _pool(name: str, output: Any, grid: tuple[int, ...]) -> Tensor:
-    """(N, D, h, w) averaged over a grid of cells, (N, D, h', w') with h' <= h; volumes likewise."""
-    if not isinstance(output, Tensor) or output.ndim != len(grid) + 2:
+def _pool(
+    pooling: Sequence[str],
+    rngs: Mapping[str, np.random.Generator],
+    cells: tuple[int, ...],
+    name: str,
+    output: Any,
+) -> list[Tensor]:
+    """Pool a map (N, D, *sides) in each of several ways: (N, D, *kept)."""
+    if not isinstance(output, Tensor) or output.ndim != len(cells) + 2:
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise ValueError(
-            f"layer {name}: its output must be a tensor (N, D, {', '.join('hwd'[: len(grid)])}), "
+            f"layer {name}: its output must be a tensor (N, D, {', '.join('hwd'[: len(cells)])}), "
             f"got {shape}; for one of several outputs add its index, as in {name}[0]"
         )
     if output.shape[1] == 0:
         raise ValueError(f"layer {name}: has no channels; leave it out")
-    sides = output.shape[2:]
-    cells = tuple(map(min, grid, sides))
-    volume = len(grid) == 3
-    if any(side % n for side, n in zip(sides, cells, strict=True)):
-        adaptive: Any = functional.adaptive_avg_pool3d if volume else functional.adaptive_avg_pool2d
-        return adaptive(output, cells)  # type: ignore[no-any-return]
-    kernel = tuple(side // n for side, n in zip(sides, cells, strict=True))
-    # a map that needs no pooling is copied, since the network may go on to overwrite it
-    if set(kernel) == {1}:
-        return output.clone()
-    return (functional.avg_pool3d if volume else functional.avg_pool2d)(output, kernel)
+    fitting = [min(pair) for pair in zip(cells, output.shape[2:], strict=True)]
+    return [POOLINGS[kind](output, fitting, rngs[name]) for kind in pooling]
 
 
-def _ran(name: str, cells: dict[str, Tensor]) -> npt.NDArray[np.float32]:
-    """(N, D, h, w) or (N, D, h, w, d) as (N, K, D) float32 on the CPU."""
-    if name not in cells:
-        raise ValueError(f"layer {name}: its module did not run in the forward pass")
-    return cells.pop(name).float().movedim(1, -1).flatten(1, -2).cpu().contiguous().numpy()
+def _on_cpu(name: str, kept: list[Tensor]) -> Iterator[npt.NDArray[np.float32]]:
+    """Give each pooled map of a layer as (N, K, D), once it is found to be finite."""
+    for pooled in kept:
+        part = vectors(pooled).cpu().contiguous().numpy()
+        if not np.isfinite(part).all():
+            raise ValueError(
+                f"layer {name}: features hold NaN or infinity; check weights and inputs"
+            )
+        yield part
 
 
-def _join(name: str, parts: list[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
-    if len({part.shape[1:] for part in parts}) > 1:
-        shapes = sorted({part.shape[1:] for part in parts})
-        raise ValueError(f"layer {name}: images of one set must have one size, got {shapes}")
-    features = np.concatenate(parts)
-    if not np.isfinite(features).all():
-        raise ValueError(f"layer {name}: features hold NaN or infinity; check weights and inputs")
-    return features
+def _check_shapes(shapes: Mapping[tuple[str, str], set[tuple[int, ...]]]) -> None:
+    for (_, name), found in shapes.items():
+        if len(found) > 1:
+            raise ValueError(
+                f"layer {name}: images of one set must have one size, got {sorted(found)}"
+            )

@@ -33,6 +33,26 @@ ORIGINAL = "original"
 """Domain name of images that no synthetic shift has touched."""
 
 
+DISTANCES = (
+    "hellinger",
+    "jensen-shannon",
+    "kullback-leibler",
+    "total-variation",
+    "kolmogorov-smirnov",
+    "wasserstein",
+    "wasserstein-scaled",
+    "energy",
+    "mmd",
+    "auc",
+    "gdv",
+    "cka",
+)
+"""Distances between two sets in a layer: to ``energy`` by channel, then of the layer as a whole."""
+
+POOLINGS = ("average", "sample", "none")
+"""What is kept of each cell of a map: its mean, one random position, or every position."""
+
+
 def check_skips(skips: tuple[int, ...]) -> tuple[int, ...]:
     """Skip levels in ascending order; `ValueError` for any that is not one of L1..L4."""
     if not set(skips) <= set(LEVELS) or len(set(skips)) != len(skips):

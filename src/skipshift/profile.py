@@ -1,8 +1,9 @@
 """The profile: how far two sets of images lie apart in each layer, beside what chance gives."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from string import ascii_lowercase
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,12 +12,15 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from skipshift.distances import channel_range, hellinger_of_counts, histogram, joint_range
+from skipshift.distances import DISTANCES
 from skipshift.features import Features, collect
-from skipshift.layers import Layers
+from skipshift.layers import Layers, known_taps
+from skipshift.layerwise import Compared, compare, draw
+from skipshift.names import listed
 from skipshift.records import read_json, read_table, write_json, write_table
+from skipshift.scratch import Scratch
 from skipshift.specs import ProfileSpec, from_plain, to_plain
-from skipshift.statistics import Weights, centred_interval, halves, resamples
+from skipshift.statistics import holm
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,49 +31,140 @@ Images = npt.NDArray[Any] | Tensor | Iterable[Any]
 Groups = Sequence[str] | npt.NDArray[Any]
 """Label of each image's group; images of one group are never taken apart."""
 
-_CELLS = 2**22
-"""Counts held in float64 at a time by one matrix product, 32 MiB."""
+LEVEL = 0.025
+"""Chance that a verdict finds a shift where there is none, as a 95 % interval leaves at one end."""
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Layer x channel distances between two sets of images inside one network."""
+    """Distances between two sets of images inside one network, by layer and by channel."""
 
     layers: pd.DataFrame
-    """``layer, depth, distance, null, excess, low, high``, a row per layer in depth order.
+    """A row per layer in depth order, for each distance and pooling that was asked for:
+    ``layer, depth, distance, null, excess, low, high, p, p_adjusted, measure, pooling``.
 
-    ``distance`` is the mean over channels (eq. 10), ``null`` the same between two random halves of
-    the reference, ``excess`` their difference, ``low`` and ``high`` a 95 % interval of ``distance``
-    by bootstrap over groups. With a single group null, excess and interval are NaN.
+    ``distance`` is the mean over channels (eq. 10), ``null`` what it would be had nothing shifted,
+    from splits of the reference, ``excess`` their difference; ``low`` and ``high`` are a 95 %
+    interval of ``distance`` by bootstrap over groups. ``p`` is the chance of such a distance where
+    the groups' domains are shuffled, ``p_adjusted`` the same for all layers together (Holm 1979).
+    ``measure`` names the distance. With a single group in the reference all but ``distance`` is
+    NaN.
     """
 
     channels: pd.DataFrame
-    """``layer, depth, channel, value, null``: the Hellinger distance of each channel (eq. 9)."""
+    """``layer, depth, channel, value, null, measure, pooling``: the distance of each channel
+    (eq. 9), for distances that have channels."""
 
     spec: ProfileSpec
     """How it was measured."""
 
-    def plot(self, label: str = "") -> "Figure":
+    skips: tuple[int, ...] | None = None
+    """Skip levels that the network keeps; None where they are not known."""
+
+    finest: float = np.nan
+    """Share of the permutations that leave the sets whole: no p can fall below."""
+
+    def of(self, measure: str | None = None, pooling: str | None = None) -> pd.DataFrame:
+        """Rows of `layers` of one distance and one pooling, the first of the spec by default."""
+        chosen = (measure or self.spec.distances[0], pooling or self.spec.pooling[0])
+        rows = self.layers
+        rows = rows[(rows["measure"] == chosen[0]) & (rows["pooling"] == chosen[1])]
+        if rows.empty:
+            raise ValueError(
+                f"this profile has no {chosen[0]} of pooling {chosen[1]}; it has "
+                f"{', '.join(self.spec.distances)} of {', '.join(self.spec.pooling)}"
+            )
+        return rows.reset_index(drop=True)
+
+    def verdict(self) -> str:
+        """Say in two sentences where the shift is largest, which skips pass it on, and how sure.
+
+        A layer counts where its ``p_adjusted`` is below 0.025. A skip passes the shift on where
+        both its ends count and the excess is larger behind it than in the layer before. Of the
+        first distance and pooling.
+        """
+        rows = self.of()
+        known = rows.dropna(subset=["excess", "low", "p_adjusted"])
+        if known.empty:
+            return (
+                "Nothing can be said of a shift. A distance needs a null, an interval and "
+                "permutations: at least 2 groups in the reference, and draws of each."
+            )
+        clear = known[known["p_adjusted"] < LEVEL]
+        if clear.empty:
+            return _alike(known, self.finest)
+        top = clear.iloc[int(clear["excess"].argmax())]
+        return (
+            f"The shift is largest at {top['layer']}, {top['excess']:.2f} above a null of "
+            f"{top['null']:.2f} (95 % interval {top['low'] - top['null']:.2f} to "
+            f"{top['high'] - top['null']:.2f}, p = {top['p_adjusted']:.2g} after Holm's correction)"
+            f", and {len(clear)} of {len(rows)} layers stand clear of their nulls. "
+            f"{_passed_on(rows, set(clear['layer']), self.skips)}"
+        )
+
+    def plot(
+        self, label: str = "", measure: str | None = None, pooling: str | None = None
+    ) -> "Figure":
         """Draw the distance of each layer with its interval, above the null."""
         from skipshift.page.figures import profile_figure
 
-        return profile_figure(self.layers, label)
+        return profile_figure(self.of(measure, pooling), label)
 
     def save(self, folder: Path) -> None:
-        """Write layers and channels as tables and the settings as JSON."""
+        """Write layers and channels as tables, the settings and what else is known as JSON."""
         write_table(Path(folder) / "profile.csv", self.layers)
         write_table(Path(folder) / "channels.parquet", self.channels)
-        write_json(Path(folder) / "profile.json", to_plain(self.spec))
+        known = {"skips": self.skips, "finest": None if np.isnan(self.finest) else self.finest}
+        write_json(Path(folder) / "profile.json", {"spec": to_plain(self.spec), **known})
 
     @classmethod
     def load(cls, folder: Path) -> "Profile":
         """Read what `save` wrote; `SkipshiftError` names a file that is absent or broken."""
-        folder = Path(folder)
-        spec = from_plain(
-            ProfileSpec, read_json(folder / "profile.json"), str(folder / "profile.json")
+        file = Path(folder) / "profile.json"
+        known = from_plain(dict[str, Any], read_json(file), str(file))
+        spec = from_plain(ProfileSpec, known.get("spec"), str(file))
+        layers, channels = (
+            read_table(file.with_name(name)) for name in ("profile.csv", "channels.parquet")
         )
-        layers, channels = (read_table(folder / n) for n in ("profile.csv", "channels.parquet"))
-        return cls(layers, channels, spec)
+        skips, finest = known.get("skips"), known.get("finest")
+        return cls(
+            layers,
+            channels,
+            spec,
+            None if skips is None else tuple(skips),
+            np.nan if finest is None else finest,
+        )
+
+
+def _alike(rows: pd.DataFrame, finest: float) -> str:
+    top = rows.iloc[int(rows["excess"].argmax())]
+    said = (
+        f"The sets cannot be told apart: no layer stands clear of its null, and the largest excess "
+        f"is {top['excess']:.2f} at {top['layer']} (p = {top['p_adjusted']:.2g} after Holm's "
+        f"correction over {len(rows)} layers)."
+    )
+    least = finest * len(rows)
+    if least >= LEVEL:
+        return f"{said} With groups this few no such p can fall below {min(least, 1):.2g}."
+    return f"{said} A shift smaller than the intervals may be there all the same."
+
+
+def _passed_on(rows: pd.DataFrame, clear: set[str], skips: tuple[int, ...] | None) -> str:
+    named = set(rows["layer"])
+    if skips is None or (skips and not any(f"d{2**level}" in named for level in skips)):
+        return "Which skips pass it on is not said, since no layer is known to follow one."
+    if not skips:
+        return "The network keeps no skip that could pass it on."
+    rising = clear & set(rows["layer"][rows["excess"].diff() > 0])
+    passing = [level for level in skips if f"e{2**level}" in clear and f"d{2**level}" in rising]
+    if not passing:
+        return "No skip passes it on: the excess is larger behind none than in the layer before."
+    names = listed(f"L{level}" for level in passing)
+    blocks = listed(f"d{2**level}" for level in passing)
+    return (
+        f"{names} {'passes' if len(passing) == 1 else 'pass'} it on: at {blocks} the excess is "
+        f"larger than in the layer before."
+    )
 
 
 def profile_shift(
@@ -81,6 +176,8 @@ def profile_shift(
     spec: ProfileSpec | None = None,
 ) -> Profile:
     """Measure how far two sets of images lie apart in each layer of a network (eq. 4-10).
+
+    The network sees each set once, whatever the spec asks for.
 
     Parameters
     ----------
@@ -95,132 +192,100 @@ def profile_shift(
         known; of another one the last module at each size of its maps.
     groups
         Label of each image's group in the reference and in the shifted set; each image is its own
-        group by default. Groups with the same label in both sets are resampled together.
+        group by default. Groups with the same label in both sets are pairs: resampled together,
+        swapped where groups are shuffled, and kept apart in the null.
 
     Returns
     -------
     A `Profile`. `ValueError` names the argument or layer at fault.
     """
     spec = spec or ProfileSpec()
-    sets = [
-        collect(net, _batches(images, spec.batch_size, name), layers)
-        for name, images in (("reference", reference), ("shifted", shifted))
-    ]
-    labels = groups or (None, None)
-    return profile_features(
-        (sets[0], sets[1]),
-        (_codes(sets[0], labels[0], "reference"), _codes(sets[1], labels[1], "shifted")),
-        spec,
-    )
+    with Scratch(spec.memory * 2**30) as scratch:
+        sets = [
+            collect(
+                net, _batches(images, spec.batch_size, name), layers, spec.pooling, spec.seed,
+                scratch,
+            )
+            for name, images in (("reference", reference), ("shifted", shifted))
+        ]  # fmt: skip
+        labels = groups or (None, None)
+        return profile_features(
+            (sets[0], sets[1]),
+            (_codes(sets[0], labels[0], "reference"), _codes(sets[1], labels[1], "shifted")),
+            spec,
+            _skips_of(net),
+        )
 
 
 def profile_features(
-    sets: tuple[Features, Features],
+    sets: tuple[Mapping[str, Features], Mapping[str, Features]],
     groups: tuple[npt.NDArray[Any], npt.NDArray[Any]],
     spec: ProfileSpec,
+    skips: tuple[int, ...] | None = None,
 ) -> Profile:
     """Compare features that are already pooled, layer by layer.
 
     Parameters
     ----------
     sets
-        Reference and shifted, each layer name -> (N, K, D).
+        Reference and shifted, each pooling -> layer name -> blocks (n, K, D), with the poolings of
+        the spec.
     groups
         Label of each image's group in either set.
+    skips
+        Skip levels that the network keeps, if known.
     """
-    draws = _draws(groups, spec)
+    draws = draw(groups, spec)
     layers, channels = [], []
-    for depth, name in enumerate(sets[0], 1):
-        a, b = sets[0][name], sets[1][name]
-        if a.shape[2] != b.shape[2]:
-            raise ValueError(
-                f"layer {name}: both sets must have the same channels, "
-                f"got {a.shape[2]} and {b.shape[2]}"
-            )
-        value, null, drawn = _compare(a, b, draws, spec)
-        low, high = centred_interval(value.mean(), drawn)
-        layers.append(
-            {
-                "layer": name,
-                "depth": depth,
-                "distance": value.mean(),
-                "null": null.mean(),
-                "excess": value.mean() - null.mean(),
-                "low": np.clip(low, 0, 1),
-                "high": np.clip(high, 0, 1),
-            }
-        )
-        channel = pd.DataFrame({"channel": np.arange(len(value)), "value": value, "null": null})
-        channels.append(channel.assign(layer=name, depth=depth))
-    order = ["layer", "depth", "channel", "value", "null"]
-    return Profile(pd.DataFrame(layers), pd.concat(channels, ignore_index=True)[order], spec)
-
-
-@dataclass(frozen=True)
-class _Draws:
-    """Weights of groups in each draw, and the group of each image, for both sets."""
-
-    images: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
-    halves: Weights | None
-    resamples: tuple[Weights, Weights]
-
-
-def _draws(groups: tuple[npt.NDArray[Any], npt.NDArray[Any]], spec: ProfileSpec) -> _Draws:
-    rng = np.random.default_rng(spec.seed)
-    (names_a, a), (names_b, b) = (np.unique(g, return_inverse=True) for g in groups)
-    half = halves(len(names_a), spec.null_draws, rng) if len(names_a) > 1 else None
-    drawn_a = resamples(len(names_a), spec.bootstrap_draws, rng)
-    if np.array_equal(names_a, names_b):
-        return _Draws((a, b), half, (drawn_a, drawn_a))
-    return _Draws((a, b), half, (drawn_a, resamples(len(names_b), spec.bootstrap_draws, rng)))
-
-
-def _compare(
-    a: npt.NDArray[np.float32], b: npt.NDArray[np.float32], draws: _Draws, spec: ProfileSpec
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Distance and null of each channel (D,), and the layer's distance in each resample (draws,).
-
-    Everything follows from the histograms of groups: a half or a resample is a weighted sum.
-    """
-    sides = (a, b)
-    low, high = joint_range(*(channel_range(side.reshape(-1, side.shape[2])) for side in sides))
-    p, q = (
-        _group_histograms(side, images, low, high, spec.bins)
-        for side, images in zip(sides, draws.images, strict=True)
+    for pooling in spec.pooling:
+        for depth, name in enumerate(sets[0][pooling], 1):
+            a, b = (side[pooling][name] for side in sets)
+            widths = a[0].shape[2], b[0].shape[2]
+            if widths[0] != widths[1]:
+                raise ValueError(
+                    f"layer {name}: both sets must have the same channels, "
+                    f"got {widths[0]} and {widths[1]}"
+                )
+            for measure, found in compare(a, b, draws, spec).items():
+                kind = {"measure": measure, "pooling": pooling}
+                layers.append({"layer": name, "depth": depth, **_row(found), **kind})
+                if measure in DISTANCES:
+                    channels.append(_channels(found).assign(layer=name, depth=depth, **kind))
+    table = pd.DataFrame(layers).sort_values(
+        ["pooling", "measure"],
+        key=lambda column: column.map([*spec.pooling, *spec.distances].index),
+        kind="stable",
+        ignore_index=True,
     )
-    value = hellinger_of_counts(p.sum(0), q.sum(0))
-    channels = value.shape[0]
-    null = np.full(channels, np.nan)
-    drawn = np.full(spec.bootstrap_draws, np.nan if draws.halves is None else 0.0)
-    step = max(1, _CELLS // (spec.bins * max(spec.bootstrap_draws, spec.null_draws)))
-    for start in range(0, channels, step):
-        part = slice(start, start + step)
-        pp, qq = p[:, part].astype(np.float64), q[:, part].astype(np.float64)
-        if draws.halves is not None:
-            first, second = _sum(draws.halves, pp), _sum(1 - draws.halves, pp)
-            null[part] = hellinger_of_counts(first, second).mean(0)
-            resampled = hellinger_of_counts(*map(_sum, draws.resamples, (pp, qq)))
-            drawn += resampled.sum(1) / channels
-    return value, null, drawn
+    adjusted = table.groupby(["measure", "pooling"])["p"].transform(lambda p: holm(p.to_numpy()))
+    table.insert(list(table).index("measure"), "p_adjusted", adjusted)
+    order = ["layer", "depth", "channel", "value", "null", "measure", "pooling"]
+    parts = (
+        pd.concat(channels, ignore_index=True)[order] if channels else pd.DataFrame(columns=order)
+    )
+    return Profile(table, parts, spec, skips, draws.finest)
 
 
-def _group_histograms(
-    features: npt.NDArray[np.float32],
-    groups: npt.NDArray[np.int64],
-    low: npt.NDArray[np.float64],
-    high: npt.NDArray[np.float64],
-    bins: int,
-) -> npt.NDArray[np.int32]:
-    """(N, K, D) features of N images as (G, D, B) counts of G groups."""
-    counts = np.zeros((groups.max() + 1, features.shape[2], bins), np.int32)
-    for image, group in zip(features, groups, strict=True):
-        counts[group] += histogram(image, low, high, bins).astype(np.int32)
-    return counts
+def _row(found: Compared) -> dict[str, float]:
+    distance, null = float(found.value.mean()), float(found.null.mean())
+    row = {"distance": distance, "null": null, "excess": distance - null}
+    return row | {"low": found.low, "high": found.high, "p": found.p}
 
 
-def _sum(weights: Weights, counts: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """(draws, G) x (G, D, B) -> (draws, D, B)."""
-    return np.tensordot(weights, counts, 1)
+def _channels(found: Compared) -> pd.DataFrame:
+    number = np.arange(len(found.value))
+    return pd.DataFrame({"channel": number, "value": found.value, "null": found.null})
+
+
+def _skips_of(net: nn.Module) -> tuple[int, ...] | None:
+    """Levels of the skips of an architecture that is known; a level is the log of a stride."""
+    taps = known_taps(net)
+    levels = {
+        int(tap.name[1:].rstrip(ascii_lowercase)).bit_length() - 1
+        for tap in taps
+        if tap.kind == "skip"
+    }
+    return tuple(sorted(levels)) if taps else None
 
 
 def _batches(images: Images, size: int, name: str) -> Iterator[Tensor]:
@@ -233,8 +298,8 @@ def _batches(images: Images, size: int, name: str) -> Iterator[Tensor]:
         yield torch.as_tensor(batch[0] if isinstance(batch, list | tuple) else batch)
 
 
-def _codes(features: Features, groups: Groups | None, name: str) -> npt.NDArray[Any]:
-    images = len(next(iter(features.values())))
+def _codes(features: Mapping[str, Features], groups: Groups | None, name: str) -> npt.NDArray[Any]:
+    images = sum(map(len, next(iter(next(iter(features.values())).values()))))
     # without labels nothing says that images are paired, so no name may be in both sets
     own = [f"{name} {index}" for index in range(images)]
     labels = np.asarray(own if groups is None else groups)

@@ -41,12 +41,16 @@ _PAIR = {"reference": "str", "shifted": "str"}
 _SCORED = {"encoder": "str", "variant": "str", "domain": "str", "class": "str", "metric": "str"}
 _LAYER = {"layer": "str", "depth": "int64"}
 _CHANNEL = {"value": "float64", "null": "float64"}
+_KIND = {"measure": "str", "pooling": "str"}
 _DISTANCE = {
     "distance": "float64",
     "null": "float64",
     "excess": "float64",
     "low": "float64",
     "high": "float64",
+    "p": "float64",
+    "p_adjusted": "float64",
+    **_KIND,
 }
 
 TABLE_COLUMNS: Mapping[str, Mapping[str, str]] = {
@@ -97,10 +101,17 @@ TABLE_COLUMNS: Mapping[str, Mapping[str, str]] = {
         "channel": "int64",
         "distance": "str",
         **_CHANNEL,
+        "pooling": "str",
     },
     "layers.csv": {**_GRID, **_PAIR, **_LAYER, **_DISTANCE},
     "profile.csv": {**_LAYER, **_DISTANCE},
-    "channels.parquet": {**_LAYER, "channel": "int64", **_CHANNEL},
+    "channels.parquet": {
+        **_LAYER,
+        "channel": "int64",
+        **_CHANNEL,
+        "measure": "str",
+        "pooling": "str",
+    },
 }
 """Columns and types of every table, by file name; a run keeps its own part under the same name."""
 

@@ -13,7 +13,9 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from skipshift.names import (
+    DISTANCES,
     PAPER_SHIFTS,
+    POOLINGS,
     VARIANTS,
     all_variants,
     paper_shifts,
@@ -116,24 +118,50 @@ class ProfileSpec:
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
-    bins: int = 100
-    """Bins of the histograms, B of eq. 4. Not stated in the paper."""
+    distances: tuple[str, ...] = ("hellinger",)
+    """Distances to measure side by side; the first is the one that figures show."""
+
+    pooling: tuple[str, ...] = ("average",)
+    """What to keep of each cell of 32 x 32 pixels, side by side: average, sample, none.
+
+    The paper's average is over up to 1,024 positions in shallow layers; sample keeps one random
+    position instead, none keeps all.
+    """
+
+    bins: int | Literal["fd"] = 100
+    """Bins of the histograms, B of eq. 4, or fd: Freedman and Diaconis' number for each layer.
+
+    Not stated in the paper.
+    """
 
     null_draws: int = 100
-    """Random halvings of the reference domain, by group, from which the null is averaged."""
+    """Random splits of the reference domain, by group, from which the null is averaged."""
 
     bootstrap_draws: int = 200
     """Bootstrap resamples of the groups from which the 95 % interval is taken."""
+
+    permutation_draws: int = 1000
+    """Shuffles of the groups between the two sets from which p is taken."""
+
+    memory: float = 1.0
+    """GiB of pooled features to hold in memory; beyond it they go to a temporary folder."""
 
     batch_size: int = 8
     """Images in one forward pass."""
 
     seed: int = 0
-    """Seed of the halvings and resamples."""
+    """Seed of splits, resamples, permutations and random positions."""
 
     def __post_init__(self) -> None:
-        check_least(self, 2, "bins")
-        check_least(self, 1, "null_draws", "bootstrap_draws", "batch_size")
+        for name, known in (("distances", DISTANCES), ("pooling", POOLINGS)):
+            given = getattr(self, name)
+            if not given or len(set(given)) != len(given) or not set(given) <= set(known):
+                choices = ", ".join(known)
+                raise ValueError(f"{name} must be distinct ones of {choices}, got {list(given)}")
+        if self.bins != "fd" and self.bins < 2:
+            raise ValueError(f"bins must be at least 2, or fd, got {self.bins}")
+        check_least(self, 0, "null_draws", "bootstrap_draws", "permutation_draws", "memory")
+        check_least(self, 1, "batch_size")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 import errno
 import io
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +22,8 @@ from skipshift.models import Unet
 from skipshift.names import parse_shift, seen, skips_of
 from skipshift.profile import profile_features
 from skipshift.progress import Progress, silent
-from skipshift.specs import EvaluationSpec
+from skipshift.scratch import Scratch
+from skipshift.specs import EvaluationSpec, ProfileSpec
 from skipshift.trackers import loggers_of
 from skipshift.training import CHECKPOINTS, Place, train
 
@@ -177,35 +178,45 @@ def _write_profiles(study: Study, run: Run, progress: Progress) -> None:
     net = Unet.load(folder).to(best_device())
     reference = list(read_cases(_home(study, run), classes, crop))
     home = "+".join(dict.fromkeys(case.domain for case in reference))
-    base = _features(net, reference, study, progress, f"profile {run.name} {home}")
+    half = spec.profile.memory * 2**29
     layers, channels = [], []
-    for shifted in spec.profile_shifts:
-        others = reference
-        if parse_shift(shifted):
-            others = [replace(c, image=shifts.apply(c.image, shifted)) for c in others]
-        else:
-            rows = tests[tests["domain"] == shifted]
-            if rows.empty:  # a domain that this run was trained on
-                continue
-            others = list(read_cases(rows, classes, crop))
-        moved = _features(net, others, study, progress, f"profile {run.name} {shifted}")
-        groups = tuple(np.array([case.group for case in side]) for side in (reference, others))
-        profile = profile_features((base, moved), (groups[0], groups[1]), spec.profile)
-        labels = {**vars(run), "reference": home, "shifted": shifted}
-        layers.append(profile.layers.assign(**labels))
-        channels.append(profile.channels.assign(**labels, distance="hellinger"))
+    with Scratch(half) as held:
+        shown = progress(_stacks(reference, spec.profile), f"profile {run.name} {home}")
+        base = _features(net, shown, spec.profile, held)
+        for shifted in spec.profile_shifts:
+            others = reference
+            if parse_shift(shifted):
+                others = [replace(c, image=shifts.apply(c.image, shifted)) for c in others]
+            else:
+                rows = tests[tests["domain"] == shifted]
+                if rows.empty:  # a domain that this run was trained on
+                    continue
+                others = list(read_cases(rows, classes, crop))
+            groups = tuple(np.array([case.group for case in side]) for side in (reference, others))
+            with Scratch(half) as moving:
+                shown = progress(_stacks(others, spec.profile), f"profile {run.name} {shifted}")
+                moved = _features(net, shown, spec.profile, moving)
+                sides, labels = (base, moved), (groups[0], groups[1])
+                profile = profile_features(sides, labels, spec.profile, net.skips)
+            about = {**vars(run), "reference": home, "shifted": shifted}
+            layers.append(profile.layers.assign(**about))
+            named = profile.channels.rename(columns={"measure": "distance"})
+            channels.append(named.assign(**about))
     for name, parts in (("shift.parquet", channels), ("layers.csv", layers)):
         empty = pd.DataFrame(columns=list(records.TABLE_COLUMNS[name]))
         records.write_table(folder / name, pd.concat(parts) if parts else empty)
 
 
+def _stacks(cases: Sequence[Case], spec: ProfileSpec) -> list[Sequence[Case]]:
+    return [cases[i : i + spec.batch_size] for i in range(0, len(cases), spec.batch_size)]
+
+
 def _features(
-    net: Unet, cases: list[Case], study: Study, progress: Progress, label: str
-) -> Features:
-    size = study.spec.profile.batch_size
-    starts = progress(range(0, len(cases), size), label, -(-len(cases) // size))
-    stacks = (np.stack([case.image for case in cases[start : start + size]]) for start in starts)
-    return collect(net, (torch.from_numpy(stack).permute(0, 3, 1, 2) for stack in stacks))
+    net: Unet, stacks: Iterable[Sequence[Case]], spec: ProfileSpec, scratch: Scratch
+) -> dict[str, Features]:
+    images = (torch.from_numpy(np.stack([case.image for case in stack])) for stack in stacks)
+    batches = (stack.permute(0, 3, 1, 2) for stack in images)
+    return collect(net, batches, None, spec.pooling, spec.seed, scratch)
 
 
 _MAKERS: Mapping[str, Maker] = {

@@ -99,8 +99,8 @@ def read_findings(folder: Path, spec: StudySpec) -> Findings:
         tests=compare(cases, spec.margin, homes) if tests is None else tests,
         margin=spec.margin,
         runs=read_runs(folder, spec),
-        layers=_optional(tables / "layers.csv"),
-        shift=_optional(tables / "shift.parquet"),
+        layers=_optional(tables / "layers.csv", ["measure", "pooling"]),
+        shift=_optional(tables / "shift.parquet", ["distance", "pooling"]),
     )
 
 
@@ -124,9 +124,12 @@ def _homes(folder: Path, spec: StudySpec, domains: list[str]) -> tuple[str, ...]
     return tuple(d for d in domains if d in trained) or (in_domain(domains),)
 
 
-def _optional(path: Path) -> pd.DataFrame | None:
+def _optional(path: Path, kinds: Sequence[str] = ()) -> pd.DataFrame | None:
+    """Read a table; of profiles of several ``kinds``, distance and pooling, the first."""
     table = records.read_table(path) if path.exists() else None
-    return None if table is None or table.empty else table
+    if table is None or table.empty:
+        return None
+    return table[(table[list(kinds)] == table[list(kinds)].iloc[0]).all(axis=1)]
 
 
 def read_runs(folder: Path, spec: StudySpec) -> pd.DataFrame:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from skipshift.inference import run
 from skipshift.layers import Address, Layers, module_of, parse, taps_of, unwrap
 from skipshift.models import STRIDE
 
@@ -50,7 +51,7 @@ def collect(net: nn.Module, batches: Iterable[Tensor], layers: Layers | None = N
                 taps = taps or taps_of(net, layers, images[:1])
                 grid = tuple(max(1, side // STRIDE) for side in images.shape[2:])
                 with tapped(net, taps, partial(_pool, grid=grid)) as cells:
-                    _run(net, images)
+                    run(net, images)
                 for name in taps:
                     pooled.setdefault(name, []).append(_ran(name, cells))
     finally:
@@ -67,17 +68,32 @@ def tapped(
     """Yield a dict that forward passes fill: layer name -> ``reduce(name, tensor at its address)``.
 
     The tensor is reduced as soon as it is there, before a later in-place operation can change it.
-    `ValueError` if a module runs more than once in a forward pass and the address does not say
-    which run is meant.
+    """
+    kept: dict[str, Tensor] = {}
+
+    def keep(name: str, value: Any) -> None:
+        kept[name] = reduce(name, value)
+
+    with visited(net, taps, keep):
+        yield kept
+
+
+@contextlib.contextmanager
+def visited(
+    net: nn.Module, taps: Mapping[str, str], visit: Callable[[str, Any], Tensor | None]
+) -> Iterator[None]:
+    """Call ``visit(name, tensor at its address)`` in forward passes; what it returns goes on.
+
+    None leaves the tensor as it is. `ValueError` if a module runs more than once in a forward pass
+    and the address does not say which run is meant.
     """
     net = unwrap(net)
-    kept: dict[str, Tensor] = {}
     calls: Counter[str] = Counter()
 
-    def visit_for(name: str, address: Address, module: nn.Module) -> Callable[..., None]:
+    def hook_for(name: str, address: Address, module: nn.Module) -> Callable[..., Any]:
         signature = inspect.signature(module.forward)
 
-        def visit(_module: nn.Module, inputs: Any, named: Any, output: Any = None) -> None:
+        def hook(_module: nn.Module, inputs: Any, named: Any, output: Any = None) -> Any:
             calls[name] += 1
             if address.call is None and calls[name] > 1:
                 raise ValueError(
@@ -85,24 +101,31 @@ def tapped(
                     f"say which run is meant, {address.path}@1 or {address.path}@2"
                 )
             if address.call not in (None, calls[name]):
-                return
-            if address.argument is not None:
-                output = signature.bind(*inputs, **named).arguments.get(address.argument)
-            kept[name] = reduce(name, address.pick(output))
+                return None
+            if address.argument is None:
+                new = visit(name, address.pick(output))
+                return None if new is None else address.put(output, new)
+            bound = signature.bind(*inputs, **named)
+            value = bound.arguments.get(address.argument)
+            new = visit(name, address.pick(value))
+            if new is None:
+                return None
+            bound.arguments[address.argument] = address.put(value, new)
+            return bound.args, bound.kwargs
 
-        return visit
+        return hook
 
     with contextlib.ExitStack() as hooks:
         hooks.callback(net.register_forward_pre_hook(lambda *_: calls.clear()).remove)
         for name, text in taps.items():
             address, module = parse(text), module_of(net, text)
-            visit = visit_for(name, address, module)
+            hook = hook_for(name, address, module)
             if address.argument is None:
-                handle = module.register_forward_hook(visit, with_kwargs=True)
+                handle = module.register_forward_hook(hook, with_kwargs=True)
             else:
-                handle = module.register_forward_pre_hook(visit, with_kwargs=True)
+                handle = module.register_forward_pre_hook(hook, with_kwargs=True)
             hooks.callback(handle.remove)
-        yield kept
+        yield
 
 
 def as_input(batch: Tensor, like: Tensor) -> Tensor:
@@ -113,14 +136,6 @@ def as_input(batch: Tensor, like: Tensor) -> Tensor:
     layout = torch.channels_last_3d if volumes else torch.channels_last
     images = images.to(like.dtype).contiguous(memory_format=layout)
     return images.div_(255) if scale == 255 else images
-
-
-def _run(net: nn.Module, images: Tensor) -> None:
-    try:
-        net(images)
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"the network cannot run on {tuple(images.shape)}: {reason}") from error
 
 
 def _pool(name: str, output: Any, grid: tuple[int, ...]) -> Tensor:

@@ -100,7 +100,7 @@ def profile_shift(
     """
     spec = spec or ProfileSpec()
     sets = [
-        collect(net, _batches(images, spec.batch_size, name), layers)
+        collect(net, batches_of(images, spec.batch_size, name), layers)
         for name, images in (("reference", reference), ("shifted", shifted))
     ]
     labels = groups or (None, None)
@@ -220,7 +220,8 @@ def _sum(weights: Weights, counts: npt.NDArray[np.float64]) -> npt.NDArray[np.fl
     return np.tensordot(weights, counts, 1)
 
 
-def _batches(images: Images, size: int, name: str) -> Iterator[Tensor]:
+def batches_of(images: Images, size: int, name: str) -> Iterator[Tensor]:
+    """Batches of an array, or of a loader as they come; `ValueError` names an empty array."""
     if isinstance(images, np.ndarray | Tensor):
         if images.ndim != 4 or len(images) == 0:
             raise ValueError(f"{name} must be (N, C, H, W) with N >= 1, got {tuple(images.shape)}")

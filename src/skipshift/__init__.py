@@ -11,8 +11,10 @@ if TYPE_CHECKING:
     from skipshift.distances import hellinger
     from skipshift.evaluation import evaluate
     from skipshift.models import Unet
+    from skipshift.patching import carry
     from skipshift.profile import Profile, profile_shift
     from skipshift.specs import (
+        CarrySpec,
         ProfileSpec,
         SkipshiftError,
         StudySpec,
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from skipshift.training import train
 
 _HOMES = {
+    "CarrySpec": "skipshift.specs",
     "Profile": "skipshift.profile",
     "ProfileSpec": "skipshift.specs",
     "SkipshiftError": "skipshift.specs",
@@ -30,6 +33,7 @@ _HOMES = {
     "SynthSpec": "skipshift.specs",
     "TrainingSpec": "skipshift.specs",
     "Unet": "skipshift.models",
+    "carry": "skipshift.patching",
     "evaluate": "skipshift.evaluation",
     "hellinger": "skipshift.distances",
     "profile_shift": "skipshift.profile",
@@ -38,6 +42,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "CarrySpec",
     "Profile",
     "ProfileSpec",
     "SkipshiftError",
@@ -45,6 +50,7 @@ __all__ = [
     "SynthSpec",
     "TrainingSpec",
     "Unet",
+    "carry",
     "evaluate",
     "hellinger",
     "profile_shift",

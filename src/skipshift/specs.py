@@ -7,7 +7,7 @@ import dataclasses
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 import yaml
 from cyclopts import Parameter
@@ -23,6 +23,8 @@ from skipshift.names import (
 )
 
 Precision = Literal["auto", "bf16", "fp32"]
+
+CarryMode = Literal["paired", "quantile", "zero", "mean"]
 
 Spec = TypeVar("Spec")
 
@@ -199,6 +201,47 @@ class ProfileSpec:
         if self.bins < 2:
             raise ValueError(f"bins must be at least 2, got {self.bins}")
         for name in ("null_draws", "bootstrap_draws", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CarrySpec:
+    """How it is measured what each path of a network carries."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    paths: dict[str, str] | tuple[str, ...] | None = None
+    """Paths to patch: names such as L1, addresses, or name -> address; skips and bottleneck else.
+    """
+
+    mode: CarryMode = "paired"
+    """What a path is fed.
+
+    paired: the reference's features of the same image. quantile: its own, each channel mapped to
+    the reference's distribution. zero: nothing. mean: the reference's mean of each channel.
+    """
+
+    subsets: bool = False
+    """Patch every set of paths, 2^k of them, and share the loss out by Shapley's values."""
+
+    draws: int = 1000
+    """Bootstrap resamples of the groups from which the 95 % interval is taken."""
+
+    batch_size: int = 8
+    """Images in one forward pass."""
+
+    precision: Precision = "auto"
+    """bf16, fp32, or bf16 wherever the processor computes in it (auto)."""
+
+    seed: int = 0
+    """Seed of the resamples, and of the positions from which distributions are taken."""
+
+    def __post_init__(self) -> None:
+        if self.mode not in get_args(CarryMode):
+            choices = ", ".join(get_args(CarryMode))
+            raise ValueError(f"mode must be one of {choices}, got {self.mode!r}")
+        for name in ("draws", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 

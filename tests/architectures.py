@@ -43,7 +43,6 @@ CASES = {
         "e2 e4 e8 s4 d4 s2 d2 d1",
     ),
     "smp Unet scSE": (lambda: smp_net("Unet", decoder_attention_type="scse"), TEN),
-    "smp Unet VGG": (lambda: smp_net("Unet", "vgg11"), TEN.replace("e32", "e32 b32")),
     "smp Unet DenseNet": (lambda: smp_net("Unet", "densenet121"), TEN),
     "smp Unet Inception": (lambda: smp_net("Unet", "inceptionv4"), TEN),
     "smp Unet SE": (lambda: smp_net("Unet", "se_resnet50"), TEN),

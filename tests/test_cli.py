@@ -1,3 +1,4 @@
+import importlib
 import re
 import subprocess
 import sys
@@ -57,6 +58,9 @@ def test_every_command_is_in_the_readme_and_has_help(skipshift):
         (["demo", "o", "--size", "huge"], "Invalid value"),
         (["evaluate", "{net}", "{manifest}", "o", "--shifts", "brightness:-1"], "factor >= 0"),
         (["evaluate", "{net}", "{manifest}", "o", "--shifts", "hue:1"], "is no shift"),
+        (["profile", "{net}", "a", "b", "o", "--preprocess", "hue"], "unknown preprocess 'hue'"),
+        (["profile", "{net}", "a", "b", "o", "--layers", "e3"], "layer 'e3' is not in the network"),
+        (["profile", "{net}", "a", "b", "o", "--net", "net"], "'net' must be module:function"),
     ],
 )
 def test_a_bad_argument_is_one_line_and_exit_code_2(skipshift, small_set, run_folder, words, fault):
@@ -117,6 +121,30 @@ def test_profile_writes_tables_and_a_picture(skipshift, small_set, run_folder):
     names = {path.name for path in out.iterdir()}
     assert names == {"profile.csv", "channels.parquet", "profile.json", "profile.svg"}
     assert len(read_table(out / "profile.csv")) == 10
+
+
+def test_profile_takes_a_foreign_network_with_its_own_preprocess(skipshift, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(
+        "from monai.networks.nets import BasicUNet\n"
+        "def net():\n"
+        "    return BasicUNet(3, 1, 2, features=(4, 4, 4, 4, 4, 4))\n"
+        "def tenth(image):\n"
+        "    return image / 10\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    torch.save(importlib.import_module("mine").net().state_dict(), "net.pt")
+    rng = np.random.default_rng(0)
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        for case in "abc":
+            np.save(tmp_path / name / case, rng.random((32, 32, 32)))
+    options = ["--volumes", "--preprocess", "mine:tenth", "--layers", "s*", "--layers", "down_1"]
+    code, _, err = skipshift("profile", "net.pt", "old", "new", "o", "--net", "mine:net", *options)
+    assert code == 0, err
+    assert read_table(tmp_path / "o" / "profile.csv")["layer"].tolist() == [
+        "s8", "s4", "s2", "s1", "down_1",
+    ]  # fmt: skip
 
 
 def test_a_study_file_is_read_from_its_own_folder(skipshift, small_set, tmp_path_factory):

@@ -1,3 +1,5 @@
+import cv2
+import nibabel
 import numpy as np
 import pandas as pd
 import pytest
@@ -157,3 +159,63 @@ def test_a_source_without_images_says_what_there_is(small_set, source, fault):
     (small_set.parent / "empty").mkdir()
     with pytest.raises(SkipshiftError, match=fault):
         read_set(source.format(small_set.parent))
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "channels"),
+    [
+        ("a.png", np.uint16, 1), ("a.png", np.uint16, 3), ("a.tif", np.float32, 1),
+        ("a.tif", np.float32, 3), ("a.npy", np.float64, 5), ("a.npy", np.uint8, 3),
+    ],
+)  # fmt: skip
+def test_images_of_any_depth_read_as_they_were_written(tmp_path, rng, name, dtype, channels):
+    values = (rng.random((6, 8, channels)) * 200).astype(dtype)
+    if name.endswith("npy"):
+        np.save(tmp_path / name, values)
+    else:
+        cv2.imwrite(str(tmp_path / name), values[..., ::-1])
+    images = read_set(str(tmp_path)).images
+    assert images.dtype == dtype
+    assert np.array_equal(images[0], values)
+
+
+def test_a_volume_is_its_slices_of_one_group_or_one_image(tmp_path, rng):
+    values = rng.normal(size=(8, 6, 3)).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / "v.nii.gz")
+    slices, volume = read_set(str(tmp_path)), read_set(str(tmp_path), volumes=True)
+    assert slices.images.shape == (3, 6, 8, 1)
+    assert len(set(slices.groups)) == 1
+    assert np.array_equal(volume.images[0], slices.images)
+    assert np.array_equal(slices.images[1, ..., 0], values[..., 1].T)
+
+
+def test_volumes_are_cropped_in_the_plane_of_their_slices(tmp_path, rng):
+    np.save(tmp_path / "v.npy", rng.normal(size=(5, 10, 12)))
+    assert read_set(str(tmp_path), crop=8, volumes=True).images.shape == (1, 5, 8, 8, 1)
+
+
+def test_arrays_that_are_no_image_say_so(tmp_path):
+    (tmp_path / "a.npy").write_text("nothing")
+    with pytest.raises(SkipshiftError, match=r"a\.npy: cannot be read as an array"):
+        read_set(str(tmp_path))
+    np.save(tmp_path / "a.npy", np.zeros(4))
+    with pytest.raises(SkipshiftError, match=r"a\.npy: must be \(H, W\) or \(H, W, C\), got \(4,"):
+        read_set(str(tmp_path))
+    cv2.imwrite(str(tmp_path / "a.tif"), np.zeros((4, 4)))
+    (tmp_path / "a.npy").unlink()
+    with pytest.raises(SkipshiftError, match=r"a\.tif: holds float64; write it as 8 or 16 bits"):
+        read_set(str(tmp_path))
+
+
+def test_a_truncated_deep_image_is_refused(tmp_path, rng):
+    cv2.imwrite(str(tmp_path / "a.png"), rng.integers(0, 65536, (64, 64), dtype=np.uint16))
+    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:4000])
+    with pytest.raises(SkipshiftError, match=r"a\.png: cannot be read as an image: .*truncated"):
+        read_set(str(tmp_path))
+
+
+def test_shifts_are_of_8_bit_images_alone(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((4, 4, 3), np.uint16))
+    fault = "brightness:0.5: shifts change 8-bit images, and the reference has uint16"
+    with pytest.raises(SkipshiftError, match=fault):
+        read_pair(str(tmp_path), "brightness:0.5")

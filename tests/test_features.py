@@ -103,3 +103,44 @@ def test_tapped_gives_what_the_layer_gave(net):
     with tapped(net, net.taps(), lambda _name, output: output) as maps:
         net(torch.rand(1, 3, 64, 64))
     assert torch.equal(maps["d1"], seen["d1"])
+
+
+def test_an_in_place_change_of_a_skip_comes_after_it_was_seen():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block = nn.Sequential(nn.ReLU(inplace=True))
+
+        def forward(self, x):
+            return self.block(x - 2)
+
+    pooled = collect(Net(), [torch.ones(1, 1, 32, 32)], {"in": "block(input)", "out": "block"})
+    assert (pooled["in"].item(), pooled["out"].item()) == (-1, 0)
+
+
+def test_volumes_are_pooled_to_cells_of_32_voxels():
+    net = nn.Sequential(nn.Conv3d(1, 2, 1))
+    images = torch.rand(2, 1, 64, 32, 16)
+    cells = functional.avg_pool3d(net(images), (32, 32, 16)).flatten(2).transpose(1, 2)
+    assert torch.allclose(torch.from_numpy(collect(net, [images], ["0"])["0"]), cells, atol=1e-5)
+
+
+def test_an_empty_layer_is_named():
+    with pytest.raises(ValueError, match="layer none: has no channels; leave it out"):
+        collect(nn.Sequential(nn.Conv2d(1, 1, 1)), [torch.rand(1, 1, 32, 32)], {"none": "0[:0]"})
+
+
+def test_an_overflow_of_half_precision_names_the_layer():
+    net = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 1)).half()
+    nn.init.constant_(net[0].weight, 300)
+    nn.init.constant_(net[1].weight, 300)
+    with pytest.raises(ValueError, match="layer 1: features hold NaN or infinity"):
+        collect(net, [torch.ones(1, 1, 32, 32)], ["0", "1"])
+
+
+def test_what_a_network_cannot_run_on_is_one_line():
+    with pytest.raises(
+        ValueError, match=r"cannot run on \(1, 3, 64, 64\): Given groups=1"
+    ) as error:
+        collect(nn.Sequential(nn.Conv2d(1, 1, 1)), [torch.rand(1, 3, 64, 64)], ["0"])
+    assert "\n" not in str(error.value)

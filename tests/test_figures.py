@@ -132,6 +132,21 @@ def test_a_profile_without_null_or_variant_is_drawn_all_the_same(shift):
     assert to_svg(profile_figure(bare, "one group")).startswith(b"<?xml")
 
 
+def test_skips_stand_off_the_line_of_a_profile():
+    names = ["e2", "e4", "s2", "d2"]
+    rows = pd.DataFrame({"layer": names, "depth": range(4), "distance": [0.4, 0.3, 0.6, 0.5]})
+    axes = profile_figure(rows.assign(null=0.1, low=0.2, high=0.7), "net").axes[0]
+    line, skips = (next(x for x in axes.lines if x.get_marker() == mark) for mark in "oD")
+    assert line.get_ydata().tolist() == [0.4, 0.3, 0.5]
+    assert (skips.get_xdata().tolist(), skips.get_ydata().tolist()) == ([2], [0.6])
+
+
+def test_modules_of_any_name_are_on_the_line_of_a_profile():
+    rows = pd.DataFrame({"layer": ["stem", "s2"], "depth": range(2), "distance": [0.4, 0.3]})
+    axes = profile_figure(rows.assign(null=0.1, low=0.2, high=0.7), "net").axes[0]
+    assert not [line for line in axes.lines if line.get_marker() == "D"]
+
+
 def test_a_profile_of_two_runs_is_refused(shift):
     with pytest.raises(ValueError, match="one row for each layer"):
         profile_figure(planted.layers_of(shift), "two runs")

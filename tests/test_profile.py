@@ -148,3 +148,15 @@ def test_a_profile_draws_itself(rng):
     sets = (features(rng), features(rng))
     figure = profile_features(sets, (names(30), names(30)), ProfileSpec()).plot("label")
     assert figure.axes
+
+
+def test_a_single_image_has_a_distance_and_no_null(net, images):
+    row = ss.profile_shift(net, images[:1], images[1:2]).layers.iloc[0]
+    assert 0 < row["distance"] <= 1
+    assert row[["null", "excess", "low", "high"]].isna().all()
+
+
+def test_sets_of_different_sizes_can_be_compared(net, images, rng):
+    larger = rng.integers(0, 256, (10, 3, 96, 96), dtype=np.uint8)
+    layers = ss.profile_shift(net, images, larger).layers
+    assert layers["distance"].between(0, 1).all()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from skipshift import shifts
+    from skipshift.checkpoints import load_net
     from skipshift.distances import hellinger
     from skipshift.evaluation import evaluate
     from skipshift.models import Unet
@@ -36,6 +37,7 @@ _HOMES = {
     "carry": "skipshift.patching",
     "evaluate": "skipshift.evaluation",
     "hellinger": "skipshift.distances",
+    "load_net": "skipshift.checkpoints",
     "profile_shift": "skipshift.profile",
     "run_study": "skipshift.study",
     "train": "skipshift.training",
@@ -53,6 +55,7 @@ __all__ = [
     "carry",
     "evaluate",
     "hellinger",
+    "load_net",
     "profile_shift",
     "run_study",
     "shifts",

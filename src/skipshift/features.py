@@ -31,7 +31,7 @@ def collect(net: nn.Module, batches: Iterable[Tensor], layers: Layers | None = N
     Parameters
     ----------
     batches
-        (N, C, H, W) or, of volumes, (N, C, H, W, D) tensors, uint8 (then divided by 255) or float,
+        (N, C, H, W) or, of volumes, (N, C, D, H, W) tensors, uint8 (then divided by 255) or float,
         all of one size.
 
     Returns
@@ -90,10 +90,8 @@ def visited(
     net = unwrap(net)
     calls: Counter[str] = Counter()
 
-    def hook_for(name: str, address: Address, module: nn.Module) -> Callable[..., Any]:
-        signature = inspect.signature(module.forward)
-
-        def hook(_module: nn.Module, inputs: Any, named: Any, output: Any = None) -> Any:
+    def hook_for(name: str, address: Address) -> Callable[..., Any]:
+        def hook(module: nn.Module, inputs: Any, named: Any, output: Any = None) -> Any:
             calls[name] += 1
             if address.call is None and calls[name] > 1:
                 raise ValueError(
@@ -105,7 +103,7 @@ def visited(
             if address.argument is None:
                 new = visit(name, address.pick(output))
                 return None if new is None else address.put(output, new)
-            bound = signature.bind(*inputs, **named)
+            bound = inspect.signature(module.forward).bind(*inputs, **named)
             value = bound.arguments.get(address.argument)
             new = visit(name, address.pick(value))
             if new is None:
@@ -119,7 +117,7 @@ def visited(
         hooks.callback(net.register_forward_pre_hook(lambda *_: calls.clear()).remove)
         for name, text in taps.items():
             address, module = parse(text), module_of(net, text)
-            hook = hook_for(name, address, module)
+            hook = hook_for(name, address)
             if address.argument is None:
                 handle = module.register_forward_hook(hook, with_kwargs=True)
             else:

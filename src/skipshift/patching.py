@@ -61,10 +61,12 @@ def carry(
         Any network that gives logits (N, classes, H, W), or one channel for two classes. A copy
         made fast for prediction is used, where the network is.
     reference, shifted
-        Arrays (N, C, H, W) or loaders that can be read more than once; uint8 is divided by 255,
-        floats go in as they are. In mode ``paired`` the same images in the same order.
+        Arrays (N, C, H, W), of volumes (N, C, D, H, W), or loaders that can be read more than
+        once; uint8 is divided by 255, floats go in as they are. In mode ``paired`` the same images
+        in the same order.
     masks
-        (N, H, W) uint8 class indices of both sets, or a pair of such arrays, one of each set.
+        (N, H, W) or (N, D, H, W) uint8 class indices of both sets, or a pair of such arrays, one of
+        each set.
     groups
         Label of each image's group, or a pair of such sequences; each image by itself by default.
 
@@ -85,7 +87,8 @@ def carry(
     taps = paths_of(net, spec.paths)
     rows = rows_of(tuple(taps), spec.subsets)
     pair = _pair((reference, shifted), masks, groups, spec.mode == "paired")
-    with torch.no_grad():
+    # within inference mode tensors do not tell whether they were changed in place
+    with torch.inference_mode(False), torch.no_grad():
         bench = _Bench.of(net, taps, pair[0], spec)
         measure = _paired if spec.mode == "paired" else _unpaired
         counts = measure(bench, rows, pair)

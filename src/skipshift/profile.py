@@ -85,11 +85,14 @@ def profile_shift(
     Parameters
     ----------
     net
-        Any network on (N, C, H, W) images.
+        Any network; its answer may be a tensor, tuple or dict.
     reference, shifted
-        Arrays (N, C, H, W) or loaders; uint8 is divided by 255, floats go in as they are.
+        Arrays (N, C, H, W), of volumes (N, C, D, H, W), or loaders; uint8 is divided by 255, floats
+        go in as they are.
     layers
-        Names of modules in depth order; a U-net's encoder stages and decoder blocks by default.
+        Names, addresses or patterns (`skipshift.layers`). By default encoder stages, bottleneck,
+        decoder blocks, and skips that do more than hand on a stage, of an architecture that is
+        known; of another one the last module at each size of its maps.
     groups
         Label of each image's group in the reference and in the shifted set; each image is its own
         group by default. Groups with the same label in both sets are resampled together.
@@ -223,7 +226,7 @@ def _sum(weights: Weights, counts: npt.NDArray[np.float64]) -> npt.NDArray[np.fl
 def batches_of(images: Images, size: int, name: str) -> Iterator[Tensor]:
     """Batches of an array, or of a loader as they come; `ValueError` names an empty array."""
     if isinstance(images, np.ndarray | Tensor):
-        if images.ndim != 4 or len(images) == 0:
+        if images.ndim not in (4, 5) or len(images) == 0:
             raise ValueError(f"{name} must be (N, C, H, W) with N >= 1, got {tuple(images.shape)}")
         array, starts = images, range(0, len(images), size)
         images = (array[start : start + size] for start in starts)

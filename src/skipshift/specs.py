@@ -407,7 +407,7 @@ class ProfileRunSpec:
     """Function that makes the network for a file of weights, module:function."""
 
     layers: tuple[str, ...] = field(default=(), kw_only=True)
-    """Layers by name, address or pattern, e.g. 's*' 'encoder.*'; the architecture's own without."""
+    """A layer by name, address or pattern such as 's*' or 'encoder.*'; repeat it for more."""
 
     preprocess: str = field(default="unit", kw_only=True)
     """What is done to each image: unit, minmax, zscore, imagenet, none or module:function."""

@@ -1,5 +1,6 @@
 """Images and masks: read from and written to files."""
 
+import contextlib
 import warnings
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,16 @@ def read_deep(path: Path) -> npt.NDArray[Any]:
         stored = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
     except (OSError, cv2.error):
         stored = None
-    # what OpenCV cannot read, Pillow says why; palettes and bitmaps it reads in its own way
-    if stored is None or stored.dtype == np.uint8:
+    if stored is not None and stored.dtype == np.uint8:
+        # palettes and bitmaps are read in our own way
+        return read_image(path)
+    try:
+        # OpenCV fills what a truncated file lacks; Pillow, which has no float colours, refuses it
+        with contextlib.suppress(UnidentifiedImageError), Image.open(path) as image:
+            image.load()
+    except OSError as error:
+        raise SkipshiftError(f"{path}: cannot be read as an image: {error}") from None
+    if stored is None:
         return read_image(path)
     if stored.dtype not in (np.uint16, np.float32):
         raise SkipshiftError(f"{path}: holds {stored.dtype}; write it as 8 or 16 bits or float32")

@@ -1,5 +1,6 @@
 """Charts of the tables: the heatmap of Fig. 7, the violins of Fig. 8, profiles, training curves."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from skipshift.page.views import Panel, best, grid, layer_order, ordered_variant
 
 _CELL_W, _CELL_H = 0.46, 0.30
 _COLOURS = mpl.colormaps["viridis"]
+_PATH, _SKIP = "#0072b2", "#d55e00"
 
 
 @styled()
@@ -257,9 +259,9 @@ def _distance_label(shift: pd.DataFrame) -> str:
 
 
 def _halves(axes: Axes, names: Sequence[str]) -> None:
-    """Say where the encoder ends and the decoder begins, for layers named e2..e32, d16..d1."""
-    first = next((i for i, name in enumerate(names) if name.startswith("d")), 0)
-    if not first or not all(n[:1] in "ed" and n[1:].isdecimal() for n in names):
+    """Say where the encoder ends and the decoder begins, for layers named by kind and stride."""
+    first = next((i for i, name in enumerate(names) if name[:1] in "sd"), 0)
+    if not first or not _by_kind(names):
         return
     axes.axvline(first - 0.5, color=MUTED, lw=0.8, ls=(0, (4, 3)), zorder=1)
     for x, text, side in ((first - 0.58, "encoder", "right"), (first - 0.42, "decoder", "left")):
@@ -269,10 +271,16 @@ def _halves(axes: Axes, names: Sequence[str]) -> None:
         )  # fmt: skip
 
 
+def _by_kind(names: Sequence[str]) -> bool:
+    """Whether layers are named as architectures that are known have them: e2, b32, s4, d4, e16b."""
+    return all(re.fullmatch(r"[ebsd]\d+[a-z]?", name) for name in names)
+
+
 @styled()
 def profile_figure(layers: pd.DataFrame, label: str) -> Figure:
     """One network's profile: distance with its 95 % interval, null, and the excess between them.
 
+    Skips that are layers of their own (s4) are drawn off the line, before the block they enter.
     Arcs below join the layers of kept skips where the table names a variant.
 
     Parameters
@@ -287,28 +295,15 @@ def profile_figure(layers: pd.DataFrame, label: str) -> Figure:
     if len(set(names)) != len(names):
         raise ValueError("a profile has one row for each layer; choose one run and one pair")
     skips = _skip_pairs(rows, names)
-    x = np.arange(len(names))
-    distance, null, low, high = (
-        rows[c].to_numpy(float) for c in ("distance", "null", "low", "high")
-    )
-    crowded = len(names) > 14 or max(map(len, names)) > 6
+    crowded = len(names) * (max(map(len, names)) + 1) > 90
     strip = 0.95 if skips else 0.12
     bottom = strip + (0.35 if not crowded else 0.25 + 0.055 * max(map(len, names)))
     figure = Figure(figsize=(8.2, bottom + 3.1))
     axes = frame(figure, 0.62, bottom, 7.45, 2.65)
-    axes.fill_between(
-        x, null, distance, where=list(distance > null), interpolate=True,
-        color="#0072b2", alpha=0.14, lw=0, label="excess",
-    )  # fmt: skip
-    axes.plot(x, null, color=MUTED, ls=(0, (4, 2)), lw=1.5, label="null")
-    errors = np.nan_to_num(np.stack([distance - low, high - distance])).clip(0)
-    axes.errorbar(
-        x, distance, errors, color="#0072b2", marker="o", ms=5, mec="white", capsize=3,
-        elinewidth=1.3, label="distance, 95 % interval",
-    )  # fmt: skip
-    top = float(np.nanmax([distance, null, high])) * 1.12
+    _path_and_skips(axes, rows, names)
+    top = float(np.nanmax(rows[["distance", "null", "high"]].to_numpy(float))) * 1.12
     axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(0, top or 1.0), ylabel="distance")
-    axes.set_xticks(x, names, va="top" if crowded else "baseline")
+    axes.set_xticks(range(len(names)), names, va="top" if crowded else "baseline")
     axes.tick_params(
         axis="x",
         length=0,
@@ -320,11 +315,37 @@ def profile_figure(layers: pd.DataFrame, label: str) -> Figure:
     axes.set_title(label, pad=18)
     _halves(axes, names)
     axes.legend(
-        loc="lower right", ncols=3, bbox_to_anchor=(1.005, 0.985), columnspacing=1.4, fontsize=8.5
+        loc="lower right", ncols=4, bbox_to_anchor=(1.005, 0.985), columnspacing=1.4, fontsize=8.5
     )
     if skips:
         _skip_arcs(frame(figure, 0.62, 0.08, 7.45, strip - 0.1), skips, len(names))
     return figure
+
+
+def _path_and_skips(axes: Axes, rows: pd.DataFrame, names: Sequence[str]) -> None:
+    x = np.arange(len(names))
+    distance, null, low, high = (
+        rows[c].to_numpy(float) for c in ("distance", "null", "low", "high")
+    )
+    aside = np.array([_by_kind(names) and name[0] == "s" for name in names])
+    path = ~aside
+    axes.fill_between(
+        x[path], null[path], distance[path], where=list(distance[path] > null[path]),
+        interpolate=True, color=_PATH, alpha=0.14, lw=0, label="excess",
+    )  # fmt: skip
+    axes.plot(x[path], null[path], color=MUTED, ls=(0, (4, 2)), lw=1.5, label="null")
+    errors = np.nan_to_num(np.stack([distance - low, high - distance])).clip(0)
+    bars: dict[str, Any] = {"mec": "white", "capsize": 3, "elinewidth": 1.3}
+    axes.errorbar(
+        x[path], distance[path], errors[:, path], color=_PATH, marker="o", ms=5,
+        label="distance, 95 % interval", **bars,
+    )  # fmt: skip
+    if aside.any():
+        axes.plot(x[aside], null[aside], "_", color=MUTED, ms=9, mew=1.5)
+        axes.errorbar(
+            x[aside], distance[aside], errors[:, aside], color=_SKIP, marker="D", ms=6, ls="",
+            label="of a skip", **bars,
+        )  # fmt: skip
 
 
 def _skip_pairs(rows: pd.DataFrame, names: Sequence[str]) -> list[tuple[int, int, str]]:

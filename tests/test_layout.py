@@ -10,14 +10,14 @@ import skipshift
 SOURCE = Path(skipshift.__file__).parent
 
 ORDER = [
-    "names", "specs", "extras", "progress", "records", "shifts", "counts", "distances",
+    "names", "specs", "orders", "extras", "progress", "records", "shifts", "counts", "distances",
     "statistics", "shares", "data.images", "data.volumes", "data.preprocess",
     "data.manifest", "data.splits", "data.sources", "data.drawn", "data.templates",
     "data.synthetic", "data.crops", "layers", "models",
     "checkpoints", "inference", "losses", "features",
-    "page.views", "page.style", "page.figures", "page.pictures", "page.findings", "page.verdict",
-    "page.rows", "page.report", "profile", "replay", "patching", "training", "evaluation", "study",
-    "demo", "commands", "allocator", "cli",
+    "page.views", "page.style", "page.figures", "page.bars", "page.pictures", "page.findings",
+    "page.verdict", "page.rows", "page.report", "profile", "replay", "patching", "training",
+    "evaluation", "study", "demo", "commands", "allocator", "cli",
 ]  # fmt: skip
 
 

@@ -360,29 +360,6 @@ class StudyRunSpec:
 
 
 @dataclass(frozen=True)
-class EvaluateSpec:
-    """Evaluate one network on every domain of a manifest and every shift of its test cases."""
-
-    net: Path
-    """Run folder with weights.safetensors and run.json."""
-
-    manifest: Path
-    """Manifest whose test cases are evaluated."""
-
-    out: Path
-    """Folder to write: cases.parquet and iou.csv."""
-
-    shifts: tuple[str, ...] = field(default=(), kw_only=True)
-    """Synthetic shifts to apply as well, e.g. brightness:0.75."""
-
-    crop: int | None = field(default=None, kw_only=True)
-    """Side of a centred crop of the images, a multiple of 32; whole images without it."""
-
-    precision: Precision = field(default="auto", kw_only=True)
-    """bf16, fp32, or bf16 wherever the processor computes in it (auto)."""
-
-
-@dataclass(frozen=True)
 class ProfileRunSpec:
     """Profile one network between two sets of images: no study and no masks needed.
 
@@ -423,14 +400,6 @@ class ProfileRunSpec:
 
     seed: int = field(default=0, kw_only=True)
     """Seed of the null and of the intervals."""
-
-
-@dataclass(frozen=True)
-class ReportSpec:
-    """Draw the figures and write the page again, from a study's tables alone."""
-
-    out: Path
-    """Study folder."""
 
 
 def to_plain(spec: object) -> Any:

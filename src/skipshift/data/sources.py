@@ -1,17 +1,18 @@
 """Sets of images as the command line names them: a folder, a manifest, or a manifest's domain."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from skipshift import shifts
 from skipshift.data import volumes as nifti
 from skipshift.data.images import read_deep
-from skipshift.data.manifest import centre_crop, read_manifest
+from skipshift.data.manifest import Case, centre_crop, read_cases, read_manifest
 from skipshift.names import parse_shift
 from skipshift.specs import SkipshiftError
 
@@ -76,6 +77,38 @@ def read_pair(
     return first, second
 
 
+def read_labelled(source: str, classes: int, crop: int | None = None) -> list[Case]:
+    """Read a manifest's test cases, or those of one domain, with their masks; all of one size."""
+    rows = _test_cases(source)
+    cases = list(read_cases(rows, classes, crop))
+    _check_shapes([Path(file) for file in rows["image"]], [case.image for case in cases])
+    return cases
+
+
+def read_labelled_pair(
+    reference: str, shifted: str, classes: int, crop: int | None = None, paired: bool = True
+) -> tuple[list[Case], list[Case]]:
+    """Read two sets of cases; the second may be a shift of the first, e.g. ``brightness:0.75``.
+
+    ``paired`` brings the second into the order of the first by name; `SkipshiftError` if the two
+    do not have the same cases.
+    """
+    first = read_labelled(reference, classes, crop)
+    if parse_shift(shifted):
+        return first, [replace(c, image=shifts.apply(c.image, shifted)) for c in first]
+    second = read_labelled(shifted, classes, crop)
+    if not paired:
+        return first, second
+    by_name = {case.case: case for case in second}
+    names = [case.case for case in first]
+    if alone := sorted(set(names) ^ set(by_name)) or sorted(names)[: len(names) != len(second)]:
+        raise SkipshiftError(
+            f"{shifted}: case {alone[0]!r} has no one partner in the other set; give both sets the "
+            f"same cases, or choose mode quantile, zero or mean for cases that are not paired"
+        )
+    return first, [by_name[name] for name in names]
+
+
 def _read(file: Path, volumes: bool) -> list[npt.NDArray[Any]]:
     """Images of a file, each (H, W, C), or with ``volumes`` one (D, H, W, C)."""
     if file.name.endswith(nifti.ENDINGS):
@@ -103,12 +136,18 @@ def _cropped(image: npt.NDArray[Any], side: int) -> npt.NDArray[Any]:
 
 
 def _files(source: str) -> tuple[list[Path], list[str]]:
-    path, _, domain = source.partition("#")
+    path = source.partition("#")[0]
     if Path(path).is_dir():
         files = sorted(f for f in Path(path).iterdir() if f.name.lower().endswith(ENDINGS))
         if not files:
             raise SkipshiftError(f"{path}: holds no image ({' '.join(ENDINGS)})")
         return files, [file.stem for file in files]
+    cases = _test_cases(source)
+    return [Path(file) for file in cases["image"]], list(cases["group"])
+
+
+def _test_cases(source: str) -> pd.DataFrame:
+    path, _, domain = source.partition("#")
     cases = read_manifest(Path(path))
     cases = cases[cases["split"] == "test"]
     if domain:
@@ -118,7 +157,7 @@ def _files(source: str) -> tuple[list[Path], list[str]]:
             raise SkipshiftError(f"{path}: has no test cases of domain {domain!r}, only {known}")
     if cases.empty:
         raise SkipshiftError(f"{path}: has no test cases; give some the split test")
-    return [Path(file) for file in cases["image"]], list(cases["group"])
+    return cases
 
 
 def _check_shapes(files: Sequence[Path], images: Sequence[npt.NDArray[Any]]) -> None:

@@ -79,6 +79,8 @@ def read_pair(
 
 def read_labelled(source: str, classes: int, crop: int | None = None) -> list[Case]:
     """Read a manifest's test cases, or those of one domain, with their masks; all of one size."""
+    if Path(source).is_dir():
+        raise SkipshiftError(f"{source}: is a folder: carry needs masks; give a manifest of cases")
     rows = _test_cases(source)
     cases = list(read_cases(rows, classes, crop))
     _check_shapes([Path(file) for file in rows["image"]], [case.image for case in cases])

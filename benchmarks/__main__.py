@@ -3,7 +3,8 @@
     python -m benchmarks [ROUNDS]
 
 Prints images per second and peak memory of both, medians over rounds, and the ratio. Only ratios
-of one run mean anything: the machine may be busy with other things.
+of one run mean anything: the machine may be busy with other things. Beside carry stand as many bare
+forward passes as it has paths, and two.
 """
 
 import json
@@ -22,6 +23,8 @@ GRID = [
     ("train", 512, 512),
     ("evaluate", 128, 128),
     ("evaluate", 512, 512),
+    ("carry", 128, 128),
+    ("carry", 512, 512),
 ]
 """Work, side of what the network sees, side of the images on disk: training crops, the rest not."""
 

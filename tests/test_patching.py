@@ -3,6 +3,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 
 import architectures
 from skipshift import shifts
@@ -86,6 +87,15 @@ def test_none_is_the_shifted_iou_and_all_the_reference_iou_of_evaluate(net, imag
     assert table.loc["all", "iou"] == table.loc["none", "in_domain"] == iou["r"]
     assert table.loc["all", "share"] == 1
     assert 0.9 < iou["r"] > iou["s"]
+
+
+def test_all_paths_cost_less_than_a_forward_pass_each_and_two(net):
+    images = np.zeros((8, 3, 64, 64), np.uint8)
+    with FlopCounterMode(display=False) as bare:
+        net(torch.zeros(8, 3, 64, 64))
+    with FlopCounterMode(display=False) as ours:
+        carry(net, images, images, images[:, 0], spec=FP32)
+    assert ours.get_total_flops() < 5.5 * bare.get_total_flops()
 
 
 def test_paths_are_the_skips_that_are_there_and_the_bottleneck():

@@ -23,6 +23,9 @@ from skipshift.specs import (
 )
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from skipshift.data.preprocess import Preprocess
 
 
@@ -91,7 +94,7 @@ def evaluate(spec: EvaluateSpec, progress: Progress = silent) -> str:
 def profile(spec: ProfileRunSpec, progress: Progress = silent) -> str:
     """Profile one network between two sets of images."""
     from skipshift.checkpoints import load_net
-    from skipshift.data.preprocess import prepare, preprocess_of
+    from skipshift.data.preprocess import preprocess_of
     from skipshift.data.sources import read_pair
     from skipshift.inference import best_device
     from skipshift.layers import taps_of
@@ -104,11 +107,9 @@ def profile(spec: ProfileRunSpec, progress: Progress = silent) -> str:
     layers = taps_of(net, spec.layers) if spec.layers else None
     sets = read_pair(spec.reference, spec.shifted, spec.crop, spec.volumes)
     settings = ProfileSpec(bins=spec.bins, seed=spec.seed)
-    size = settings.batch_size
-    batches = [[s.images[i : i + size] for i in range(0, len(s.images), size)] for s in sets]
     loaders = [
-        (prepare(batch, function) for batch in progress(parts, label))
-        for parts, label in zip(batches, ("reference", "shifted"), strict=True)
+        _Batches(s.images, function, settings.batch_size, label, progress)
+        for s, label in zip(sets, ("reference", "shifted"), strict=True)
     ]
     groups = (sets[0].groups, sets[1].groups)
     try:
@@ -142,8 +143,8 @@ def carry(spec: CarryRunSpec, progress: Progress = silent) -> str:
     classes, paired = getattr(net, "classes", 16), settings.mode == "paired"
     sets = read_labelled_pair(spec.reference, spec.shifted, classes, spec.crop, paired)
     reference, shifted = (
-        _Batches(np.stack([case.image for case in cases]), function, progress, label)
-        for cases, label in zip(sets, ("reference", "shifted"), strict=True)
+        _Batches(np.stack([case.image for case in cases]), function, settings.batch_size, "carry", shown)
+        for cases, shown in zip(sets, (silent, progress), strict=True)
     )
     masks, others = (np.stack([case.mask for case in cases]) for cases in sets)
     groups, their_groups = ([case.group for case in cases] for cases in sets)
@@ -159,21 +160,21 @@ def carry(spec: CarryRunSpec, progress: Progress = silent) -> str:
     figure = carry_figure(table, f"{spec.reference} against {spec.shifted}")
     records.write_bytes(spec.out / "carry.svg", to_svg(figure))
     records.write_bytes(spec.out / "carry.png", to_png(figure))
-    shown = table.round(3).dropna(axis=1, how="all").to_string(index=False)
-    return f"{shown}\n\n{carry_sentence(table)}\n\ncarry: {spec.out}"
+    told = table.round(3).dropna(axis=1, how="all").to_string(index=False)
+    return f"{told}\n\n{carry_sentence(table)}\n\ncarry: {spec.out}"
 
 
 @dataclass(frozen=True)
 class _Batches:
     """Images (N, H, W, C) prepared a batch at a time, as often as they are read."""
 
-    images: Any
+    images: "npt.NDArray[Any]"
     function: "Preprocess"
-    progress: Progress
+    size: int
     label: str
-    size: int = 8
+    progress: Progress
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> "Iterator[npt.NDArray[np.float32]]":
         from skipshift.data.preprocess import prepare
 
         starts = range(0, len(self.images), self.size)

@@ -37,7 +37,7 @@ def fast_copy(net: nn.Module, example: Tensor, precision: Precision = "auto") ->
     Parameters
     ----------
     example
-        (N, C, H, W) or (N, C, H, W, D) float32 input that shows which batch norm follows which
+        (N, C, H, W) or (N, C, D, H, W) float32 input that shows which batch norm follows which
         convolution.
 
     Returns

@@ -75,6 +75,8 @@ def carry(
     ``path, iou, share, low, high, in_domain, shapley, shapley_low, shapley_high``: a row ``none``
     for the shifted images as they are, one for each path, with ``spec.subsets`` one for each set of
     paths (``L1+L2``), and a row ``all``.
+    What follows an address sees the patch, other paths too. In mode ``paired`` the share of ``all``
+    is 1 where the paths are everything that the decoder reads, as they are by default.
     ``share`` is NaN if the shift costs no IoU; ``low`` and ``high``, its 95 % percentile interval
     by bootstrap over groups, also with a single group and where the loss is not sure to be one.
     ``in_domain`` is the IoU of the reference, in modes ``zero`` and ``mean`` with the same paths

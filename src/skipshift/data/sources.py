@@ -92,8 +92,8 @@ def read_labelled_pair(
 ) -> tuple[list[Case], list[Case]]:
     """Read two sets of cases; the second may be a shift of the first, e.g. ``brightness:0.75``.
 
-    ``paired`` brings the second into the order of the first by name; `SkipshiftError` if the two
-    do not have the same cases.
+    ``paired`` brings the second into the order of the first by the names of the cases;
+    `SkipshiftError` if one is not there once in both.
     """
     first = read_labelled(reference, classes, crop)
     if parse_shift(shifted):
@@ -101,14 +101,13 @@ def read_labelled_pair(
     second = read_labelled(shifted, classes, crop)
     if not paired:
         return first, second
-    by_name = {case.case: case for case in second}
-    names = [case.case for case in first]
-    if alone := sorted(set(names) ^ set(by_name)) or sorted(names)[: len(names) != len(second)]:
+    names, others = ([case.case for case in cases] for cases in (first, second))
+    if odd := [n for n in [*names, *others] if (names.count(n), others.count(n)) != (1, 1)]:
         raise SkipshiftError(
-            f"{shifted}: case {alone[0]!r} has no one partner in the other set; give both sets the "
-            f"same cases, or choose mode quantile, zero or mean for cases that are not paired"
+            f"{shifted}: case {odd[0]!r} must be there once in both sets; name one domain of each, "
+            f"or choose mode quantile, zero or mean for cases that are not paired"
         )
-    return first, [by_name[name] for name in names]
+    return first, [second[others.index(name)] for name in names]
 
 
 def _read(file: Path, volumes: bool) -> list[npt.NDArray[Any]]:

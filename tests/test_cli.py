@@ -138,7 +138,7 @@ def test_profile_writes_tables_and_a_picture(skipshift, small_set, run_folder):
 
 def test_profile_takes_a_foreign_network_with_its_own_preprocess(skipshift, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.py").write_text(
+    (tmp_path / "owner.py").write_text(
         "from monai.networks.nets import BasicUNet\n"
         "def net():\n"
         "    return BasicUNet(3, 1, 2, features=(4, 4, 4, 4, 4, 4))\n"
@@ -146,14 +146,14 @@ def test_profile_takes_a_foreign_network_with_its_own_preprocess(skipshift, tmp_
         "    return image / 10\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    torch.save(importlib.import_module("mine").net().state_dict(), "net.pt")
+    torch.save(importlib.import_module("owner").net().state_dict(), "net.pt")
     rng = np.random.default_rng(0)
     for name in ("old", "new"):
         (tmp_path / name).mkdir()
         for case in "abc":
             np.save(tmp_path / name / case, rng.random((32, 32, 32)))
-    options = ["--volumes", "--preprocess", "mine:tenth", "--layers", "s*", "--layers", "down_1"]
-    code, _, err = skipshift("profile", "net.pt", "old", "new", "o", "--net", "mine:net", *options)
+    options = ["--volumes", "--preprocess", "owner:tenth", "--layers", "s*", "--layers", "down_1"]
+    code, _, err = skipshift("profile", "net.pt", "old", "new", "o", "--net", "owner:net", *options)
     assert code == 0, err
     assert read_table(tmp_path / "o" / "profile.csv")["layer"].tolist() == [
         "s8", "s4", "s2", "s1", "down_1",

@@ -143,7 +143,9 @@ def carry(spec: CarryRunSpec, progress: Progress = silent) -> str:
     classes, paired = getattr(net, "classes", 16), settings.mode == "paired"
     sets = read_labelled_pair(spec.reference, spec.shifted, classes, spec.crop, paired)
     reference, shifted = (
-        _Batches(np.stack([case.image for case in cases]), function, settings.batch_size, "carry", shown)
+        _Batches(
+            np.stack([case.image for case in cases]), function, settings.batch_size, "carry", shown
+        )
         for cases, shown in zip(sets, (silent, progress), strict=True)
     )
     masks, others = (np.stack([case.mask for case in cases]) for cases in sets)

@@ -91,7 +91,7 @@ def test_a_bad_argument_is_one_line_and_exit_code_2(skipshift, small_set, run_fo
         (["carry", "{net}", "{tmp}/odd", "brightness:0.5", "{tmp}/o"], "is a folder: carry needs"),
         (
             ["carry", "{net}", "{manifest}", "{tmp}/two.csv", "{tmp}/o"],
-            "'case-13' has no one partn",
+            "'case-13' must be there once",
         ),
         (["carry", "{net}", "{manifest}", "brightness:0.5", "{tmp}/o", "--crop", "40"], "of 32"),
     ],

@@ -212,14 +212,12 @@ class CarrySpec:
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     paths: dict[str, str] | tuple[str, ...] | None = None
-    """Paths to patch: names such as L1, addresses, or name -> address; skips and bottleneck else.
+    """Paths by name such as L1 or by address, or name -> address; else all skips and the bottleneck.
     """
 
     mode: CarryMode = "paired"
-    """What a path is fed.
-
-    paired: the reference's features of the same image. quantile: its own, each channel mapped to
-    the reference's distribution. zero: nothing. mean: the reference's mean of each channel.
+    """What a path is fed: the reference's features of the same image (paired); its own, each channel
+    mapped to the reference's distribution (quantile); nothing (zero); the reference's mean (mean).
     """
 
     subsets: bool = False

@@ -212,13 +212,11 @@ class CarrySpec:
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     paths: dict[str, str] | tuple[str, ...] | None = None
-    """Paths by name such as L1 or by address, or name -> address; else all skips and the bottleneck.
-    """
+    """Names such as L1, addresses, or name -> address; else every skip and the bottleneck."""
 
     mode: CarryMode = "paired"
-    """What a path is fed: the reference's features of the same image (paired); its own, each channel
-    mapped to the reference's distribution (quantile); nothing (zero); the reference's mean (mean).
-    """
+    """What a path is fed: the reference's features of the same image (paired); its own, mapped to
+    the reference's distribution (quantile); nothing (zero); the reference's mean (mean)."""
 
     subsets: bool = False
     """Patch every set of paths, 2^k of them, and share the loss out by Shapley's values."""

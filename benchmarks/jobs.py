@@ -116,11 +116,13 @@ def plain_carry(manifest: Path, side: int) -> float:
     """Bare forward passes of the same network, as fast as ours, for each path and two more."""
     import torch
 
+    from skipshift.allocator import keep_memory
     from skipshift.features import as_input
     from skipshift.inference import fast_copy
     from skipshift.models import Unet
     from skipshift.patching import paths_of
 
+    keep_memory()
     net, images, _ = Unet().eval(), *_stacked(manifest, side)
     passes = len(paths_of(net)) + 2
     batches = torch.from_numpy(images.transpose(0, 3, 1, 2)).split(BATCH)

@@ -100,6 +100,50 @@ def plain_evaluate(manifest: Path, side: int) -> float:
     return len(data) / (time.perf_counter() - start)
 
 
+def ours_carry(manifest: Path, side: int) -> float:
+    from skipshift import shifts
+    from skipshift.models import Unet
+    from skipshift.patching import carry
+
+    net, images, masks = Unet().eval(), *_stacked(manifest, side)
+    pair = [part.transpose(0, 3, 1, 2) for part in (images, shifts.brightness(images, 0.75))]
+    carry(net, *(part[:BATCH] for part in pair), masks[:BATCH])
+    start = time.perf_counter()
+    carry(net, *pair, masks)
+    return len(images) / (time.perf_counter() - start)
+
+
+def plain_carry(manifest: Path, side: int) -> float:
+    """Bare forward passes of the same network, as fast as ours, for each path and two more."""
+    import torch
+
+    from skipshift.allocator import keep_memory
+    from skipshift.features import as_input
+    from skipshift.inference import fast_copy
+    from skipshift.models import Unet
+    from skipshift.patching import paths_of
+
+    keep_memory()
+    net, images, _ = Unet().eval(), *_stacked(manifest, side)
+    passes = len(paths_of(net)) + 2
+    batches = torch.from_numpy(images.transpose(0, 3, 1, 2)).split(BATCH)
+    fast = fast_copy(net, batches[0][:1].float() / 255)
+    with torch.inference_mode():
+        fast(as_input(batches[0], next(fast.parameters())))
+        start = time.perf_counter()
+        for _ in range(passes):
+            for batch in batches:
+                fast(as_input(batch, next(fast.parameters())))
+    return len(images) / (time.perf_counter() - start)
+
+
+def _stacked(manifest: Path, side: int):
+    from skipshift.data.manifest import read_cases, read_manifest
+
+    cases = list(read_cases(read_manifest(manifest).head(4 * BATCH), 2, side))
+    return (np.stack([getattr(case, part) for case in cases]) for part in ("image", "mask"))
+
+
 def ours_synth(manifest: Path, side: int) -> float:
     from skipshift.data.specs import SynthSpec
     from skipshift.data.synthetic import write_synthetic
@@ -187,6 +231,8 @@ JOBS: Mapping[str, Callable[[Path, int], float]] = {
         plain_evaluate,
         ours_bootstrap,
         plain_bootstrap,
+        ours_carry,
+        plain_carry,
     )
 }
 

@@ -1,4 +1,5 @@
 import importlib
+import json
 import re
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from skipshift.data.images import write_png
 from skipshift.models import Unet
 from skipshift.records import read_table
 
-COMMANDS = ["demo", "synth", "prepare", "study", "evaluate", "profile", "report"]
+COMMANDS = ["demo", "synth", "prepare", "study", "evaluate", "profile", "carry", "report"]
 
 
 @pytest.fixture
@@ -61,6 +62,11 @@ def test_every_command_is_in_the_readme_and_has_help(skipshift):
         (["prepare", "dicom", "s", "o"], 'Unknown command "dicom"'),
         (["prepare", "mms", "s", "o", "--train", "Z"], "train must be one of the vendors"),
         (["prepare", "folder", "s", "o", "--border"], "border belongs to instances"),
+        (["carry", "{net}", "{manifest}", "brightness:2", "o", "--mode", "swap"], "Invalid value"),
+        (
+            ["carry", "{net}", "{manifest}", "brightness:2", "o", "--paths", "L9"],
+            "its paths are L1",
+        ),
         (["profile", "{net}", "a", "b", "o", "--preprocess", "hue"], "unknown preprocess 'hue'"),
         (["profile", "{net}", "a", "b", "o", "--layers", "e3"], "layer 'e3' is not in the network"),
         (["profile", "{net}", "a", "b", "o", "--net", "net"], "'net' must be module:function"),
@@ -87,12 +93,19 @@ def test_a_bad_argument_is_one_line_and_exit_code_2(skipshift, small_set, run_fo
         (["evaluate", "{net}", "{tmp}/none.csv", "{tmp}/o"], "none.csv: cannot be read"),
         (["profile", "{net}", "{tmp}/empty", "brightness:0.5", "{tmp}/o"], "empty: holds no image"),
         (["profile", "{net}", "{tmp}/odd", "brightness:0.5", "{tmp}/o"], "multiples of 32"),
+        (["carry", "{net}", "{tmp}/odd", "brightness:0.5", "{tmp}/o"], "is a folder: carry needs"),
+        (
+            ["carry", "{net}", "{manifest}", "{tmp}/two.csv", "{tmp}/o"],
+            "'case-13' must be there once",
+        ),
+        (["carry", "{net}", "{manifest}", "brightness:0.5", "{tmp}/o", "--crop", "40"], "of 32"),
     ],
 )
 def test_a_bad_file_is_one_line_and_exit_code_1(skipshift, small_set, run_folder, words, fault):
     tmp = small_set.parent
     (tmp / "empty").mkdir()
     write_png(tmp / "odd" / "a.png", np.zeros((50, 64, 3), np.uint8))
+    pd.read_csv(small_set)[:-1].to_csv(tmp / "two.csv", index=False)
     places = {"tmp": tmp, "net": run_folder, "manifest": small_set}
     code, _, err = skipshift(*(word.format(**places) for word in words))
     lines = [line for line in err.splitlines() if not line.endswith("done")]
@@ -184,6 +197,33 @@ def test_profile_measures_what_is_named_side_by_side(skipshift, small_set, run_f
     code, _, error = skipshift("profile", run_folder, small_set, "x", out, "--distances", "l2")
     assert code == 2
     assert "distances must be distinct ones of hellinger, " in error
+
+
+def test_carry_writes_a_table_and_pictures_and_says_what_it_found(skipshift, small_set, run_folder):
+    out = small_set.parent / "o"
+    code, shown, err = skipshift(
+        "carry", run_folder, small_set, "brightness:0.5", out, "--paths", "L1", "--paths", "L2",
+        "--subsets", "--precision", "fp32",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "The shift costs " in shown
+    table = read_table(out / "carry.csv")
+    assert table["path"].tolist() == ["none", "L1", "L2", "all"]
+    about = json.loads((out / "carry.json").read_text())
+    assert about["paths"]["L1"] == "decoder.blocks.3(skip_connection)"
+    assert about["settings"]["subsets"] is True
+    assert {path.suffix for path in out.iterdir()} == {".csv", ".json", ".svg", ".png"}
+
+
+def test_carry_pairs_two_domains_by_the_names_of_their_cases(skipshift, small_set, run_folder):
+    rows = pd.read_csv(small_set)
+    turned = rows.iloc[::-1].assign(domain="other")
+    pd.concat([rows, turned]).to_csv(small_set, index=False)
+    places = (f"{small_set}#original", f"{small_set}#other", small_set.parent / "o")
+    code, shown, err = skipshift("carry", run_folder, *places, "--paths", "L1")
+    assert code == 0, err
+    # the same images under the same names: nothing is lost
+    assert "The shift costs no IoU" in shown
 
 
 def test_a_study_file_is_read_from_its_own_folder(skipshift, small_set, tmp_path_factory):

@@ -11,6 +11,7 @@ import planted
 from planted import Plan
 from skipshift.counts import count
 from skipshift.names import VARIANTS, paper_shifts, skips_of
+from skipshift.page.bars import carry_figure, carry_sentence
 from skipshift.page.figures import curves, heatmap, profile_figure, readable_on, violins
 from skipshift.page.pictures import (
     EXCESS_PIXELS,
@@ -205,3 +206,30 @@ def test_a_dollar_sign_in_a_name_is_no_formula():
 def test_a_class_that_is_not_in_the_table_is_named(iou):
     with pytest.raises(ValueError, match="no class 'nucleus'"):
         heatmap(iou, "nucleus")
+
+
+def carried(shares, **columns):
+    """A table of carry with these shares; 0.9 IoU of the reference, 0.5 lost at most."""
+    paths = ["none", *(f"L{i}" for i in range(1, len(shares) + 1)), "all"]
+    share = np.array([0.0, *shares, 1.0])
+    table = {"path": paths, "iou": 0.4 + share / 2, "share": share, "low": share - 0.1}
+    table |= {"high": share + 0.1, "in_domain": 0.9, "shapley": np.nan}
+    return pd.DataFrame(table | columns)
+
+
+def test_the_bars_of_carry_are_as_long_as_the_shares():
+    axes = carry_figure(carried([0.7, -0.3]), "a against b").axes[0]
+    assert [bar.get_width() for bar in axes.patches] == [0.7, -0.3, 1.0]
+    assert "orange" in axes.get_xlabel()
+
+
+def test_carry_without_a_loss_is_drawn_and_said():
+    none = carried([np.nan], share=np.nan, low=np.nan, high=np.nan, iou=0.95)
+    assert (
+        carry_sentence(none) == "The shift costs no IoU, from 0.900 to 0.950: no share is defined."
+    )
+    assert to_png(carry_figure(none, "a against b")).startswith(b"\x89PNG")
+
+
+def test_a_share_without_an_interval_says_why():
+    assert "too few groups, or too small a loss" in carry_sentence(carried([0.5], low=np.nan))

@@ -28,6 +28,14 @@ def test_a_profile_is_the_same_on_a_gpu(rng):
     assert there["distance"].to_numpy() == pytest.approx(here["distance"].to_numpy(), abs=0.02)
 
 
+def test_every_path_patched_on_a_gpu_is_the_reference(rng):
+    images = rng.integers(0, 256, (8, 3, 64, 64), dtype=np.uint8)
+    masks = (images.mean(1) > 127).astype(np.uint8)
+    net = ss.Unet("resnet18").eval().cuda()
+    table = ss.carry(net, images, images // 2, masks).set_index("path")
+    assert table.loc["all", "iou"] == pytest.approx(table.loc["all", "in_domain"], abs=1e-3)
+
+
 def test_a_network_trains_and_is_evaluated_on_a_gpu(cases, tmp_path):
     spec = TrainingSpec(encoder_weights=None, epochs=4, learning_rate=2e-3, crop=64)
     done = ss.train(

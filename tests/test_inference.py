@@ -4,7 +4,7 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import nn
 
-from skipshift.inference import fast_copy, labels_of, use_bf16
+from skipshift.inference import fast_copy, labels_of, logits_of, run, use_bf16
 from skipshift.models import Unet
 
 
@@ -79,3 +79,41 @@ def test_precision_is_what_was_asked_for():
     assert not use_bf16("fp32")
     with pytest.raises(ValueError, match="precision must be auto, bf16 or fp32, got 'half'"):
         use_bf16("half")
+
+
+def test_a_network_that_gives_a_dict_is_folded_too():
+    class Answers(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1))
+
+        def forward(self, images):
+            return {"out": self.layers(images), "aux": None}
+
+    net, images = Answers().eval(), torch.rand(2, 3, 8, 8)
+    fast = fast_copy(net, images, "fp32")
+    assert isinstance(fast.layers[1], nn.Identity)
+    assert torch.allclose(logits_of(fast(images)), logits_of(net(images)), atol=1e-5)
+
+
+def test_volumes_are_laid_out_channels_last():
+    net, images = nn.Conv3d(1, 2, 3).eval(), torch.rand(1, 1, 8, 8, 8)
+    fast = fast_copy(net, images, "fp32")
+    assert fast.weight.is_contiguous(memory_format=torch.channels_last_3d)
+    assert torch.allclose(fast(images), net(images), atol=1e-5)
+
+
+def test_one_channel_is_the_logit_of_the_second_class():
+    logits = torch.randn(2, 1, 4, 4)
+    two = torch.cat([torch.zeros_like(logits), logits], 1)
+    assert (labels_of(logits) == labels_of(two)).all()
+
+
+def test_what_is_no_map_of_logits_is_named():
+    with pytest.raises(ValueError, match=r"must give logits \(N, classes, H, W\), got \(1, 2\)"):
+        logits_of([torch.zeros(1, 2)])
+
+
+def test_an_image_that_does_not_fit_is_named():
+    with pytest.raises(ValueError, match=r"cannot run on \(1, 3, 8, 8\): "):
+        run(nn.Conv2d(1, 1, 1), torch.rand(1, 3, 8, 8))

@@ -84,7 +84,7 @@ def test_a_fault_in_a_study_file_is_one_line_that_names_it(tmp_path, text, fault
         (ProfileSpec, {"bins": "sturges"}, "bins"),
         (ProfileSpec, {"distances": ["l2"]}, r"distances must be distinct ones of hellinger, "),
         (ProfileSpec, {"pooling": []}, r"pooling must be distinct ones of average, .* got \[\]"),
-        (ProfileSpec, {"memory": -1}, "memory must be >= 0, got -1"),
+        (ProfileSpec, {"memory": -1}, "memory must be at least 0, got -1"),
         (ProfileSpec, {"batch_size": 0}, "batch_size must be at least 1, got 0"),
         (StudySpec, {"manifest": "m", "skips": ["baseline"] * 2}, "skips must be distinct"),
         (StudySpec, {"manifest": "m", "seeds": [1, 1]}, "seeds must be distinct"),

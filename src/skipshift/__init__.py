@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     from skipshift.distances import hellinger
     from skipshift.evaluation import evaluate
     from skipshift.models import Unet
+    from skipshift.patching import carry
     from skipshift.profile import Profile, profile_shift
     from skipshift.specs import (
+        CarrySpec,
         ProfileSpec,
         SkipshiftError,
         StudySpec,
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Place": "skipshift.training",
+    "CarrySpec": "skipshift.specs",
     "Profile": "skipshift.profile",
     "ProfileSpec": "skipshift.specs",
     "SkipshiftError": "skipshift.specs",
@@ -32,6 +35,7 @@ _HOMES = {
     "SynthSpec": "skipshift.data.specs",
     "TrainingSpec": "skipshift.specs",
     "Unet": "skipshift.models",
+    "carry": "skipshift.patching",
     "evaluate": "skipshift.evaluation",
     "hellinger": "skipshift.distances",
     "load_net": "skipshift.checkpoints",
@@ -41,6 +45,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "CarrySpec",
     "Place",
     "Profile",
     "ProfileSpec",
@@ -49,6 +54,7 @@ __all__ = [
     "SynthSpec",
     "TrainingSpec",
     "Unet",
+    "carry",
     "evaluate",
     "hellinger",
     "load_net",

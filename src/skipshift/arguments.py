@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from skipshift.specs import EvaluationSpec, ExecutionSpec
+from skipshift.specs import CarrySpec, EvaluationSpec, ExecutionSpec
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,9 @@ class StudyRunSpec:
     plan: bool = field(default=False, kw_only=True)
     """Only say how many runs, images and epochs there are, what is done, and what is left."""
 
-    execution: ExecutionSpec = field(default_factory=ExecutionSpec, kw_only=True)
+    execution: Annotated[ExecutionSpec, Parameter(name="*")] = field(
+        default_factory=ExecutionSpec, kw_only=True
+    )
     """Which runs to do now, and where."""
 
 
@@ -63,7 +65,9 @@ class EvaluateSpec:
     out: Path
     """Folder to write: cases.parquet and iou.csv."""
 
-    evaluation: EvaluationSpec = field(default_factory=EvaluationSpec, kw_only=True)
+    evaluation: Annotated[EvaluationSpec, Parameter(name="*")] = field(
+        default_factory=EvaluationSpec, kw_only=True
+    )
     """How they are evaluated."""
 
 
@@ -122,6 +126,42 @@ class ProfileRunSpec:
 
     seed: int = field(default=0, kw_only=True)
     """Seed of the null, of the intervals and of random positions."""
+
+
+@dataclass(frozen=True)
+class CarryRunSpec:
+    """Measure which path of a network carries the IoU that a shift costs, without training.
+
+    One skip at a time, or the bottleneck, is fed what the reference has there while the rest of the
+    network sees the shifted image. The IoU that returns is what that path carries.
+    """
+
+    net: Annotated[Path, Parameter(name="NET")]
+    """Run folder, smp or nnU-Net folder, torch.export archive, or weights with a builder."""
+
+    reference: str
+    """Manifest, or MANIFEST#domain, whose test cases are of the domain the network knows."""
+
+    shifted: str
+    """Shift of the reference such as brightness:0.75, or MANIFEST#domain, cases paired by name."""
+
+    out: Path
+    """Folder to write: carry.csv, carry.json, carry.svg, carry.png."""
+
+    # the positional NET has no option of its own, so that --net can name what makes it
+    builder: Annotated[str | None, Parameter(name="--net")] = field(default=None, kw_only=True)
+    """Function that makes the network for a file of weights, module:function."""
+
+    preprocess: str = field(default="unit", kw_only=True)
+    """What is done to each image: unit, minmax, zscore, imagenet, none or module:function."""
+
+    crop: int | None = field(default=None, kw_only=True)
+    """Side of a centred crop of the images, a multiple of 32; whole images without it."""
+
+    settings: Annotated[CarrySpec, Parameter(name="*")] = field(
+        default_factory=CarrySpec, kw_only=True
+    )
+    """How it is measured."""
 
 
 @dataclass(frozen=True)

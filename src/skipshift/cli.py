@@ -113,6 +113,7 @@ for _run_spec in (
     commands.study,
     commands.evaluate,
     commands.profile,
+    commands.carry,
     commands.report,
 ):
     app.command(_command(_run_spec), name=_run_spec.__name__)

@@ -3,11 +3,15 @@
 Each returns the lines to show at the end. Torch is imported only by the commands that need it.
 """
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from skipshift import records
 from skipshift.arguments import (
+    CarryRunSpec,
     DemoSpec,
     EvaluateSpec,
     ProfileRunSpec,
@@ -16,7 +20,13 @@ from skipshift.arguments import (
 )
 from skipshift.data.specs import FolderSpec, MmsSpec, SynthSpec
 from skipshift.progress import Progress, silent
-from skipshift.specs import SkipshiftError, StudySpec, read_spec
+from skipshift.specs import SkipshiftError, StudySpec, read_spec, to_plain
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from skipshift.data.preprocess import Preprocess
 
 
 def synth(spec: SynthSpec, progress: Progress = silent) -> str:
@@ -102,7 +112,7 @@ def evaluate(spec: EvaluateSpec, progress: Progress = silent) -> str:
 def profile(spec: ProfileRunSpec, progress: Progress = silent) -> str:
     """Profile one network between two sets of images."""
     from skipshift.checkpoints import load_net
-    from skipshift.data.preprocess import prepare, preprocess_of
+    from skipshift.data.preprocess import preprocess_of
     from skipshift.data.sources import read_pair
     from skipshift.inference import best_device
     from skipshift.layers import taps_of
@@ -121,11 +131,9 @@ def profile(spec: ProfileRunSpec, progress: Progress = silent) -> str:
     net = load_net(spec.net, spec.builder).to(best_device())
     layers = taps_of(net, spec.layers) if spec.layers else None
     sets = read_pair(spec.reference, spec.shifted, spec.crop, spec.volumes)
-    size = settings.batch_size
-    batches = [[s.images[i : i + size] for i in range(0, len(s.images), size)] for s in sets]
     loaders = [
-        (prepare(batch, function) for batch in progress(parts, label))
-        for parts, label in zip(batches, ("reference", "shifted"), strict=True)
+        _Batches(s.images, function, settings.batch_size, label, progress)
+        for s, label in zip(sets, ("reference", "shifted"), strict=True)
     ]
     groups = (sets[0].groups, sets[1].groups)
     try:
@@ -140,6 +148,68 @@ def profile(spec: ProfileRunSpec, progress: Progress = silent) -> str:
         records.write_bytes(spec.out / name, to_svg(measured.plot(label, measure, pooling)))
     table = measured.layers.round(3).to_string(index=False)
     return f"{table}\n\n{measured.verdict()}\n\nprofile: {spec.out}"
+
+
+def carry(spec: CarryRunSpec, progress: Progress = silent) -> str:
+    """Measure which path of one network carries the loss."""
+    import numpy as np
+
+    from skipshift.checkpoints import load_net
+    from skipshift.data.preprocess import preprocess_of
+    from skipshift.data.sources import read_labelled_pair
+    from skipshift.inference import best_device
+    from skipshift.page.bars import carry_figure, carry_sentence
+    from skipshift.page.style import to_png, to_svg
+    from skipshift.patching import carry as measure
+    from skipshift.patching import paths_of
+
+    function = preprocess_of(spec.preprocess)
+    net = load_net(spec.net, spec.builder).to(best_device())
+    settings = spec.settings
+    paths = paths_of(net, settings.paths)
+    # as many classes as counts tell apart where the network does not say its own
+    classes, paired = getattr(net, "classes", 16), settings.mode == "paired"
+    sets = read_labelled_pair(spec.reference, spec.shifted, classes, spec.crop, paired)
+    reference, shifted = (
+        _Batches(
+            np.stack([case.image for case in cases]), function, settings.batch_size, "carry", shown
+        )
+        for cases, shown in zip(sets, (silent, progress), strict=True)
+    )
+    masks, others = (np.stack([case.mask for case in cases]) for cases in sets)
+    groups, their_groups = ([case.group for case in cases] for cases in sets)
+    try:
+        table = measure(net, reference, shifted, (masks, others), (groups, their_groups), settings)
+    except ValueError as error:
+        raise SkipshiftError(f"{spec.net} on {spec.reference}, {spec.shifted}: {error}") from None
+    about = {"net": str(spec.net), "reference": spec.reference, "shifted": spec.shifted}
+    records.write_table(spec.out / "carry.csv", table)
+    records.write_json(
+        spec.out / "carry.json", {**about, "paths": paths, "settings": to_plain(settings)}
+    )
+    figure = carry_figure(table, f"{spec.reference} against {spec.shifted}")
+    records.write_bytes(spec.out / "carry.svg", to_svg(figure))
+    records.write_bytes(spec.out / "carry.png", to_png(figure))
+    told = table.round(3).dropna(axis=1, how="all").to_string(index=False)
+    return f"{told}\n\n{carry_sentence(table)}\n\ncarry: {spec.out}"
+
+
+@dataclass(frozen=True)
+class _Batches:
+    """Images (N, H, W, C) prepared a batch at a time, as often as they are read."""
+
+    images: "npt.NDArray[Any]"
+    function: "Preprocess"
+    size: int
+    label: str
+    progress: Progress
+
+    def __iter__(self) -> "Iterator[npt.NDArray[np.float32]]":
+        from skipshift.data.preprocess import prepare
+
+        starts = range(0, len(self.images), self.size)
+        parts = [self.images[start : start + self.size] for start in starts]
+        return (prepare(part, self.function) for part in self.progress(parts, self.label))
 
 
 def _told(page: Path) -> str:

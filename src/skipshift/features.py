@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from skipshift.inference import run
 from skipshift.layers import Address, Layers, module_of, parse, taps_of, unwrap
 from skipshift.models import STRIDE
 from skipshift.pooling import POOLINGS, vectors
@@ -93,7 +94,7 @@ def _passes(
                 rngs = {n: np.random.default_rng((seed, depth)) for depth, n in enumerate(taps)}
             cells = tuple(max(1, side // STRIDE) for side in images.shape[2:])
             with tapped(net, taps, partial(_pool, pooling, rngs, cells)) as kept:
-                _run(net, images)
+                run(net, images)
         if missing := [name for name in taps if name not in kept]:
             raise ValueError(f"layer {missing[0]}: its module did not run in the forward pass")
         yield {name: kept[name] for name in taps}
@@ -106,15 +107,30 @@ def tapped(
     """Yield a dict that forward passes fill: layer name -> ``reduce(name, tensor at its address)``.
 
     The tensor is reduced as soon as it is there, before a later in-place operation can change it.
-    `ValueError` if a module runs more than once in a forward pass and the address does not say
-    which run is meant.
+    """
+    kept: dict[str, T] = {}
+
+    def keep(name: str, value: Any) -> None:
+        kept[name] = reduce(name, value)
+
+    with visited(net, taps, keep):
+        yield kept
+
+
+@contextlib.contextmanager
+def visited(
+    net: nn.Module, taps: Mapping[str, str], visit: Callable[[str, Any], Tensor | None]
+) -> Iterator[None]:
+    """Call ``visit(name, tensor at its address)`` in forward passes; what it returns goes on.
+
+    None leaves the tensor as it is. `ValueError` if a module runs more than once in a forward pass
+    and the address does not say which run is meant.
     """
     net = unwrap(net)
-    kept: dict[str, T] = {}
     calls: Counter[str] = Counter()
 
-    def visit_for(name: str, address: Address) -> Callable[..., None]:
-        def visit(module: nn.Module, inputs: Any, named: Any, output: Any = None) -> None:
+    def hook_for(name: str, address: Address) -> Callable[..., Any]:
+        def hook(module: nn.Module, inputs: Any, named: Any, output: Any = None) -> Any:
             calls[name] += 1
             if address.call is None and calls[name] > 1:
                 raise ValueError(
@@ -122,25 +138,31 @@ def tapped(
                     f"say which run is meant, {address.path}@1 or {address.path}@2"
                 )
             if address.call not in (None, calls[name]):
-                return
-            if address.argument is not None:
-                given = inspect.signature(module.forward).bind(*inputs, **named).arguments
-                output = given.get(address.argument)
-            kept[name] = reduce(name, address.pick(output))
+                return None
+            if address.argument is None:
+                new = visit(name, address.pick(output))
+                return None if new is None else address.put(output, new)
+            bound = inspect.signature(module.forward).bind(*inputs, **named)
+            value = bound.arguments.get(address.argument)
+            new = visit(name, address.pick(value))
+            if new is None:
+                return None
+            bound.arguments[address.argument] = address.put(value, new)
+            return bound.args, bound.kwargs
 
-        return visit
+        return hook
 
     with contextlib.ExitStack() as hooks:
         hooks.callback(net.register_forward_pre_hook(lambda *_: calls.clear()).remove)
         for name, text in taps.items():
             address, module = parse(text), module_of(net, text)
-            visit = visit_for(name, address)
+            hook = hook_for(name, address)
             if address.argument is None:
-                handle = module.register_forward_hook(visit, with_kwargs=True)
+                handle = module.register_forward_hook(hook, with_kwargs=True)
             else:
-                handle = module.register_forward_pre_hook(visit, with_kwargs=True)
+                handle = module.register_forward_pre_hook(hook, with_kwargs=True)
             hooks.callback(handle.remove)
-        yield kept
+        yield
 
 
 def as_input(batch: Tensor, like: Tensor) -> Tensor:
@@ -151,14 +173,6 @@ def as_input(batch: Tensor, like: Tensor) -> Tensor:
     layout = torch.channels_last_3d if volumes else torch.channels_last
     images = images.to(like.dtype).contiguous(memory_format=layout)
     return images.div_(255) if scale == 255 else images
-
-
-def _run(net: nn.Module, images: Tensor) -> None:
-    try:
-        net(images)
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"the network cannot run on {tuple(images.shape)}: {reason}") from error
 
 
 def _pool(

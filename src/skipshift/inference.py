@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+from collections.abc import Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -36,21 +37,47 @@ def fast_copy(net: nn.Module, example: Tensor, precision: Precision = "auto") ->
     Parameters
     ----------
     example
-        (N, C, H, W) float32 input that shows which batch norm follows which convolution.
+        (N, C, H, W) or (N, C, D, H, W) float32 input that shows which batch norm follows which
+        convolution.
 
     Returns
     -------
     A network on the same device that takes and gives bf16 or float32, as ``precision`` says.
     """
     device = next(net.parameters()).device
-    fast = copy.deepcopy(net).eval().to(memory_format=torch.channels_last)
+    layout = torch.channels_last_3d if example.ndim == 5 else torch.channels_last
+    fast = copy.deepcopy(net).eval().to(memory_format=layout)
     with torch.no_grad():
         _fold_batch_norms(fast, example.to(device))
     return fast.to(torch.bfloat16 if use_bf16(precision, device.type) else torch.float32)
 
 
+def run(net: nn.Module, images: Tensor) -> Any:
+    """Run a network; `ValueError` if it cannot take images of this shape."""
+    try:
+        return net(images)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"the network cannot run on {tuple(images.shape)}: {reason}") from error
+
+
+def logits_of(output: Any) -> Tensor:
+    """Logits (N, C, ...) of what a network gives: the first tensor of a dict, list or tuple."""
+    while isinstance(output, Mapping | list | tuple) and output:
+        output = next(iter(output.values() if isinstance(output, Mapping) else output))
+    if not isinstance(output, Tensor) or output.ndim not in (4, 5):
+        got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise ValueError(f"the network must give logits (N, classes, H, W), got {got}")
+    return output
+
+
 def labels_of(logits: Tensor) -> npt.NDArray[np.uint8]:
-    """Most likely class of each pixel: logits (N, C, H, W) -> (N, H, W) uint8."""
+    """Most likely class of each pixel: logits (N, C, ...) -> (N, ...) uint8.
+
+    A single channel is the logit of class 1 against class 0.
+    """
+    if logits.shape[1] == 1:
+        return (logits[:, 0] > 0).to(torch.uint8).cpu().numpy()
     # comparing two channels is a hundred times faster than argmax over a strided axis
     labels = logits[:, 1] > logits[:, 0] if logits.shape[1] == 2 else logits.argmax(1)
     return labels.to(torch.uint8).cpu().numpy()
@@ -68,7 +95,7 @@ def _fold_batch_norms(net: nn.Module, example: Tensor) -> None:
         for old, new in ((conv, fuse_conv_bn_eval(conv, norm)), (norm, nn.Identity())):
             parent, _, child = names[old].rpartition(".")
             setattr(net.get_submodule(parent), child, new)
-    after = net(example)
+    after = logits_of(net(example))
     if not torch.allclose(before, after, rtol=1e-2, atol=1e-3 * float(before.abs().max())):
         raise ValueError(
             "batch norms of this network cannot be folded: a convolution is read by more than its "
@@ -95,4 +122,4 @@ def _watch(net: nn.Module, example: Tensor) -> tuple[Tensor, dict[nn.BatchNorm2d
                 hooks.callback(module.register_forward_hook(wrote).remove)
             elif type(module) is nn.BatchNorm2d:
                 hooks.callback(module.register_forward_pre_hook(reads).remove)
-        return net(example), pairs
+        return logits_of(run(net, example)), pairs

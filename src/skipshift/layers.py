@@ -68,6 +68,16 @@ class Address:
             return value[:, : int(self.part[1:])]
         return value[self.part if isinstance(value, Mapping) else int(self.part)]
 
+    def put(self, value: Any, tensor: Tensor) -> Any:
+        """Give the output or argument back with that part replaced; the counterpart of `pick`."""
+        if self.part is None:
+            return tensor
+        if self.part.startswith(":"):
+            return torch.cat([tensor, value[:, int(self.part[1:]) :]], 1)
+        parts: Any = dict(value) if isinstance(value, Mapping) else list(value)
+        parts[self.part if isinstance(value, Mapping) else int(self.part)] = tensor
+        return type(value)(parts)
+
 
 def parse(address: str) -> Address:
     """Take an address apart; `ValueError` if it is none.

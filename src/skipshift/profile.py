@@ -203,7 +203,7 @@ def profile_shift(
     with Scratch(spec.memory * 2**30) as scratch:
         sets = [
             collect(
-                net, _batches(images, spec.batch_size, name), layers, spec.pooling, spec.seed,
+                net, batches_of(images, spec.batch_size, name), layers, spec.pooling, spec.seed,
                 scratch,
             )
             for name, images in (("reference", reference), ("shifted", shifted))
@@ -288,7 +288,8 @@ def _skips_of(net: nn.Module) -> tuple[int, ...] | None:
     return tuple(sorted(levels)) if taps else None
 
 
-def _batches(images: Images, size: int, name: str) -> Iterator[Tensor]:
+def batches_of(images: Images, size: int, name: str) -> Iterator[Tensor]:
+    """Batches of an array, or of a loader as they come; `ValueError` names an empty array."""
     if isinstance(images, np.ndarray | Tensor):
         if images.ndim not in (4, 5) or len(images) == 0:
             raise ValueError(f"{name} must be (N, C, H, W) with N >= 1, got {tuple(images.shape)}")

@@ -104,6 +104,22 @@ TABLE_COLUMNS: Mapping[str, Mapping[str, str]] = {
         "pooling": "str",
     },
     "layers.csv": {**_GRID, **_PAIR, **_LAYER, **_DISTANCE},
+    "carry.csv": {
+        "path": "str",
+        **dict.fromkeys(
+            (
+                "iou",
+                "share",
+                "low",
+                "high",
+                "in_domain",
+                "shapley",
+                "shapley_low",
+                "shapley_high",
+            ),
+            "float64",
+        ),
+    },
     "profile.csv": {**_LAYER, **_DISTANCE},
     "channels.parquet": {
         **_LAYER,

@@ -7,7 +7,7 @@ import dataclasses
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -25,6 +25,8 @@ from skipshift.names import (
 
 Precision = Literal["auto", "bf16", "fp32"]
 Tracker = Literal["tensorboard", "mlflow", "wandb"]
+
+CarryMode = Literal["paired", "quantile", "zero", "mean"]
 
 Spec = TypeVar("Spec")
 
@@ -162,6 +164,43 @@ class ProfileSpec:
             raise ValueError(f"bins must be at least 2, or fd, got {self.bins}")
         check_least(self, 0, "null_draws", "bootstrap_draws", "permutation_draws", "memory")
         check_least(self, 1, "batch_size")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CarrySpec:
+    """How it is measured what each path of a network carries."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    paths: dict[str, str] | tuple[str, ...] | None = None
+    """Names such as L1, addresses, or name -> address; else every skip and the bottleneck."""
+
+    mode: CarryMode = "paired"
+    """What a path is fed: the reference's features of the same image (paired); its own, mapped to
+    the reference's distribution (quantile); nothing (zero); the reference's mean (mean)."""
+
+    subsets: bool = False
+    """Patch every set of paths, 2^k of them, and share the loss out by Shapley's values."""
+
+    draws: int = 1000
+    """Bootstrap resamples of the groups from which the 95 % interval is taken."""
+
+    batch_size: int = 8
+    """Images in one forward pass."""
+
+    precision: Precision = "auto"
+    """bf16, fp32, or bf16 wherever the processor computes in it (auto)."""
+
+    seed: int = 0
+    """Seed of the resamples, and of the positions from which distributions are taken."""
+
+    def __post_init__(self) -> None:
+        if self.mode not in get_args(CarryMode):
+            choices = ", ".join(get_args(CarryMode))
+            raise ValueError(f"mode must be one of {choices}, got {self.mode!r}")
+        for name in ("draws", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True)

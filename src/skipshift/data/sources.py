@@ -1,17 +1,18 @@
 """Sets of images as the command line names them: a folder, a manifest, or a manifest's domain."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from skipshift import shifts
 from skipshift.data import volumes as nifti
 from skipshift.data.images import read_deep
-from skipshift.data.manifest import centre_crop, read_manifest
+from skipshift.data.manifest import Case, centre_crop, read_cases, read_manifest
 from skipshift.names import parse_shift
 from skipshift.specs import SkipshiftError
 
@@ -76,6 +77,39 @@ def read_pair(
     return first, second
 
 
+def read_labelled(source: str, classes: int, crop: int | None = None) -> list[Case]:
+    """Read a manifest's test cases, or those of one domain, with their masks; all of one size."""
+    if Path(source).is_dir():
+        raise SkipshiftError(f"{source}: is a folder: carry needs masks; give a manifest of cases")
+    rows = _test_cases(source)
+    cases = list(read_cases(rows, classes, crop))
+    _check_shapes([Path(file) for file in rows["image"]], [case.image for case in cases])
+    return cases
+
+
+def read_labelled_pair(
+    reference: str, shifted: str, classes: int, crop: int | None = None, paired: bool = True
+) -> tuple[list[Case], list[Case]]:
+    """Read two sets of cases; the second may be a shift of the first, e.g. ``brightness:0.75``.
+
+    ``paired`` brings the second into the order of the first by the names of the cases;
+    `SkipshiftError` if one is not there once in both.
+    """
+    first = read_labelled(reference, classes, crop)
+    if parse_shift(shifted):
+        return first, [replace(c, image=shifts.apply(c.image, shifted)) for c in first]
+    second = read_labelled(shifted, classes, crop)
+    if not paired:
+        return first, second
+    names, others = ([case.case for case in cases] for cases in (first, second))
+    if odd := [n for n in [*names, *others] if (names.count(n), others.count(n)) != (1, 1)]:
+        raise SkipshiftError(
+            f"{shifted}: case {odd[0]!r} must be there once in both sets; name one domain of each, "
+            f"or choose mode quantile, zero or mean for cases that are not paired"
+        )
+    return first, [second[others.index(name)] for name in names]
+
+
 def _read(file: Path, volumes: bool) -> list[npt.NDArray[Any]]:
     """Images of a file, each (H, W, C), or with ``volumes`` one (D, H, W, C)."""
     if file.name.endswith(nifti.ENDINGS):
@@ -103,12 +137,18 @@ def _cropped(image: npt.NDArray[Any], side: int) -> npt.NDArray[Any]:
 
 
 def _files(source: str) -> tuple[list[Path], list[str]]:
-    path, _, domain = source.partition("#")
+    path = source.partition("#")[0]
     if Path(path).is_dir():
         files = sorted(f for f in Path(path).iterdir() if f.name.lower().endswith(ENDINGS))
         if not files:
             raise SkipshiftError(f"{path}: holds no image ({' '.join(ENDINGS)})")
         return files, [file.stem for file in files]
+    cases = _test_cases(source)
+    return [Path(file) for file in cases["image"]], list(cases["group"])
+
+
+def _test_cases(source: str) -> pd.DataFrame:
+    path, _, domain = source.partition("#")
     cases = read_manifest(Path(path))
     cases = cases[cases["split"] == "test"]
     if domain:
@@ -118,7 +158,7 @@ def _files(source: str) -> tuple[list[Path], list[str]]:
             raise SkipshiftError(f"{path}: has no test cases of domain {domain!r}, only {known}")
     if cases.empty:
         raise SkipshiftError(f"{path}: has no test cases; give some the split test")
-    return [Path(file) for file in cases["image"]], list(cases["group"])
+    return cases
 
 
 def _check_shapes(files: Sequence[Path], images: Sequence[npt.NDArray[Any]]) -> None:

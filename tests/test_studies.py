@@ -13,12 +13,25 @@ from skipshift.specs import StudySpec, read_spec
 STUDIES = sorted((Path(__file__).parents[1] / "studies").glob("*.yaml"))
 
 
+def commands(study):
+    """The two commands in a study's first lines, as words: what prepares its set, what runs it."""
+    lines = [line.removeprefix("#     ") for line in study.read_text().splitlines()]
+    return [shlex.split(line)[1:] for line in lines if line.startswith("skipshift ")]
+
+
 @pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.stem)
-def test_a_study_fits_the_set_that_it_is_for(study, shared, tmp_path):
+def test_a_study_runs_on_what_its_first_lines_prepare(study):
+    prepare, run = commands(study)
+    assert f"out/{read_spec(StudySpec, study).manifest.parent.name}" in prepare
+    assert run == ["study", f"studies/{study.name}", f"out/study-{study.stem}"]
+
+
+@pytest.mark.parametrize("name", ["small-mv-mr", "small-nuclei"])
+def test_a_study_fits_the_real_set_that_it_is_for(name, shared, tmp_path):
+    study = next(study for study in STUDIES if study.stem == name)
     spec = read_spec(StudySpec, study)
-    words = shlex.split(study.read_text().splitlines()[0].replace("../shared", str(shared)))[2:]
-    made = words.index(f"out/{spec.manifest.parent.name}")
-    words[made] = str(tmp_path / "o")
+    words = [word.replace("../shared", str(shared)) for word in commands(study)[0]]
+    words[words.index(f"out/{name}")] = str(tmp_path / "o")
     with pytest.raises(SystemExit) as done:
         main(words)
     assert not done.value.code

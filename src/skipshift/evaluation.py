@@ -14,8 +14,7 @@ from skipshift.counts import count
 from skipshift.data.images import Pixels
 from skipshift.data.manifest import Case
 from skipshift.inference import fast_copy, labels_of
-from skipshift.models import check_sides
-from skipshift.names import ORIGINAL
+from skipshift.names import ORIGINAL, check_sides
 from skipshift.specs import Precision, SkipshiftError
 
 Shifted = tuple[Case, str, Pixels]

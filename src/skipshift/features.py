@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from skipshift.models import STRIDE, Unet, unet_taps
+from skipshift.models import Unet, unet_taps
+from skipshift.names import STRIDE
 
 Features = dict[str, npt.NDArray[np.float32]]
 """Layer name -> (N, K, D): K positions and D channels of each of N images."""

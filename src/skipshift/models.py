@@ -14,13 +14,11 @@ from segmentation_models_pytorch.encoders import encoders, get_encoder
 from timm import is_model, list_models
 from torch import Tensor, nn
 
-from skipshift.names import LEVELS, check_skips, skips_of, variant_of
+from skipshift.names import LEVELS, check_sides, check_skips, skips_of, variant_of
 from skipshift.records import RUN_RECORD, WEIGHTS, read_json, write_bytes, write_json
 from skipshift.specs import SkipshiftError
 
 DECODER_CHANNELS = (256, 128, 64, 32, 16)
-STRIDE = 32
-"""Input sides must be multiples of this, the stride of the bottleneck."""
 
 
 class Unet(nn.Module):
@@ -155,13 +153,6 @@ def unet_taps(channels: tuple[int, ...] | list[int]) -> dict[str, str]:
     stages = {f"e{2**i}": f"encoder[{i}]" for i, width in enumerate(channels) if i and width}
     blocks = {f"d{2 ** (4 - i)}": f"decoder.blocks.{i}" for i in range(5)}
     return stages | blocks
-
-
-def check_sides(*sides: int) -> None:
-    """`ValueError` unless every side is a positive multiple of 32."""
-    if any(side < STRIDE or side % STRIDE for side in sides):
-        shown = " x ".join(str(side) for side in sides)
-        raise ValueError(f"image sides must be multiples of {STRIDE}, got {shown}; crop or pad")
 
 
 def load_weights(net: nn.Module, weights: dict[str, Tensor], source: str) -> None:

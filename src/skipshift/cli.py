@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from skipshift import commands
 from skipshift.allocator import keep_memory
+from skipshift.checks.findings import CheckError
 from skipshift.specs import SkipshiftError
 
 T = TypeVar("T")
@@ -45,6 +46,9 @@ def _run(words: list[str], debug: bool) -> int:
         if debug:
             traceback.print_exc()
         return _fail(f"{_one_line(error)} (see skipshift --help)", 2)
+    except CheckError as error:
+        print(error.report)
+        return _fail(_one_line(error), 1)
     except (SkipshiftError, OSError) as error:
         if debug:
             traceback.print_exc()
@@ -97,6 +101,7 @@ def _command(run: Callable[..., str]) -> Callable[[Any], None]:
 for _run_spec in (
     commands.demo,
     commands.synth,
+    commands.check,
     commands.study,
     commands.evaluate,
     commands.profile,

@@ -1,6 +1,8 @@
 """Images and masks: read from and written to files."""
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -73,3 +75,14 @@ def write_png(path: Path, pixels: Pixels) -> None:
     if not done:
         raise ValueError(f"cannot encode an array of shape {pixels.shape} as PNG")
     write_bytes(path, buffer.tobytes())
+
+
+@contextlib.contextmanager
+def one_thread_an_image() -> Iterator[None]:
+    """Keep OpenCV to the calling thread, where images are shared out among threads already."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)

@@ -4,10 +4,9 @@ Image i is drawn by a generator seeded with (seed, i), so neither the order nor 
 workers changes a byte. Workers are threads: OpenCV lets go of the interpreter while it works.
 """
 
-import contextlib
 import hashlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from skipshift.data.images import Pixels, read_image, write_png
+from skipshift.data.images import Pixels, one_thread_an_image, read_image, write_png
 from skipshift.data.templates import Boxes, Templates, cell_mask, load_templates, stain_mask
 from skipshift.names import ORIGINAL
 from skipshift.progress import Progress, silent
@@ -310,7 +309,7 @@ def _write_images(spec: SynthSpec, templates: Templates, progress: Progress) -> 
         write_png(spec.out / IMAGES / names[index], image)
         write_png(spec.out / MASKS / names[index], mask)
 
-    with _one_thread_an_image(), ThreadPoolExecutor(spec.workers) as pool:
+    with one_thread_an_image(), ThreadPoolExecutor(spec.workers) as pool:
         waiting = [pool.submit(make, index) for index in missing]
         try:
             for ready in progress(as_completed(waiting), "synthetic images", len(missing)):
@@ -328,16 +327,6 @@ def _finished(folder: Path) -> set[str]:
         elif path.stat().st_size:
             names.add(path.name)
     return names
-
-
-@contextlib.contextmanager
-def _one_thread_an_image() -> Iterator[None]:
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(before)
 
 
 def _show(spec: SynthSpec, templates: Templates) -> None:

@@ -13,7 +13,10 @@ ORDER = [
     "names", "specs", "progress", "records", "shifts", "counts", "distances", "statistics",
     "data.images",
     "data.manifest", "data.splits", "data.sources", "data.drawn", "data.templates",
-    "data.synthetic", "data.crops", "models", "inference", "losses", "features",
+    "data.synthetic", "data.crops",
+    "checks.findings", "checks.shrunk", "checks.values", "checks.colours", "checks.poses",
+    "checks.fit", "checks.copies", "checks.domains", "checks.preflight",
+    "models", "inference", "losses", "features",
     "page.views", "page.style", "page.figures", "page.pictures", "page.findings", "page.verdict",
     "page.rows", "page.report", "profile", "training", "evaluation", "study", "demo", "commands",
     "allocator", "cli",
@@ -44,7 +47,9 @@ def test_a_module_imports_only_from_those_above_it(module):
     assert set(imports(module)) <= above
 
 
-@pytest.mark.parametrize("module", ["specs", "records", "statistics", "page.report", "cli"])
+@pytest.mark.parametrize(
+    "module", ["specs", "records", "statistics", "page.report", "checks.preflight", "cli"]
+)
 def test_help_and_reports_do_not_wait_for_torch(module):
     code = f"import sys, skipshift.{module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

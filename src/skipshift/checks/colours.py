@@ -37,7 +37,7 @@ def measure_tint(image: npt.NDArray[Any]) -> Numbers:
     skewness, and of their shares in the first principal axis; and the contrast of the plain means,
     the only one that a channel's gain moves.
     """
-    if image.shape[2] == 1:
+    if image.shape[2] == 1 or np.array_equal(image[..., 0], image[..., 2]):
         return np.zeros(len(_USUAL))
     small = cv2.resize(image, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA).reshape(-1, 3)
     small = small / np.iinfo(image.dtype).max + 1 / 255

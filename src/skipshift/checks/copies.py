@@ -26,9 +26,9 @@ KEYPOINTS = 64
 ALIKE = 0.75
 """Correlation of fine detail from which two pictures are one.
 
-Copies of real smears, nuclei and heart slices (crops to half the side, resized by 0.5 to 1.5, JPEG
-quality 30, flips) reach 0.84 or more, neighbouring slices of one heart at most 0.60, other pairs of
-distinct pictures at most 0.49.
+Of 881 real and synthetic pictures, copies (crops to half the side, resized by 0.5 to 1.5, JPEG
+quality 30, flips, turns) reach 0.91 or more, neighbouring slices of one heart at most 0.69, other
+pairs at most 0.55. The same slice at another phase reaches 0.98: it is the same picture.
 """
 
 OVERLAP = 0.2
@@ -90,11 +90,11 @@ def fingerprint(image: npt.NDArray[Any]) -> Fingerprint:
 def find_copies(prints: Sequence[Fingerprint]) -> list[Copy]:
     """Find the pairs of pictures that are one.
 
-    Sees copies after any mix of resizing (to a half or twofold), cropping (to a quarter of the
-    area), flips, turns, changes of contrast and compression. Does not see: crops of pictures with
-    fewer than four keypoints in common, such as empty ones; copies turned by an elastic or strong
-    affine warp; each pair of many copies of one picture (each copy is paired with at least one
-    other). Two pictures that overlap by `OVERLAP` or more count as copies, too.
+    Sees copies after resizing (to a half or twofold), flips, turns, changes of contrast and
+    compression, and nine of ten after cropping to a quarter of the area. Does not see: copies with
+    fewer than three keypoints in common, such as crops of empty or of very repetitive pictures;
+    those that were sheared or bent; every pair of many copies of one picture (each copy has at
+    least one partner). Two pictures that overlap by `OVERLAP` or more count as copies, too.
     """
     first: dict[bytes, int] = {}
     pairs = []
@@ -173,7 +173,9 @@ def compare(
     """
     size = b.shape[::-1]
     fine, coarse = (a, b) if scale < 1 else (b, a)
-    blurred = np.asarray(cv2.GaussianBlur(fine, (0, 0), 0.5 * max(scale, 1 / scale)), np.float32)
+    ratio = max(scale, 1 / scale)
+    blur = max(0.5 * float(np.sqrt(ratio**2 - 1)), 0.1)
+    blurred = np.asarray(cv2.GaussianBlur(fine, (0, 0), blur), np.float32)
     a, b = (blurred, coarse) if scale < 1 else (coarse, blurred)
     inside = (cv2.warpAffine(np.ones_like(a), matrix, size) > 0.999).astype(np.float32)
     area = float(inside.sum())

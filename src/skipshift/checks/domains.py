@@ -50,7 +50,7 @@ def measure_case(image: npt.NDArray[Any], mask: npt.NDArray[np.uint8]) -> dict[s
         "levels": measure_levels(image),
         "padding": np.array(measure_padding(image)),
         "tint": measure_tint(image),
-        "pose": measure_pose(grey, mask),
+        "pose": measure_pose(grey),
         "size": np.array(measure_size(mask)),
         "fit": measure_fit(grey, mask),
     }

@@ -144,7 +144,7 @@ def _label_findings(
     trained = np.sum(counts, axis=0)
     number = int(np.flatnonzero(trained).max()) + 1 if classes is None else len(classes)
     beyond = [
-        f"{file}: {np.flatnonzero(look.labels[number:])[:5] + number}"
+        f"{file}: {', '.join(map(str, np.flatnonzero(look.labels[number:])[:5] + number))}"
         for file, look in zip(cases["mask"], looks, strict=True)
         if look.labels is not None and look.labels[number:].any()
     ]

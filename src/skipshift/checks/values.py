@@ -19,7 +19,9 @@ WIDER = 1.8
 COARSER = 3.0
 """A step between used levels of this times the training's is told: 1.6 bits are lost."""
 
-_SPREADS = 3.0
+APART = 0.95
+"""Share of the pairs of groups from training and domain that must differ the same way."""
+
 _FILLED = 0.6
 _REACH = 8
 
@@ -72,7 +74,7 @@ def judge_range(reference: Numbers, domain: Numbers) -> str | None:
     """Whether levels span another range, from (G, 4) of `measure_levels`.
 
     Told if the range is `WIDER` or as much narrower, or if less than half of the narrower range is
-    shared, and the difference is beyond three spreads of the training's own groups. Cannot tell a
+    shared, and groups are `APART`. Cannot tell a
     forgotten rescaling from a scanner of half the brightness.
     """
     ranges = reference[:, :2], domain[:, :2]
@@ -105,11 +107,11 @@ def judge_depth(reference: Numbers, domain: Numbers) -> str | None:
 
 
 def differs(sides: Sequence[Numbers], least: float) -> bool:
-    """Whether the medians of (G,) and (G',) are ``least`` apart and three spreads of the first.
+    """Whether the medians of (G,) and (G',) are ``least`` apart, and their values too.
 
-    The spread is the median distance from the median, as a standard deviation (times 1.4826).
+    In `APART` of all pairs of one from each, the same side must be the larger. NaN is left out.
     """
-    reference, domain = sides
-    centre = np.nanmedian(reference)
-    spread = 1.4826 * np.nanmedian(np.abs(reference - centre))
-    return bool(abs(np.nanmedian(domain) - centre) > max(least, _SPREADS * spread))
+    reference, domain = (side[~np.isnan(side)] for side in sides)
+    above = (domain[:, None] > reference).mean()
+    far = abs(np.median(domain) - np.median(reference)) > least
+    return bool(far and max(above, 1 - above) >= APART)

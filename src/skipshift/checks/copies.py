@@ -34,6 +34,15 @@ pairs at most 0.55. The same slice at another phase reaches 0.98: it is the same
 OVERLAP = 0.2
 """Least share of the smaller picture that must lie on the other."""
 
+SPREAD = 7.0
+"""Least number of blocks of 16 x 16 pixels, in effect, that the detail in the overlap fills.
+
+Two or three objects of one shape can lie alike by chance: among 1,000 synthetic smears, which share
+their cells, they did twice and filled 5.8 blocks. Copies fill 7.4 or more, but for a crop of three
+nuclei.
+"""
+
+_BLOCK = 16
 _SIMILAR = 0.8
 _VOTES = 3
 _DETAIL = 4.0
@@ -160,36 +169,47 @@ def _is_copy(a: Fingerprint, b: Fingerprint, pairing: npt.NDArray[np.int64]) -> 
     if not 0.2 < scale < 5:
         return False
     small = a.small.astype(np.float32), b.small.astype(np.float32)
-    overlap, correlation = compare(*small, matrix, scale)
-    return overlap >= OVERLAP and correlation >= ALIKE
+    overlap, correlation, spread = compare(*small, matrix, scale)
+    return overlap >= OVERLAP and correlation >= ALIKE and spread >= SPREAD
 
 
 def compare(
     a: Field, b: Field, matrix: npt.NDArray[np.float64], scale: float
-) -> tuple[float, float]:
-    """Lay ``a`` upon ``b``: share of the smaller that overlaps, correlation of detail there.
+) -> tuple[float, float, float]:
+    """Lay ``a`` upon ``b``, at the coarser of their two resolutions.
 
-    Both are taken to the coarser of the two resolutions first.
+    Returns
+    -------
+    Share of the smaller that overlaps, correlation of detail there, and the number of blocks that
+    the detail fills in effect: (sum e)^2 / sum e^2 of the energies e of blocks.
     """
     size = b.shape[::-1]
-    fine, coarse = (a, b) if scale < 1 else (b, a)
     ratio = max(scale, 1 / scale)
     blur = max(0.5 * float(np.sqrt(ratio**2 - 1)), 0.1)
-    blurred = np.asarray(cv2.GaussianBlur(fine, (0, 0), blur), np.float32)
-    a, b = (blurred, coarse) if scale < 1 else (coarse, blurred)
+    if scale < 1:
+        a = np.asarray(cv2.GaussianBlur(a, (0, 0), blur), np.float32)
+    else:
+        b = np.asarray(cv2.GaussianBlur(b, (0, 0), blur), np.float32)
     inside = (cv2.warpAffine(np.ones_like(a), matrix, size) > 0.999).astype(np.float32)
     area = float(inside.sum())
     overlap = area / min(a.size * scale**2, b.size)
-    if area < 256:
-        return overlap, 0.0
     weight = np.maximum(cv2.GaussianBlur(inside, (0, 0), _DETAIL), 1e-3)
     detail = []
     for picture in (cv2.warpAffine(a, matrix, size), b):
         ground = cv2.GaussianBlur(picture * inside, (0, 0), _DETAIL) / weight
-        detail.append((picture - ground)[inside > 0].astype(np.float64))
-    one, other = (values - values.mean() for values in detail)
-    spread = float(one.std() * other.std())
-    return overlap, float((one * other).mean() / spread) if spread > 1e-9 else 0.0
+        fine = (picture - ground) * inside
+        detail.append(fine - inside * (fine.sum() / max(area, 1)))
+    energies = [float((fine**2).sum()) for fine in detail]
+    if min(energies) < 1:
+        return overlap, 0.0, 0.0
+    correlation = float((detail[0] * detail[1]).sum() / np.sqrt(energies[0] * energies[1]))
+    return overlap, correlation, min(_blocks(fine) for fine in detail)
+
+
+def _blocks(detail: Field) -> float:
+    size = [max(1, side // _BLOCK) for side in detail.shape[::-1]]
+    energy = np.asarray(cv2.resize(detail**2, size, interpolation=cv2.INTER_AREA), np.float64)
+    return float(energy.sum() ** 2 / (energy**2).sum())
 
 
 def _mirror_order() -> npt.NDArray[np.int64]:

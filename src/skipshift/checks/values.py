@@ -10,6 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import mannwhitneyu
 
 Numbers = npt.NDArray[np.float64]
 
@@ -19,8 +20,8 @@ WIDER = 1.8
 COARSER = 3.0
 """A step between used levels of this times the training's is told: 1.6 bits are lost."""
 
-APART = 0.95
-"""Share of the pairs of groups from training and domain that must differ the same way."""
+CHANCE = 2e-3
+"""Largest p-value of a difference between groups (Mann-Whitney)."""
 
 _FILLED = 0.6
 _REACH = 8
@@ -74,8 +75,7 @@ def judge_range(reference: Numbers, domain: Numbers) -> str | None:
     """Whether levels span another range, from (G, 4) of `measure_levels`.
 
     Told if the range is `WIDER` or as much narrower, or if less than half of the narrower range is
-    shared, and groups are `APART`. Cannot tell a
-    forgotten rescaling from a scanner of half the brightness.
+    shared, and the groups differ, too (`differs`). Cannot tell a forgotten rescaling from a scanner of half the brightness.
     """
     ranges = reference[:, :2], domain[:, :2]
     widths = [np.log(np.maximum(np.ptp(side, axis=1), 1e-4)) for side in ranges]
@@ -107,11 +107,14 @@ def judge_depth(reference: Numbers, domain: Numbers) -> str | None:
 
 
 def differs(sides: Sequence[Numbers], least: float) -> bool:
-    """Whether the medians of (G,) and (G',) are ``least`` apart, and their values too.
+    """Whether the medians of (G,) and (G',) are ``least`` apart, and the groups too.
 
-    In `APART` of all pairs of one from each, the same side must be the larger. NaN is left out.
+    All of one side must lie above all of the other, or most of them beyond `CHANCE`. NaN is left
+    out.
     """
     reference, domain = (side[~np.isnan(side)] for side in sides)
-    above = (domain[:, None] > reference).mean()
-    far = abs(np.median(domain) - np.median(reference)) > least
-    return bool(far and max(above, 1 - above) >= APART)
+    if abs(np.median(domain) - np.median(reference)) <= least:
+        return False
+    if domain.min() > reference.max() or domain.max() < reference.min():
+        return True
+    return bool(mannwhitneyu(reference, domain).pvalue < CHANCE)

@@ -73,6 +73,14 @@ def test_all_faults_of_the_rows_are_found_at_once(manifest):
     }
 
 
+def test_each_rule_is_one_finding_wherever_its_faults_stand(manifest):
+    for place, changes in enumerate(({"image": "a.png"}, {"image": "/b.png"}, {"image": "c.png"})):
+        edit(manifest, place, **changes)
+    edit(manifest, 4, mask="d.png")
+    counts = {finding.what: finding.count for finding in check_manifest(manifest)}
+    assert counts == {"missing file": 3, "path that leaves the manifest's folder": 1}
+
+
 def test_broken_files_are_counted_and_the_first_three_named(manifest):
     for place in range(4):
         file = manifest.parent / case_of(manifest, "train", place)[1]["image"]
@@ -161,7 +169,7 @@ def test_pictures_of_one_group_may_be_alike(manifest):
 def test_a_domain_of_swapped_channels_and_another_spacing_is_warned_of(manifest):
     frame = pd.read_csv(manifest, keep_default_na=False).assign(spacing="0.25")
     away = frame["split"] == "test"
-    frame.loc[away, ["domain", "spacing"]] = ["other", "0.5"]
+    frame.loc[away, ["domain", "spacing"]] = ["other", "0.4x0.5"]
     frame.to_csv(manifest, index=False)
     for name in frame["image"][away]:
         file = manifest.parent / name

@@ -131,16 +131,15 @@ def _candidates(
     place = np.concatenate([np.arange(count) for count in counts])
     mirrored = np.concatenate([one.mirrored for one in prints])
     nearest = _nearest(np.concatenate([one.descriptors for one in prints]), owner)
-    votes = defaultdict(list)
+    votes: defaultdict[tuple[int, int, bool], set[tuple[int, int]]] = defaultdict(set)
     for own in np.flatnonzero(nearest >= 0):
         other = nearest[own]
         pair = (own, other) if owner[own] < owner[other] else (other, own)
         key = (owner[pair[0]], owner[pair[1]], mirrored[own] != mirrored[other])
-        votes[key].append((place[pair[0]], place[pair[1]]))
+        votes[key].add((place[pair[0]], place[pair[1]]))
     for (a, b, _), pairing in votes.items():
-        distinct = np.unique(np.array(pairing), axis=0)
-        if len(distinct) >= _VOTES:
-            yield int(a), int(b), distinct
+        if len(pairing) >= _VOTES:
+            yield int(a), int(b), np.array(sorted(pairing))
 
 
 def _nearest(descriptors: Field, owner: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

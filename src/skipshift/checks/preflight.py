@@ -1,9 +1,9 @@
 """Everything that is looked for in a manifest, in one pass over its files."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 
 import cv2
@@ -21,7 +21,7 @@ from skipshift.progress import Progress, silent
 from skipshift.specs import SkipshiftError
 
 SPACING = "spacing"
-"""Optional column of a manifest: the distance of pixels, a number; in one unit for all."""
+"""Optional column of a manifest: the distance of pixels, ``0.25`` or ``1.2x1.25``, in one unit."""
 
 UNREADABLE = "file that cannot be read"
 UNEQUAL = "mask and image of different sizes"
@@ -115,10 +115,11 @@ def look_at(image_file: Path, mask_file: Path, crop: int | None) -> Look:
 
 
 def _row_findings(manifest: Path, rows: pd.DataFrame) -> Iterator[Finding]:
-    # faults come rule by rule
-    for rule, faults in groupby(row_faults(manifest, rows), lambda fault: fault.rule):
-        broken = list(faults)
-        yield from found("error", rule, [fault.where for fault in broken], broken[0].way_out)
+    broken = defaultdict(list)
+    for fault in row_faults(manifest, rows):
+        broken[fault.rule, fault.way_out].append(fault.where)
+    for (rule, way_out), where in broken.items():
+        yield from found("error", rule, where, way_out)
 
 
 def _file_findings(cases: pd.DataFrame, looks: Sequence[Look]) -> Iterator[Finding]:
@@ -182,6 +183,15 @@ def _domain_findings(cases: pd.DataFrame, looks: Sequence[Look]) -> list[Finding
     if not measured:
         return []
     traits = {name: np.stack([one[name] for one in measured]) for name in measured[0]}
-    spacing = cases[SPACING] if SPACING in cases else pd.Series(np.nan, cases.index)
-    traits[SPACING] = pd.to_numeric(spacing, errors="coerce").to_numpy(np.float64)
+    texts = cases[SPACING] if SPACING in cases else [""] * len(cases)
+    traits[SPACING] = np.array([_distance(text) for text in texts])
     return judge_domains(cases.reset_index(drop=True), traits)
+
+
+def _distance(text: str) -> float:
+    """Geometric mean of the distances along rows and columns; NaN where they are not known."""
+    try:
+        sides = np.array([float(side) for side in text.split("x")])
+    except ValueError:
+        return float("nan")
+    return float(np.exp(np.log(sides).mean())) if (sides > 0).all() else float("nan")

@@ -75,7 +75,8 @@ def judge_range(reference: Numbers, domain: Numbers) -> str | None:
     """Whether levels span another range, from (G, 4) of `measure_levels`.
 
     Told if the range is `WIDER` or as much narrower, or if less than half of the narrower range is
-    shared, and the groups differ, too (`differs`). Cannot tell a forgotten rescaling from a scanner of half the brightness.
+    shared, and the groups differ, too (`differs`). Cannot tell a forgotten rescaling from a
+    scanner of half the brightness.
     """
     ranges = reference[:, :2], domain[:, :2]
     widths = [np.log(np.maximum(np.ptp(side, axis=1), 1e-4)) for side in ranges]

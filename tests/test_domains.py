@@ -10,7 +10,7 @@ from skipshift.checks.colours import judge_tint, measure_tint
 from skipshift.checks.domains import by_group, judge_domains, measure_case
 from skipshift.checks.fit import judge_fit
 from skipshift.checks.poses import TURNS, turn
-from skipshift.checks.values import measure_levels, measure_padding
+from skipshift.checks.values import differs, measure_levels, measure_padding
 from skipshift.data.images import read_image
 from skipshift.data.synthetic import compose, draw_layout, new_canvas, prepare_kit
 from skipshift.data.templates import load_templates
@@ -218,6 +218,14 @@ def test_means_of_groups_leave_out_what_is_not_known():
     values = np.array([[1.0, np.nan], [3, 5], [7, np.nan]])
     means = by_group(values, pd.Series(["a", "a", "b"]))
     np.testing.assert_array_equal(means, [[2, 5], [7, np.nan]])
+
+
+def test_groups_differ_by_size_and_by_more_than_chance():
+    ten = np.arange(10.0)
+    assert differs((ten, ten + 8), 5)
+    assert not differs((ten, ten + 8), 9)
+    assert differs((ten[:8], np.array([20.0, 21, np.nan])), 5)
+    assert not differs((ten[:8], np.array([20.0])), 5)
 
 
 def test_masks_of_few_groups_are_not_judged(scanned):

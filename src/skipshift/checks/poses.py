@@ -77,8 +77,8 @@ def judge_pose(reference: Numbers, domain: Numbers) -> str | None:
     """Whether images are turned or flipped, from (G, 16, 16) means of `measure_pose`.
 
     Each group of the training is compared with the mean of the others in all eight positions. Only
-    where they fit best as they are (`KNOWN`) is anything said: of cells and tissue, which
-    have no way up, nothing. Told if the domain fits better in one other position beyond `CHANCE`,
+    where they fit best as they are (`KNOWN`) is anything said: of cells and tissue, which have no
+    way up, nothing. Told if the domain fits better in one other position beyond `CHANCE`,
     and by half as much as the training prefers its own. Needs four groups on both sides; is blind
     where scanners or readers left patients in several orientations.
     """
@@ -90,11 +90,8 @@ def judge_pose(reference: Numbers, domain: Numbers) -> str | None:
         return None
     gains = _gains(domain, reference.mean(0))
     best = int(gains.mean(0).argmax())
-    if (
-        best
-        and _sure(gains[:, best], CHANCE)
-        and gains[:, best].mean() > 0.5 * lead[:, best - 1].mean()
-    ):
+    enough = 0.5 * lead[:, best - 1].mean()
+    if best and _sure(gains[:, best], CHANCE) and gains[:, best].mean() > enough:
         return f"images would fit those of training better {list(TURNS)[best]}"
     return None
 

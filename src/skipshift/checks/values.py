@@ -5,6 +5,7 @@ says in a sentence what differs, or gives None.
 """
 
 from collections.abc import Sequence
+from math import comb
 from typing import Any
 
 import cv2
@@ -22,6 +23,9 @@ COARSER = 3.0
 
 CHANCE = 2e-3
 """Largest p-value of a difference between groups (Mann-Whitney)."""
+
+SEPARATE = 0.05
+"""Largest chance that groups of one kind lie apart altogether: two beside eight may be told."""
 
 _FILLED = 0.6
 _REACH = 8
@@ -110,12 +114,12 @@ def judge_depth(reference: Numbers, domain: Numbers) -> str | None:
 def differs(sides: Sequence[Numbers], least: float) -> bool:
     """Whether the medians of (G,) and (G',) are ``least`` apart, and the groups too.
 
-    All of one side must lie above all of the other, or most of them beyond `CHANCE`. NaN is left
-    out.
+    All of one side must lie above all of the other, which takes enough groups to be no chance
+    (`SEPARATE`), or most of them beyond `CHANCE`. NaN is left out.
     """
     reference, domain = (side[~np.isnan(side)] for side in sides)
     if abs(np.median(domain) - np.median(reference)) <= least:
         return False
     if domain.min() > reference.max() or domain.max() < reference.min():
-        return True
+        return 2 / comb(len(reference) + len(domain), len(domain)) <= SEPARATE
     return bool(mannwhitneyu(reference, domain).pvalue < CHANCE)

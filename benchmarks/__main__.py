@@ -19,6 +19,7 @@ from benchmarks.jobs import JOBS
 
 GRID = [
     ("synth", 512, 512),
+    ("check", 512, 512),
     ("train", 128, 512),
     ("train", 512, 512),
     ("evaluate", 128, 128),

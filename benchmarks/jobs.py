@@ -220,11 +220,35 @@ def _counts(cases: int) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True).assign(**{"class": "cell"})
 
 
+def ours_check(manifest: Path, _side: int) -> float:
+    from skipshift.checks.preflight import check_manifest
+
+    start = time.perf_counter()
+    check_manifest(manifest, workers=2)
+    return len(pd.read_csv(manifest)) / (time.perf_counter() - start)
+
+
+def plain_check(manifest: Path, _side: int) -> float:
+    """Only decode the files, with Pillow in as many threads."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from PIL import Image
+
+    rows = pd.read_csv(manifest)
+    files = [manifest.parent / name for name in [*rows["image"], *rows["mask"]]]
+    start = time.perf_counter()
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda file: Image.open(file).load(), files))
+    return len(rows) / (time.perf_counter() - start)
+
+
 JOBS: Mapping[str, Callable[[Path, int], float]] = {
     job.__name__: job
     for job in (
         ours_synth,
         plain_synth,
+        ours_check,
+        plain_check,
         ours_train,
         plain_train,
         ours_evaluate,

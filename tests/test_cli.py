@@ -16,7 +16,9 @@ from skipshift.data.images import write_png
 from skipshift.models import Unet
 from skipshift.records import read_table
 
-COMMANDS = ["demo", "synth", "prepare", "study", "evaluate", "profile", "carry", "report"]
+COMMANDS = [
+    "demo", "synth", "prepare", "check", "study", "evaluate", "profile", "carry", "report",
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -57,6 +59,8 @@ def test_every_command_is_in_the_readme_and_has_help(skipshift):
         (["synth", "o", "--cells", "9", "3"], "1 <= LOW <= HIGH, got 9 3"),
         (["synth", "o", "--image", "9"], "Unknown option"),
         (["demo", "o", "--size", "huge"], "Invalid value"),
+        (["check", "m.csv", "--crop", "50"], "crop must be a multiple of 32, got 50"),
+        (["check", "m.csv", "--workers", "0"], "workers must be at least 1, got 0"),
         (["evaluate", "{net}", "{manifest}", "o", "--shifts", "brightness:-1"], "factor >= 0"),
         (["evaluate", "{net}", "{manifest}", "o", "--shifts", "hue:1"], "is no shift"),
         (["prepare", "dicom", "s", "o"], 'Unknown command "dicom"'),
@@ -149,6 +153,17 @@ def test_evaluate_writes_counts_and_prints_the_table(skipshift, small_set, run_f
     iou = read_table(out / "iou.csv").set_index(["domain", "class"])["iou"]
     assert f"{iou['brightness:0.5', 'cell']:.3f}" in shown
     assert read_table(out / "cases.parquet")["run"].unique().tolist() == ["net"]
+
+
+def test_check_prints_findings_and_its_exit_code_tells_errors(skipshift, small_set):
+    code, shown, _ = skipshift("check", small_set)
+    assert code == 0
+    assert shown.endswith("0 errors, 0 warnings\n")
+    classes = [word for name in ("ground", "disc", "rim") for word in ("--classes", name)]
+    code, shown, err = skipshift("check", small_set, *classes, "--json")
+    assert code == 1
+    assert [finding["where"] for finding in json.loads(shown)] == [["rim"]]
+    assert err.splitlines()[-1].endswith("manifest.csv: 1 error, 0 warnings; mend the errors")
 
 
 def test_profile_writes_tables_and_a_picture(skipshift, small_set, run_folder):

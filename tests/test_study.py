@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from skipshift import steps, study
-from skipshift.data.images import write_png
+from skipshift.data.images import read_image, write_png
 from skipshift.records import held, read_json, read_table
 from skipshift.specs import ExecutionSpec, ProfileSpec, SkipshiftError, StudySpec, TrainingSpec
 from skipshift.study import open_study, run_study
@@ -122,6 +122,24 @@ def test_what_would_stop_a_study_later_stops_it_before_training(spec, tmp_path):
     with pytest.raises(SkipshiftError, match=r"manifest\.csv: has no test cases"):
         run_study(spec, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("pageless")
+def test_bad_data_stops_a_study_before_training(spec, tmp_path):
+    images = spec.manifest.parent / "images"
+    write_png(images / "case-12.png", read_image(images / "case-00.png"))
+    with pytest.raises(SkipshiftError, match="same image on both sides.*case-00.*case-12"):
+        run_study(spec, tmp_path / "out")
+    assert not list((tmp_path / "out").glob("runs/*"))
+
+
+def test_what_the_check_warns_of_is_on_the_page_and_looked_for_once(spec, tmp_path, monkeypatch):
+    images, out = spec.manifest.parent / "images", tmp_path / "out"
+    write_png(images / "case-01.png", read_image(images / "case-00.png"))
+    page = run_study(replace(spec, skips=("baseline",)), out).read_text()
+    assert "The check warned of same image twice in a split" in page
+    monkeypatch.delattr(study, "check_manifest")
+    run_study(spec, out)
 
 
 @pytest.mark.usefixtures("pageless")

@@ -1,5 +1,6 @@
 """What each command takes: the object that the command line fills is the function's argument."""
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -50,6 +51,38 @@ class StudyRunSpec:
         default_factory=ExecutionSpec, kw_only=True
     )
     """Which runs to do now, and where."""
+
+
+@dataclass(frozen=True)
+class CheckSpec:
+    """Find what would stop a study or make its numbers wrong, before anything is trained.
+
+    Errors: groups or images (also resized, cropped, flipped or compressed again) on both sides of
+    the split, broken files, masks that do not match, labels and sides that cannot be used. Warnings
+    that a shift may be a bug: value range, bit depth, channel order, orientation, spacing, masks
+    that were moved, padding, images that are there twice.
+    """
+
+    manifest: Path
+    """Manifest to check."""
+
+    classes: tuple[str, ...] = field(default=(), kw_only=True)
+    """Names of the mask values 0, 1, ...; all values of the training masks without it."""
+
+    crop: int | None = field(default=None, kw_only=True)
+    """Side of the centred crop that is evaluated, a multiple of 32; whole images without it."""
+
+    json: bool = field(default=False, kw_only=True)
+    """Print the findings as JSON."""
+
+    workers: int = field(default_factory=lambda: os.cpu_count() or 1, kw_only=True)
+    """Threads that decode and measure."""
+
+    def __post_init__(self) -> None:
+        if self.crop is not None and (self.crop < 32 or self.crop % 32):
+            raise ValueError(f"crop must be a multiple of 32, got {self.crop}")
+        if self.workers < 1:
+            raise ValueError(f"workers must be at least 1, got {self.workers}")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from tqdm import tqdm
 
 from skipshift import commands
 from skipshift.allocator import keep_memory
-from skipshift.specs import EvaluationSpec, ExecutionSpec, SkipshiftError
+from skipshift.checks.findings import CheckError
+from skipshift.specs import SkipshiftError
 
 T = TypeVar("T")
 
@@ -47,6 +48,9 @@ def _run(words: list[str], debug: bool) -> int:
         if debug:
             traceback.print_exc()
         return _fail(f"{_one_line(error)} (see skipshift --help)", 2)
+    except CheckError as error:
+        print(error.report)
+        return _fail(_one_line(error), 1)
     except (SkipshiftError, OSError) as error:
         if debug:
             traceback.print_exc()
@@ -96,9 +100,6 @@ def _command(run: Callable[..., str]) -> Callable[[Any], None]:
     return command
 
 
-for _part in (EvaluationSpec, ExecutionSpec):
-    # their fields are options of the command, without a prefix
-    Parameter(name="*")(_part)
 _prepare = App(
     name="prepare", help="Prepare a public clinical data set, or any folders, as a manifest."
 )
@@ -110,6 +111,7 @@ for _reader in (commands.prepare_mms, commands.prepare_folder):
 for _run_spec in (
     commands.demo,
     commands.synth,
+    commands.check,
     commands.study,
     commands.evaluate,
     commands.profile,

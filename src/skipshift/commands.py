@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from skipshift import records
 from skipshift.arguments import (
     CarryRunSpec,
+    CheckSpec,
     DemoSpec,
     EvaluateSpec,
     ProfileRunSpec,
@@ -57,6 +58,20 @@ def demo(spec: DemoSpec, progress: Progress = silent) -> str:
     from skipshift.demo import run_demo
 
     return _told(run_demo(spec, progress))
+
+
+def check(spec: CheckSpec, progress: Progress = silent) -> str:
+    """Check a manifest; `CheckError` with all findings if one of them is an error."""
+    from skipshift.checks import findings as told
+    from skipshift.checks.preflight import check_manifest
+
+    findings = check_manifest(
+        spec.manifest, spec.classes or None, spec.crop, spec.workers, progress
+    )
+    report = told.to_json(findings) if spec.json else told.to_text(findings)
+    if told.errors_of(findings):
+        raise told.CheckError(f"{spec.manifest}: {told.summary(findings)}; mend the errors", report)
+    return report
 
 
 def study(spec: StudyRunSpec, progress: Progress = silent) -> str:

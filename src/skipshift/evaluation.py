@@ -17,8 +17,8 @@ from skipshift.counts import count
 from skipshift.data.images import Pixels
 from skipshift.data.manifest import Case, read_cases
 from skipshift.inference import best_device, fast_copy, labels_of
-from skipshift.models import Unet, check_sides
-from skipshift.names import ORIGINAL
+from skipshift.models import Unet
+from skipshift.names import ORIGINAL, check_sides
 from skipshift.progress import Progress, silent
 from skipshift.specs import EvaluationSpec, Precision, SkipshiftError
 

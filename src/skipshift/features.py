@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from skipshift.inference import run
 from skipshift.layers import Address, Layers, module_of, parse, taps_of, unwrap
-from skipshift.models import STRIDE
+from skipshift.names import STRIDE
 from skipshift.pooling import POOLINGS, vectors
 from skipshift.scratch import Scratch
 

@@ -15,13 +15,11 @@ from timm import is_model, list_models
 from torch import Tensor, nn
 
 from skipshift.layers import taps_of
-from skipshift.names import LEVELS, check_skips, skips_of, variant_of
+from skipshift.names import LEVELS, check_sides, check_skips, skips_of, variant_of
 from skipshift.records import RUN_RECORD, WEIGHTS, read_json, write_bytes, write_json
 from skipshift.specs import SkipshiftError
 
 DECODER_CHANNELS = (256, 128, 64, 32, 16)
-STRIDE = 32
-"""Input sides must be multiples of this, the stride of the bottleneck."""
 
 
 class Unet(nn.Module):
@@ -146,13 +144,6 @@ class Unet(nn.Module):
             ) from None
         load_weights(net, read_weights(folder / WEIGHTS), str(folder / WEIGHTS))
         return net
-
-
-def check_sides(*sides: int) -> None:
-    """`ValueError` unless every side is a positive multiple of 32."""
-    if any(side < STRIDE or side % STRIDE for side in sides):
-        shown = " x ".join(str(side) for side in sides)
-        raise ValueError(f"image sides must be multiples of {STRIDE}, got {shown}; crop or pad")
 
 
 def load_weights(net: nn.Module, weights: dict[str, Tensor], source: str) -> None:

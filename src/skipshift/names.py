@@ -10,6 +10,9 @@ from typing import Any, cast
 LEVELS = (1, 2, 3, 4)
 """Skip levels: the skip at stride 2, 4, 8, 16 of the input (paper Fig. 1)."""
 
+STRIDE = 32
+"""Input sides must be multiples of this, the stride of the bottleneck."""
+
 VARIANTS: Mapping[str, tuple[int, ...]] = {
     "baseline": (1, 2, 3, 4),
     "L1-pruned": (2, 3, 4),
@@ -51,6 +54,13 @@ DISTANCES = (
 
 POOLINGS = ("average", "sample", "none")
 """What is kept of each cell of a map: its mean, one random position, or every position."""
+
+
+def check_sides(*sides: int) -> None:
+    """`ValueError` unless every side is a positive multiple of 32."""
+    if any(side < STRIDE or side % STRIDE for side in sides):
+        shown = " x ".join(str(side) for side in sides)
+        raise ValueError(f"image sides must be multiples of {STRIDE}, got {shown}; crop or pad")
 
 
 def check_skips(skips: tuple[int, ...]) -> tuple[int, ...]:

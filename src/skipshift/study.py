@@ -2,6 +2,7 @@
 
 import dataclasses
 import fnmatch
+import hashlib
 import importlib.metadata
 import platform
 import shutil
@@ -14,6 +15,8 @@ import torch
 import yaml
 
 from skipshift import records
+from skipshift.checks.findings import raise_errors
+from skipshift.checks.preflight import check_manifest
 from skipshift.cluster import run_tasks
 from skipshift.comparisons import AWAY, compare
 from skipshift.data.images import image_size
@@ -53,6 +56,8 @@ def run_study(
             _take(study, folder)
         chosen = chosen_runs(study, execution)
         _refuse_changes(study, chosen, execution.redo_changed)
+        if not all(is_done(study, run) for run in chosen):
+            _check(study, progress)
         _write_settings(study)
         for run in _execute(study, chosen, execution, progress):
             del run
@@ -132,6 +137,26 @@ def _refuse_changes(study: Study, chosen: Sequence[Run], redo: bool) -> None:
             f"{study.out}: {len(changed)} runs were made with other settings ({'; '.join(what)}): "
             f"{', '.join(changed)}; add --redo-changed to make them again, or choose another folder"
         )
+
+
+def _check(study: Study, progress: Progress) -> None:
+    """Check the data before anything is trained, once for each state of the manifest.
+
+    `SkipshiftError` tells the first error; warnings are kept for the page.
+    """
+    spec = study.spec
+    of = {
+        "manifest": hashlib.sha256(spec.manifest.read_bytes()).hexdigest(),
+        "classes": list(spec.classes),
+        "evaluation_crop": spec.evaluation_crop,
+    }
+    file = study.out / records.CHECK
+    if file.exists() and records.read_json(file)["of"] == of:
+        return
+    findings = check_manifest(spec.manifest, spec.classes, spec.evaluation_crop, progress=progress)
+    raise_errors(findings, spec.manifest)
+    plain = [dataclasses.asdict(finding) for finding in findings]
+    records.write_json(file, {"of": of, "findings": plain})
 
 
 def _write_settings(study: Study) -> None:

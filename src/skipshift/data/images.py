@@ -24,18 +24,14 @@ def read_image(path: Path) -> Pixels:
 
     16-bit levels are rounded to the nearest of 8 bits. `SkipshiftError` as `read_deep`.
     """
-    return to_8_bit(_decode(path))
+    return to_8_bit(read_deep(path))
 
 
-def read_deep(path: Path) -> Deep:
-    """Decode an image as (H, W, C) as it is stored: uint8, uint16 or, of one channel, float32.
+def read_deep(path: Path, floats: bool = False) -> Deep:
+    """Decode an image as (H, W, C) as it is stored, uint8 or uint16; ``floats`` of one channel too.
 
     `SkipshiftError` if the file is absent, no image, truncated, too large or of other depths.
     """
-    return _decode(path, floats=True)
-
-
-def _decode(path: Path, floats: bool = False) -> Deep:
     with _opened(path, floats) as image:
         if image.mode.startswith("I;16"):
             return np.asarray(image, dtype=np.uint16)[..., None]
@@ -126,7 +122,7 @@ def read_numbers(path: Path, in_colour: bool = False) -> npt.NDArray[np.int64]:
         one_channel = image.mode in ("L", "P", "1") or image.mode.startswith("I;16")
     if one_channel and not in_colour:
         return read_labels(path).astype(np.int64)
-    colours = in_channels(to_8_bit(_decode(path)), 3)
+    colours = in_channels(to_8_bit(read_deep(path)), 3)
     return np.asarray(colours @ np.array([1 << 16, 1 << 8, 1]), dtype=np.int64)
 
 
@@ -177,3 +173,14 @@ def write_png(path: Path, pixels: Deep) -> None:
     if not done:
         raise ValueError(f"cannot encode an array of shape {pixels.shape} as PNG")
     write_bytes(path, buffer.tobytes())
+
+
+@contextlib.contextmanager
+def one_thread_an_image() -> Iterator[None]:
+    """Keep OpenCV to the calling thread, where images are shared out among threads already."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)

@@ -23,6 +23,17 @@ SPLITS = ("train", "test")
 
 
 @dataclass(frozen=True)
+class RowFault:
+    """A rule that rows of a manifest break."""
+
+    rule: str
+    """The rule in a few words, the same for every row that breaks it."""
+    where: str
+    """The line, and what is wrong there."""
+    way_out: str
+
+
+@dataclass(frozen=True)
 class Case:
     """One image with its mask, decoded."""
 
@@ -46,6 +57,19 @@ def read_manifest(path: Path) -> pd.DataFrame:
     sides of the split.
     """
     path = Path(path)
+    cases = read_rows(path)
+    for fault in row_faults(path, cases):
+        raise SkipshiftError(f"{path}: {fault.where}; {fault.way_out}")
+    for column in ("image", "mask"):
+        cases[column] = [str(locate(path, text)) for text in cases[column]]
+    return cases
+
+
+def read_rows(path: Path) -> pd.DataFrame:
+    """Read a manifest's rows as they stand, every column a string, optional ones too.
+
+    `SkipshiftError` if the file cannot be read, lacks a column or has no rows.
+    """
     try:
         cases = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
@@ -57,16 +81,48 @@ def read_manifest(path: Path) -> pd.DataFrame:
         )
     if cases.empty:
         raise SkipshiftError(f"{path}: has no cases; give it one row per image")
-    cases = known_first(cases)
-    _check_rows(path, cases)
-    for column in ("image", "mask"):
-        cases[column] = [_inside(path, text, line) for line, text in enumerate(cases[column], 2)]
-    return cases
+    return known_first(cases)
 
 
 def known_first(cases: pd.DataFrame) -> pd.DataFrame:
     """Put the columns of `COLUMNS` before any others."""
     return cases[[*COLUMNS, *(column for column in cases if column not in COLUMNS)]]
+
+
+def row_faults(path: Path, cases: pd.DataFrame) -> Iterator[RowFault]:
+    """Find every row of a manifest that breaks a rule, rule by rule."""
+    for line, split in enumerate(cases["split"], 2):
+        if split not in SPLITS:
+            where, known = f"line {line} has split {split!r}", ", ".join(SPLITS)
+            yield RowFault("unknown split", where, f"it must be one of {known}")
+    repeats = cases.duplicated(["case", "domain"])
+    for line, (case, repeated) in enumerate(zip(cases["case"], repeats, strict=True), 2):
+        if repeated:
+            where = f"line {line} repeats case {case!r}"
+            yield RowFault("repeated case", where, "give each case of a domain its own name")
+    sides = cases.groupby("group", sort=False)["split"].nunique()
+    for group in sides.index[sides > 1]:
+        where = f"group {group!r} is both in train and in test"
+        yield RowFault("group on both sides of the split", where, "put all its cases on one side")
+    for column in ("image", "mask"):
+        for line, text in enumerate(cases[column], 2):
+            file = locate(path, text)
+            if file is None:
+                where = f"line {line}: path {text!r} leaves the manifest's folder"
+                way_out = "put the file below it and give a relative path"
+                yield RowFault("path that leaves the manifest's folder", where, way_out)
+            elif not file.is_file():
+                where = f"line {line}: {text} does not exist"
+                yield RowFault("missing file", where, "restore the file")
+
+
+def locate(manifest: Path, text: str) -> Path | None:
+    """Make a path of a manifest absolute; None if it leaves the manifest's folder."""
+    folder = Path(os.path.normpath(manifest.parent.absolute()))
+    file = Path(os.path.normpath(folder / text))
+    if not text or Path(text).is_absolute() or not file.is_relative_to(folder):
+        return None
+    return file
 
 
 def read_cases(
@@ -84,6 +140,13 @@ def read_cases(
             yield waiting.pop(0).result()
             if row is not None:
                 waiting.append(pool.submit(_read_case, row, classes, crop))
+
+
+def check_sizes(file: Path, mask: tuple[int, ...], image: tuple[int, ...]) -> None:
+    """`SkipshiftError` that names the mask's file unless mask and image have the same sides."""
+    if image[:2] != mask:
+        sizes = [f"{shape[1]} x {shape[0]}" for shape in (mask, image)]
+        raise SkipshiftError(f"{file}: is {sizes[0]}, but its image is {sizes[1]}")
 
 
 def centre_crop(pixels: npt.NDArray[Level], side: int) -> npt.NDArray[Level]:
@@ -107,47 +170,11 @@ def square_crop(pixels: npt.NDArray[Level]) -> npt.NDArray[Level]:
     return centre_crop(pixels, min(height, width) // 32 * 32)
 
 
-def _check_rows(path: Path, cases: pd.DataFrame) -> None:
-    unknown = cases[~cases["split"].isin(SPLITS)]
-    if len(unknown):
-        raise SkipshiftError(
-            f"{path}: line {unknown.index[0] + 2} has split {unknown['split'].iloc[0]!r}; "
-            f"it must be one of {', '.join(SPLITS)}"
-        )
-    repeated = cases[cases.duplicated(["case", "domain"])]
-    if len(repeated):
-        raise SkipshiftError(
-            f"{path}: line {repeated.index[0] + 2} repeats case {repeated['case'].iloc[0]!r}; "
-            f"give each case of a domain its own name"
-        )
-    sides = cases.groupby("group")["split"].nunique()
-    if (sides > 1).any():
-        raise SkipshiftError(
-            f"{path}: group {sides.index[sides > 1][0]!r} is both in train and in test; "
-            f"put all its cases on one side"
-        )
-
-
-def _inside(manifest: Path, text: str, line: int) -> str:
-    folder = Path(os.path.normpath(manifest.parent.absolute()))
-    file = Path(os.path.normpath(folder / text))
-    if not text or Path(text).is_absolute() or not file.is_relative_to(folder):
-        raise SkipshiftError(
-            f"{manifest}: line {line}: path {text!r} leaves the manifest's folder; "
-            f"put the file below it and give a relative path"
-        )
-    if not file.is_file():
-        raise SkipshiftError(f"{manifest}: line {line}: {text} does not exist; restore the file")
-    return str(file)
-
-
 def _read_case(row: pd.DataFrame, classes: int, crop: int | None) -> Case:
     values = row.iloc[0]
     image = read_image(Path(values["image"]))
     mask = read_mask(Path(values["mask"]), classes)
-    if image.shape[:2] != mask.shape:
-        sizes = [f"{shape[1]} x {shape[0]}" for shape in (mask.shape, image.shape)]
-        raise SkipshiftError(f"{values['mask']}: is {sizes[0]}, but its image is {sizes[1]}")
+    check_sizes(Path(values["mask"]), mask.shape, image.shape)
     if crop is not None:
         try:
             image, mask = centre_crop(image, crop), centre_crop(mask, crop)

@@ -44,7 +44,7 @@ def read_slices(path: Path) -> Slices:
                 f"{path}: an image is (H, W), (H, W, 1) or (H, W, 3), got {pixels.shape}"
             )
         return Slices(pixels[None], "", None)
-    return Slices(read_deep(path)[None], "", None)
+    return Slices(read_deep(path, floats=True)[None], "", None)
 
 
 def read_label_slices(path: Path, decode: Decode, plane: Plane | None) -> npt.NDArray[np.int64]:

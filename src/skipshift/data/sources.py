@@ -117,7 +117,7 @@ def _read(file: Path, volumes: bool) -> list[npt.NDArray[Any]]:
         return [slices] if volumes else list(slices)
     axes = 3 if volumes else 2
     if file.suffix != ARRAY:
-        image = read_deep(file)
+        image = read_deep(file, floats=True)
     else:
         try:
             image = np.load(file, allow_pickle=False)

@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import cv2
 import pandas as pd
 
-from skipshift.data.images import Deep, Pixels, write_png
+from skipshift.data.images import Deep, Pixels, one_thread_an_image, write_png
 from skipshift.data.manifest import known_first, read_manifest
 from skipshift.progress import Progress
 from skipshift.records import read_json, unwritable, write_bytes, write_json
@@ -160,7 +159,7 @@ def run_all(
 
     The first error in that order is raised, after what had begun is ended.
     """
-    with _one_thread_a_job(), ThreadPoolExecutor(workers) as pool:
+    with one_thread_an_image(), ThreadPoolExecutor(workers) as pool:
         waiting = [pool.submit(work, job) for job in jobs]
         try:
             return [ready.result() for ready in progress(waiting, label, len(jobs))]
@@ -270,13 +269,3 @@ def _first(plan: Plan[Any], done: Sequence[tuple[Any, Remarks]]) -> str:
     counts = _joined([plan.remarks, *(told for _, told in done)])
     told = [f"{remark}: {len(names)}" for remark, names in counts.items()]
     return "; ".join([*told, *plan.notes]) or "the source is empty"
-
-
-@contextlib.contextmanager
-def _one_thread_a_job() -> Iterator[None]:
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(before)

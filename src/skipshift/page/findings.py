@@ -64,6 +64,9 @@ class Findings:
     shift: pd.DataFrame | None = None
     """Columns of shift.parquet, or None where nothing was profiled."""
 
+    warnings: tuple[str, ...] = ()
+    """What the check of the data warned of before the training."""
+
     @property
     def away(self) -> tuple[str, ...]:
         """Every other domain, synthetic shifts too."""
@@ -101,7 +104,15 @@ def read_findings(folder: Path, spec: StudySpec) -> Findings:
         runs=read_runs(folder, spec),
         layers=_optional(tables / "layers.csv", ["measure", "pooling"]),
         shift=_optional(tables / "shift.parquet", ["distance", "pooling"]),
+        warnings=_warnings(folder / records.CHECK),
     )
+
+
+def _warnings(path: Path) -> tuple[str, ...]:
+    if not path.exists():
+        return ()
+    findings = records.read_json(path)["findings"]
+    return tuple(f"{found['what']} ({found['where'][0]})" for found in findings)
 
 
 def read_study_spec(folder: Path) -> StudySpec:

@@ -21,7 +21,10 @@ from skipshift.scores import group_sums
 
 
 def answer(found: Findings) -> list[tuple[str, str]]:
-    """Answer the study's questions: in-domain, under shift, where, and how sure; (label, text)."""
+    """Answer the study's questions, (label, text): in-domain, under shift, where, how sure.
+
+    What the check of the data warned of comes last.
+    """
     said = [
         ("In-domain", _standing(found, encoder, (home,)))
         for home in found.homes
@@ -30,7 +33,8 @@ def answer(found: Findings) -> list[tuple[str, str]]:
     if found.away:
         said += [("Under shift", _standing(found, e, found.away)) for e in _encoders(found)]
     said += [("Where it enters", text) for text in _entries(found.layers)]
-    return [*said, ("How sure", sureness(found))]
+    warned = [("The data", f"The check warned of {text}.") for text in found.warnings]
+    return [*said, ("How sure", sureness(found)), *warned]
 
 
 def headline(found: Findings) -> str:

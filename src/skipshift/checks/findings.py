@@ -1,0 +1,86 @@
+"""What a check found, in words and as JSON."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from skipshift.specs import SkipshiftError
+
+SHOWN = 3
+"""Cases that a finding names."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong with a manifest, or may be."""
+
+    severity: Literal["error", "warning"]
+    """Errors stop a study, warnings do not."""
+    what: str
+    where: tuple[str, ...]
+    """The first `SHOWN` places."""
+    count: int
+    """Number of places."""
+    way_out: str
+
+
+class CheckError(SkipshiftError):
+    """A check found errors; ``report`` tells all its findings."""
+
+    def __init__(self, message: str, report: str) -> None:
+        super().__init__(message)
+        self.report = report
+
+
+def found(
+    severity: Literal["error", "warning"], what: str, where: Iterable[str], way_out: str
+) -> list[Finding]:
+    """Make one finding of all its places; none where there are no places."""
+    places = list(where)
+    if not places:
+        return []
+    return [Finding(severity, what, tuple(places[:SHOWN]), len(places), way_out)]
+
+
+def errors_of(findings: Sequence[Finding]) -> list[Finding]:
+    """Those of the findings that stop a study."""
+    return [finding for finding in findings if finding.severity == "error"]
+
+
+def raise_errors(findings: Sequence[Finding], manifest: Path) -> None:
+    """`SkipshiftError` with the first error, if there is any."""
+    errors = errors_of(findings)
+    if errors:
+        first = errors[0]
+        more = f"; {len(errors) - 1} more: skipshift check {manifest}" if errors[1:] else ""
+        raise SkipshiftError(f"{manifest}: {first.what}: {first.where[0]}; {first.way_out}{more}")
+
+
+def summary(findings: Sequence[Finding]) -> str:
+    """Count errors and warnings.
+
+    >>> summary([])
+    '0 errors, 0 warnings'
+    """
+    errors = len(errors_of(findings))
+    counts = {"error": errors, "warning": len(findings) - errors}
+    return ", ".join(f"{n} {word}{'' if n == 1 else 's'}" for word, n in counts.items())
+
+
+def to_text(findings: Sequence[Finding]) -> str:
+    """Tell the findings, errors first, in lines."""
+    lines = []
+    for finding in sorted(findings, key=lambda finding: finding.severity):
+        lines.append(f"{finding.severity}: {finding.what}")
+        lines += [f"    {place}" for place in finding.where]
+        if finding.count > len(finding.where):
+            lines.append(f"    and {finding.count - len(finding.where)} more")
+        lines.append(f"    -> {finding.way_out}")
+    return "\n".join([*lines, summary(findings)])
+
+
+def to_json(findings: Sequence[Finding]) -> str:
+    """Give the findings as a JSON list of objects with the fields of `Finding`."""
+    return json.dumps([asdict(finding) for finding in findings], indent=2, ensure_ascii=False)

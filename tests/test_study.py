@@ -128,7 +128,7 @@ def test_what_would_stop_a_study_later_stops_it_before_training(spec, tmp_path):
 def test_bad_data_stops_a_study_before_training(spec, tmp_path):
     images = spec.manifest.parent / "images"
     write_png(images / "case-12.png", read_image(images / "case-00.png"))
-    with pytest.raises(SkipshiftError, match="same image on both sides.*case-00.*case-12"):
+    with pytest.raises(SkipshiftError, match=r"same image on both sides.*case-00.*case-12"):
         run_study(spec, tmp_path / "out")
     assert not list((tmp_path / "out").glob("runs/*"))
 

@@ -177,8 +177,8 @@ def _pair(
     paired: bool,
 ) -> tuple[_Set, _Set]:
     both = masks if isinstance(masks, tuple) else (masks, masks)
-    alike = not isinstance(groups, tuple) or isinstance(groups[0], str)
-    labels: Any = (groups, groups) if alike else groups
+    both_named = isinstance(groups, tuple) and len(groups) == 2 and np.ndim(groups[0]) == 1
+    labels: Any = groups if both_named else (groups, groups)
     sets = [
         _labelled(*each)
         for each in zip(("reference", "shifted"), images, both, labels, strict=True)

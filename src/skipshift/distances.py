@@ -107,13 +107,14 @@ def add_counts(
     place = np.arange(step * channels).reshape(step, 1, channels) * bins
     for start in range(0, len(features), step):
         block = features[start : start + step]
+        own, inverse = np.unique(groups[start : start + step], return_inverse=True)
         for row in range(0, positions, rows):
             part = block[:, row : row + rows]
             index = bin_index(part.reshape(-1, channels), low, high, bins).reshape(part.shape)
-            index += place[: len(part)]
-            found = np.bincount(index.ravel(), minlength=len(part) * channels * bins)
-            for group, own in zip(groups[start:], found.reshape(-1, channels, bins), strict=False):
-                np.add(counts[group], own, out=counts[group], casting="unsafe")
+            index += place[inverse]
+            found = np.bincount(index.ravel(), minlength=len(own) * channels * bins)
+            for group, new in zip(own, found.reshape(-1, channels, bins), strict=True):
+                np.add(counts[group], new, out=counts[group], casting="unsafe")
 
 
 def bin_index(features: Floats, low: Floats, high: Floats, bins: int) -> npt.NDArray[np.int64]:

@@ -66,6 +66,10 @@ def draw(
     A reference of a single group cannot be split: then there are none.
     """
     rng = np.random.default_rng(spec.seed)
+    drawn = spec.null_draws or spec.bootstrap_draws or spec.permutation_draws
+    if not drawn and set(spec.distances) <= set(DISTANCES):
+        # each set as a whole: without draws nobody asks for the counts of a group
+        labels = (np.zeros(len(labels[0])), np.zeros(len(labels[1])))
     (first, a), (second, b) = (np.unique(side, return_inverse=True) for side in labels)
     groups = Groups(first, second)
     sides = {"sample": permutations(groups, 0, rng)}

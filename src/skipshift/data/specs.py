@@ -288,6 +288,10 @@ class SccSpec:
                 raise ValueError(
                     f"labels must be NAME=background, =non-tumor or =tumor, got {text!r}"
                 )
-        for name, least in (("patches", 1), ("seed", 0), ("workers", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        _check_least(self, patches=1, seed=0, workers=1)
+
+
+def _check_least(spec: SccSpec, **least: int) -> None:
+    for name, number in least.items():
+        if getattr(spec, name) < number:
+            raise ValueError(f"{name} must be at least {number}, got {getattr(spec, name)}")

@@ -243,9 +243,10 @@ def plain_check(manifest: Path, _side: int) -> float:
 
 
 def ours_slide(manifest: Path, side: int) -> float:
+    from skipshift.data.images import one_thread_an_image
     from skipshift.data.slides import open_slide
 
-    with tempfile.TemporaryDirectory() as folder:
+    with one_thread_an_image(), tempfile.TemporaryDirectory() as folder:
         path, places = _slide(manifest, Path(folder), side)
         with open_slide(path) as slide:
             return _patches_a_second(lambda place: slide.read(*place, side, side), places)
@@ -262,7 +263,7 @@ def plain_slide(manifest: Path, side: int) -> float:
 
 
 def _slide(manifest: Path, folder: Path, side: int) -> tuple[Path, list[tuple[int, int]]]:
-    """A slide of 6 x 8 images in tiles of JPEG, and 200 places on it."""
+    """A slide of 6 x 8 images in tiles of JPEG, and 600 places on it."""
     import tifffile
     from PIL import Image
 
@@ -273,7 +274,7 @@ def _slide(manifest: Path, folder: Path, side: int) -> tuple[Path, list[tuple[in
         path, picture, tile=(256, 256), compression="jpeg", photometric="rgb", metadata=None
     )
     most = np.array(picture.shape[1::-1]) - side
-    places = np.random.default_rng(0).integers(0, most, (200, 2))
+    places = np.random.default_rng(0).integers(0, most, (600, 2))
     return path, [(int(x), int(y)) for x, y in places]
 
 

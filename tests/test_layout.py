@@ -53,7 +53,7 @@ def test_a_module_imports_only_from_those_above_it(module):
 
 @pytest.mark.parametrize(
     "module",
-    ["specs", "records", "comparisons", "page.report", "data.mms", "checks.preflight", "cli"],
+    ["specs", "records", "comparisons", "page.report", "data.scc", "checks.preflight", "cli"],
 )
 def test_help_and_reports_do_not_wait_for_torch(module):
     code = f"import sys, skipshift.{module}; sys.exit('torch' in sys.modules)"

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 from pyramids import write_coco, write_pyramid, write_sliderunner
+from skipshift.cli import main
 from skipshift.data.images import read_image, read_labels
 from skipshift.data.manifest import read_manifest
 from skipshift.data.scc import TISSUES, prepare_scc
 from skipshift.data.specs import SccSpec
 from skipshift.data.writing import describe
-from skipshift.specs import SkipshiftError
+from skipshift.specs import SkipshiftError, StudySpec, read_spec
+from test_studies import STUDIES, commands
 
 SIZE = (960, 720)
 DERMIS = np.array([(100, 90), (860, 100), (850, 620), (110, 630)])
@@ -317,6 +319,21 @@ def test_real_slides_are_cut(shared, tmp_path):
     table = cases(out)
     assert set(table["domain"]) == set("ABCD")
     assert table.groupby("domain")["case"].nunique().nunique() == 1
+
+
+@pytest.mark.parametrize("study", ["small-ms-cct", "paper-ms-cct"])
+def test_the_studies_of_the_set_fit_it(slides, rng, study):
+    file = next(file for file in STUDIES if file.stem == study)
+    for scanner in ("cs2", "nz210", "nz20", "p1000", "gt450"):
+        slides.add(f"scc_03_{scanner}.tif", picture(rng), [("SCC", TUMOR)])
+    out = slides.root.parent / "o"
+    words = commands(file)[0]
+    with pytest.raises(SystemExit) as done:
+        main([*words[:2], str(slides.root), str(out), *words[4:]])
+    assert not done.value.code
+    spec, test = read_spec(StudySpec, file), cases(out).query("split == 'test'")
+    assert list(spec.classes) == about(out)["classes"]
+    assert set(spec.profile_shifts) < set(test["domain"])
 
 
 @pytest.mark.parametrize(

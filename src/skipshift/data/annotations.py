@@ -95,7 +95,7 @@ def read_sliderunner(path: Path) -> dict[str, Annotated]:
 
     Spots and circles are points, areas and outlines polygons. The class is the agreed one, or the
     only one that any person gave; annotations marked as deleted, without a class, or disputed
-    without an agreement are left out, as SlideRunner itself shows none.
+    without an agreement are left out.
     """
     try:
         with contextlib.closing(

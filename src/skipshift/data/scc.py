@@ -57,7 +57,7 @@ TISSUES = {
 """Class of each of CATCH's 13 tissues, as the authors of the set merge them."""
 
 NOT_DRAWN = ("Bone", "Cartilage", "Inflamm/Necrosis")
-"""Tissues on which no patch for training is centred; their outlines are coarse."""
+"""Tissues on which no patch for training is centred: the authors of the set call them noisy."""
 
 WEIGHTS = (0.1, 0.45, 0.45)
 """How often a patch for training is centred on each of `CLASSES`."""
@@ -180,19 +180,22 @@ def _samples(spec: SccSpec, legend: Legend, unit: Unit, remarks: Remarks) -> Ite
         if reference is not scan:
             chosen = map_tissues(first, legend.number(reference.outlines))
         choose = _grid if unit.split == "test" else _draw
-        for region in choose(spec, legend, chosen, first, name):
+        regions = choose(spec, legend, chosen, first, name)
+        if not regions:
+            remarks["slides with no place to cut, left out"].append(scan.path.name)
+        for region in regions:
             corner = np.rint(carry(affine, region.middle)[0] - spec.size * step / 2)
             image = slide.read(corner[0], corner[1], spec.size, spec.size, step)
             tissues = label_pixels(image, outlines, (corner[0], corner[1]), step, own.white)
             row = {"case": region.case, "domain": scan.domain, "group": scan.specimen}
-            row |= {
-                "split": unit.split,
-                "stratum": region.stratum,
-                "spacing": _spacing(slide, step),
-            }
-            row |= {"x": f"{corner[0]:.0f}", "y": f"{corner[1]:.0f}"}
+            row |= {"split": unit.split, "stratum": region.stratum}
+            row |= {"spacing": _spacing(slide, step), **_place(corner)}
+            case = f"{scan.domain}/{region.case}"
             if (tissues == UNKNOWN).mean() > _MOST_UNKNOWN:
-                remarks[_UNKNOWN_TOLD].append(f"{scan.domain}/{region.case}")
+                remarks[_UNKNOWN_TOLD].append(case)
+            # corners are rounded, so a patch at the edge may reach half a pixel beyond
+            if (corner < 0).any() or (corner + spec.size * step > np.add(slide.size, 1)).any():
+                remarks["cases that reach beyond their slide, white there"].append(case)
             yield Sample(row, image, legend.classes[tissues])
 
 
@@ -233,6 +236,10 @@ def _side(spec: SccSpec, slide: Slide) -> float:
 
 def _carried(affine: Affine, shapes: tuple[Shape, ...]) -> tuple[Shape, ...]:
     return tuple(replace(shape, points=carry(affine, shape.points)) for shape in shapes)
+
+
+def _place(corner: Points) -> dict[str, str]:
+    return {axis: f"{at:.0f}" for axis, at in zip("xy", corner, strict=True)}
 
 
 def _spacing(slide: Slide, step: float) -> str:

@@ -356,8 +356,8 @@ def test_the_studies_of_the_set_fit_it(slides, rng, study):
     [
         ({"size": 1024}, "is 960 x 720, less than a patch of 1024 pixels; choose a smaller --size"),
         ({"scanners": ("A=none",)}, "holds no slide SPECIMEN_SCANNER.* or .* first of 6 slides is"),
-        ({"table": Path("no.csv")}, "no.csv: does not exist; correct --table"),
-        ({"annotations": Path("no.json")}, "no.json: does not exist; correct --annotations"),
+        ({"table": Path("no.csv")}, r"no.csv: is no file below .*; correct --table"),
+        ({"annotations": Path("no.json")}, r"no.json: is no file below .*; correct --annotations"),
     ],
 )
 def test_what_does_not_fit_is_named(slides, options, fault):

@@ -33,7 +33,15 @@ from skipshift.data.specimens import (
     split_specimens,
 )
 from skipshift.data.specs import SccSpec
-from skipshift.data.writing import Made, Plan, Remarks, Sample, fingerprint, write_set
+from skipshift.data.writing import (
+    Made,
+    Plan,
+    Remarks,
+    Sample,
+    describe_file,
+    fingerprint,
+    write_set,
+)
 from skipshift.progress import Progress, silent
 from skipshift.specs import SkipshiftError, to_plain
 
@@ -148,7 +156,7 @@ def prepare_scc(spec: SccSpec, progress: Progress = silent) -> Path:
             "reader": "scc",
             **{name: to_plain(getattr(spec, name)) for name in _BYTES_DEPEND_ON},
             "classes": list(CLASSES),
-            "files": fingerprint(f"{path.name} {path.stat().st_size}" for path in files),
+            "files": fingerprint(describe_file(path, spec.src) for path in files),
         },
         units=units,
         notes=notes,
@@ -265,8 +273,8 @@ def _only(src: Path, named: Path | None, endings: tuple[str, ...], option: str) 
     """File that is named, or the only one of its endings below the source; None if none is."""
     if named is not None:
         path = src / named
-        if not path.is_file():
-            raise SkipshiftError(f"{path}: does not exist; correct {option}")
+        if not path.is_file() or not path.is_relative_to(src):
+            raise SkipshiftError(f"{path}: is no file below {src}; correct {option}")
         return path
     found = sorted(path for path in src.rglob("*") if path.suffix.lower() in endings)
     if len(found) > 1:

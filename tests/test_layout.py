@@ -14,10 +14,12 @@ ORDER = [
     "counts", "distances", "statistics", "separation", "layerwise", "scratch", "shares", "scores",
     "comparisons", "data.specs", "data.images", "data.preprocess", "data.volumes",
     "data.manifest", "data.splits", "data.sources", "data.slices", "data.writing",
-    "data.patterns", "data.labels", "data.mms", "data.folder", "data.drawn", "data.templates",
-    "data.synthetic", "data.crops", "checks.findings", "checks.shrunk", "checks.values",
-    "checks.colours", "checks.poses", "checks.fit", "checks.copies", "checks.domains",
-    "checks.preflight", "layers", "models", "checkpoints", "inference", "losses", "pooling",
+    "data.patterns", "data.labels", "data.slides", "data.annotations", "data.specimens",
+    "data.regions", "data.mms", "data.folder", "data.scc", "data.drawn",
+    "data.templates", "data.synthetic", "data.crops",
+    "checks.findings", "checks.shrunk", "checks.values", "checks.colours", "checks.poses",
+    "checks.fit", "checks.copies", "checks.domains", "checks.preflight", "layers",
+    "models", "checkpoints", "inference", "losses", "pooling",
     "features", "replay", "page.views", "page.style", "page.figures", "page.bars",
     "page.pictures", "page.findings", "page.verdict", "page.rows", "page.report", "profile",
     "patching", "trackers", "training", "evaluation", "grid", "steps", "workers", "cluster",
@@ -51,7 +53,7 @@ def test_a_module_imports_only_from_those_above_it(module):
 
 @pytest.mark.parametrize(
     "module",
-    ["specs", "records", "comparisons", "page.report", "data.mms", "checks.preflight", "cli"],
+    ["specs", "records", "comparisons", "page.report", "data.scc", "checks.preflight", "cli"],
 )
 def test_help_and_reports_do_not_wait_for_torch(module):
     code = f"import sys, skipshift.{module}; sys.exit('torch' in sys.modules)"

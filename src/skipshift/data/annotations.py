@@ -1,0 +1,201 @@
+"""What people drew on slides: polygons and points from COCO-style JSON and from SlideRunner."""
+
+import contextlib
+import json
+import sqlite3
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from skipshift.specs import SkipshiftError
+
+Points = npt.NDArray[np.float64]
+"""(N, 2), x and y in pixels of the slide's full resolution."""
+
+_SQLITE = b"SQLite format 3\0"
+
+_SPOT, _AREA, _POLYGON, _SPECIAL_SPOT, _CIRCLE = 1, 2, 3, 4, 5
+"""SlideRunner's types of annotations; areas and circles are stored as two corners."""
+
+
+@dataclass(frozen=True, eq=False)
+class Shape:
+    """One annotation."""
+
+    label: str
+    """Name of its class, as the file has it."""
+
+    kind: Literal["polygon", "point"]
+    """A box without an outline is the point in its middle."""
+
+    points: Points
+    """(N, 2) corners of a polygon, N >= 3, the first not repeated at the end; (1, 2) of a point."""
+
+
+@dataclass(frozen=True, eq=False)
+class Annotated:
+    """A slide with its annotations, in the order of the file."""
+
+    slide: str
+    """Name of the slide's file, with folders where the annotations have them."""
+
+    size: tuple[int, int] | None
+    """Width and height, where the file tells."""
+
+    about: Mapping[str, str]
+    """What else the file says of the slide, such as ``tumor_type``."""
+
+    shapes: tuple[Shape, ...]
+
+
+def read_annotations(path: Path) -> dict[str, Annotated]:
+    """Read annotations of either format, told by the file's content.
+
+    Returns
+    -------
+    By the name of the slide, slides without any annotation too. `SkipshiftError` if the file is of
+    neither format, or broken.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_SQLITE))
+    except OSError as error:
+        raise SkipshiftError(f"{path}: cannot be read: {error.strerror}") from None
+    return read_sliderunner(path) if start == _SQLITE else read_coco(path)
+
+
+def read_coco(path: Path) -> dict[str, Annotated]:
+    """Read COCO-style JSON, as of CATCH, the multi-scanner SCC set, MIDOG 2021 and MIDOG++.
+
+    An annotation with a ``segmentation`` is a polygon, or several; one with a ``bbox`` alone is a
+    point. Boxes may be corners (MIDOG) or a corner with sides (COCO): they are corners if in all
+    boxes of the file the second pair lies right of and below the first.
+    """
+    try:
+        data = json.loads(path.read_bytes())
+        labels = {entry["id"]: str(entry["name"]) for entry in data["categories"]}
+        images = {entry["id"]: entry for entry in data["images"]}
+        corners = all(_ordered(a["bbox"]) for a in data["annotations"] if not a.get("segmentation"))
+        shapes: dict[Any, list[Shape]] = defaultdict(list)
+        for entry in data["annotations"]:
+            image, label = images[entry["image_id"]]["id"], labels[entry["category_id"]]
+            shapes[image] += _coco_shapes(entry, label, corners)
+        found = [_coco_slide(entry, shapes[number]) for number, entry in images.items()]
+    except (OSError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise _broken(path, "COCO-style JSON", error) from None
+    return _by_slide(path, found)
+
+
+def read_sliderunner(path: Path) -> dict[str, Annotated]:
+    """Read a database of SlideRunner, as of CATCH and of MITOS_WSI_CMC.
+
+    Spots and circles are points, areas and outlines polygons. The class is the agreed one, or the
+    only one that any person gave; annotations marked as deleted, without a class, or disputed
+    without an agreement are left out.
+    """
+    try:
+        with contextlib.closing(
+            sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+        ) as db:
+            db.row_factory = _named
+            slides = db.execute("SELECT * FROM Slides ORDER BY uid").fetchall()
+            shapes = _sliderunner_shapes(db)
+            found = [_sliderunner_slide(row, shapes[row["uid"]]) for row in slides]
+    except (sqlite3.Error, KeyError, TypeError, ValueError) as error:
+        raise _broken(path, "a SlideRunner database", error) from None
+    return _by_slide(path, found)
+
+
+def _by_slide(path: Path, found: Iterable[Annotated]) -> dict[str, Annotated]:
+    slides: dict[str, Annotated] = {}
+    for one in found:
+        if one.slide in slides:
+            raise SkipshiftError(f"{path}: has the slide {one.slide} twice; remove one")
+        slides[one.slide] = one
+    return slides
+
+
+def _ordered(box: Sequence[float]) -> bool:
+    return box[2] > box[0] and box[3] > box[1]
+
+
+def _coco_slide(entry: Mapping[str, Any], shapes: Sequence[Shape]) -> Annotated:
+    size = (int(entry["width"]), int(entry["height"])) if entry.get("width") else None
+    known = ("id", "file_name", "width", "height", "license")
+    about = {str(name): str(value) for name, value in entry.items() if name not in known}
+    return Annotated(str(entry["file_name"]), size, about, tuple(shapes))
+
+
+def _coco_shapes(entry: Mapping[str, Any], label: str, corners: bool) -> list[Shape]:
+    outlines = entry.get("segmentation")
+    if outlines:
+        if isinstance(outlines, dict):
+            raise ValueError("a segmentation is run-length coded; write it as polygons")
+        several = isinstance(outlines[0], list)
+        return [_polygon(label, outline) for outline in (outlines if several else [outlines])]
+    x, y, right, down = map(float, entry["bbox"])
+    if not corners:
+        right, down = x + right, y + down
+    return [Shape(label, "point", np.array([[(x + right) / 2, (y + down) / 2]]))]
+
+
+def _polygon(label: str, numbers: Any) -> Shape:
+    points = np.asarray(numbers, dtype=np.float64).reshape(-1, 2)
+    if len(points) > 3 and np.array_equal(points[0], points[-1]):
+        points = points[:-1]
+    if len(points) < 3 or not np.isfinite(points).all():
+        raise ValueError(f"a polygon of class {label} has {len(points)} corners, or no numbers")
+    return Shape(label, "polygon", points)
+
+
+def _named(cursor: sqlite3.Cursor, values: tuple[Any, ...]) -> dict[str, Any]:
+    return {column[0]: value for column, value in zip(cursor.description, values, strict=True)}
+
+
+def _sliderunner_slide(row: Mapping[str, Any], shapes: Sequence[Shape]) -> Annotated:
+    size = (int(row["width"]), int(row["height"])) if row.get("width") else None
+    return Annotated(str(row["filename"]), size, {}, tuple(shapes))
+
+
+def _sliderunner_shapes(db: sqlite3.Connection) -> dict[int, list[Shape]]:
+    """Shapes of each slide's uid."""
+    labels = {row["uid"]: str(row["name"]) for row in db.execute("SELECT * FROM Classes")}
+    corners: dict[int, list[tuple[float, float]]] = defaultdict(list)
+    for row in db.execute("SELECT * FROM Annotations_coordinates ORDER BY orderIdx, uid"):
+        corners[row["annoId"]].append((row["coordinateX"], row["coordinateY"]))
+    votes: dict[int, set[int]] = defaultdict(set)
+    for row in db.execute("SELECT * FROM Annotations_label"):
+        votes[row["annoId"]].add(row["class"])
+    shapes: dict[int, list[Shape]] = defaultdict(list)
+    for row in db.execute("SELECT * FROM Annotations ORDER BY uid"):
+        given = {row["agreedClass"]} if row["agreedClass"] in labels else votes[row["uid"]]
+        # the first versions of SlideRunner had no such column
+        deleted = row.get("deleted")
+        if deleted or len(given) != 1 or not given <= set(labels):
+            continue
+        points = np.array(corners[row["uid"]], dtype=np.float64).reshape(-1, 2)
+        shape = _sliderunner_shape(row["type"], labels[min(given)], points)
+        if shape is not None:
+            shapes[row["slide"]].append(shape)
+    return shapes
+
+
+def _sliderunner_shape(kind: int, label: str, points: Points) -> Shape | None:
+    """Turn a stored annotation into a shape; None for kinds that have no place on the slide."""
+    if kind in (_SPOT, _SPECIAL_SPOT, _CIRCLE) and len(points):
+        return Shape(label, "point", points.mean(axis=0, keepdims=True))
+    if kind == _AREA and len(points) == 2:
+        (left, top), (right, bottom) = points
+        return _polygon(label, [left, top, right, top, right, bottom, left, bottom])
+    return _polygon(label, points) if kind == _POLYGON else None
+
+
+def _broken(path: Path, what: str, error: Exception) -> SkipshiftError:
+    reason = " ".join(str(getattr(error, "strerror", None) or error).split())
+    lacks = "lacks " if isinstance(error, KeyError) else ""
+    return SkipshiftError(f"{path}: cannot be read as {what}: {lacks}{reason}")

@@ -11,14 +11,14 @@ SOURCE = Path(skipshift.__file__).parent
 
 ORDER = [
     "names", "specs", "arguments", "extras", "progress", "records", "allocator", "shifts",
-    "counts", "distances", "statistics", "separation", "layerwise", "scratch", "shares", "scores",
-    "comparisons", "data.specs", "data.images", "data.preprocess", "data.volumes",
-    "data.manifest", "data.splits", "data.sources", "data.slices", "data.writing",
+    "counts", "distances", "statistics", "separation", "layerwise", "fingerprints", "scratch",
+    "shares", "scores", "comparisons", "data.specs", "data.images", "data.preprocess",
+    "data.volumes", "data.manifest", "data.splits", "data.sources", "data.slices", "data.writing",
     "data.patterns", "data.labels", "data.mms", "data.folder", "data.drawn", "data.templates",
     "data.synthetic", "data.crops", "checks.findings", "checks.shrunk", "checks.values",
     "checks.colours", "checks.poses", "checks.fit", "checks.copies", "checks.domains",
     "checks.preflight", "layers", "models", "checkpoints", "inference", "losses", "pooling",
-    "features", "replay", "page.views", "page.style", "page.figures", "page.bars",
+    "features", "binning", "replay", "page.views", "page.style", "page.figures", "page.bars",
     "page.pictures", "page.findings", "page.verdict", "page.rows", "page.report", "profile",
     "patching", "trackers", "training", "evaluation", "grid", "steps", "workers", "cluster",
     "study", "plan", "demo", "commands", "cli",

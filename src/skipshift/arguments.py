@@ -171,7 +171,7 @@ class ProfileRunSpec:
     """Fingerprint whose edges and layers the new one takes, so that both can be compared."""
 
     part: int | None = field(default=None, kw_only=True)
-    """Groups that a fingerprint counts together at least; 5, or more for over 100 groups."""
+    """Groups that a fingerprint counts together at least; 5, or more for over 60 groups."""
 
     def __post_init__(self) -> None:
         if self.fingerprint is None:

@@ -23,7 +23,7 @@ Edges = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 LEAST = 5
 """Groups that a part holds at least, if nothing else is said: no patient is counted alone."""
 
-MOST_PARTS = 20
+MOST_PARTS = 12
 """Parts beyond which more groups go into each, so that a file stays about a megabyte."""
 
 _MARGIN = 0.1
@@ -171,14 +171,17 @@ def _counted(
     making: Making,
     seed: int,
 ) -> Fingerprint:
-    """Deal the groups out to parts, and count each part over the edges."""
+    """Deal the groups out to parts of one size, and count each part over the edges."""
     groups = int(labels.max()) + 1
     parts = max(1, groups // making.part)
-    part_of = np.empty(groups, np.int64)
-    part_of[np.random.default_rng(seed).permutation(groups)] = np.arange(groups) % parts
+    size = min(groups, making.part)
+    dealt = np.random.default_rng(seed).permutation(groups)[: parts * size]
+    # what fills no part is counted with a part more, which is dropped
+    part_of = np.full(groups, parts)
+    part_of[dealt] = np.arange(parts * size) % parts
     channels = tuple(blocks[0].shape[2] for blocks in features.values())
     low, high = edges
-    counts = np.zeros((parts, sum(channels), making.bins + 2), np.uint32)
+    counts = np.zeros((parts + 1, sum(channels), making.bins + 2), np.uint32)
     for blocks, start in zip(features.values(), np.cumsum((0, *channels)), strict=False):
         own = slice(start, start + blocks[0].shape[2])
         first = 0
@@ -188,5 +191,7 @@ def _counted(
                 places = part_of[labels[first : first + len(inside)]]
                 add_counts(counts[:, own], inside, places, low[own], high[own])
                 first += len(inside)
-    sizes = (np.bincount(part_of), np.bincount(part_of[labels], minlength=parts))
-    return Fingerprint(making, channels, low, high, *in_order(counts, *sizes))
+    images = np.bincount(part_of[labels], minlength=parts)[:parts]
+    return Fingerprint(
+        making, channels, low, high, *in_order(counts[:-1], np.full(parts, size), images)
+    )

@@ -122,5 +122,4 @@ for _run_spec in (
 
 app["profile"].usage = """\
 Usage: skipshift profile [OPTIONS] NET REFERENCE SHIFTED OUT
-       skipshift profile [OPTIONS] NET IMAGES --fingerprint OUT.npz
-"""
+       skipshift profile [OPTIONS] NET IMAGES --fingerprint OUT.npz"""

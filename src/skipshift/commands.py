@@ -245,7 +245,7 @@ def _write_fingerprint(
     except ValueError as error:
         raise SkipshiftError(f"{spec.net} on {spec.reference}: {error}") from None
     share = max(made.outside().values())
-    told = f"{made}, at most {share:.1%} of a layer beyond the edges"
+    told = f"{made}, {share:.1%} of a layer beyond the edges at most"
     return f"{told}\n\nfingerprint: {spec.fingerprint}"
 
 

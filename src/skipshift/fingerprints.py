@@ -159,7 +159,7 @@ class Fingerprint:
             if str(path).endswith(".json"):
                 held = json.loads(Path(path).read_text(encoding="utf-8"))
             else:
-                with np.load(path, allow_pickle=False) as archive:
+                with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
                     held = json.loads(str(archive["about"])) | dict(archive)
             arrays = [np.asarray(held[name], kind) for name, kind in _ARRAYS.items()]
             making = from_plain(Making, held["making"], str(path))

@@ -180,7 +180,7 @@ class FingerprintSpec:
     """Bins between the edges; one more at either end counts what lies beyond."""
 
     part: int | None = None
-    """Groups that are counted together at least; None: 5, or more so that parts are at most 20."""
+    """Groups that are counted together at least; None: 5, or more so that parts are at most 12."""
 
     memory: float = 1.0
     """GiB of pooled features to hold in memory; beyond it they go to a temporary folder."""

@@ -135,6 +135,10 @@ def test_a_set_smaller_than_a_part_has_a_distance_and_nothing_else(rng):
     profile = compared(printed(images(rng)), images(rng, 2))
     assert profile.layers[["null", "excess", "low", "high", "p"]].isna().to_numpy().all()
     assert (profile.layers["distance"] > 0).all()
+    quick = replace(PROFILE, null_draws=0, bootstrap_draws=0, permutation_draws=0)
+    undrawn = compared(printed(images(rng)), images(rng), quick).layers
+    assert undrawn["null"].isna().all()
+    assert (undrawn["distance"] > 0).all()
     assert "in the other set as many groups as in a part" in profile.verdict()
 
 

@@ -301,7 +301,9 @@ def profile_fingerprints(
     if min(*reference.groups, *shifted.groups) < making.part:
         drawn = replace(spec, null_draws=0, bootstrap_draws=0, permutation_draws=0)
     draws = draw((np.arange(sizes[0]), sizes[0] + np.arange(sizes[1])), drawn)
-    counts = np.concatenate([reference.counts, shifted.counts])
+    parts = np.concatenate([reference.counts, shifted.counts])
+    places = np.concatenate(draws.places)
+    counts = np.stack([parts[places == place].sum(0) for place in range(sum(draws.groups.sizes))])
     width = (reference.high - reference.low) / counts.shape[2]
     found = [
         (making.pooling, name, compare_counts(counts[:, own], width[own], draws, spec.distances))

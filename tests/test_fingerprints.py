@@ -250,6 +250,12 @@ def test_several_files_are_merged_and_strange_ones_named(rng, tmp_path):
         read_fingerprint(f"{names['a']},{names['s']}")
 
 
+def test_images_that_are_all_alike_may_fill_parts_that_are_alike(tmp_path):
+    made = printed(np.zeros((6, 6, 2, 2), np.float32))
+    made.save(tmp_path / "a.npz")
+    assert np.array_equal(read_fingerprint(str(tmp_path / "a.npz")).counts, made.counts)
+
+
 def test_features_on_disk_give_the_same_fingerprint(rng):
     array = images(rng, 200)
     inside, outside = (printed(array, spec=replace(SPEC, memory=m)) for m in (1, 0))

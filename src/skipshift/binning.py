@@ -62,8 +62,8 @@ def fingerprint(
 
     Returns
     -------
-    A `Fingerprint`. `ValueError` if there are too few groups to fill a part, or if anything but the
-    images differs from how ``edges`` was made.
+    A `Fingerprint`, of a single smaller part where the groups fill none. `ValueError` if anything
+    but the images differs from how ``edges`` was made.
     """
     spec = spec or (FingerprintSpec() if edges is None else _spec_of(edges.making))
     batches = batches_of(images, spec.batch_size, "images")
@@ -94,7 +94,7 @@ def fingerprint_like(
     groups: Groups | None,
     spec: ProfileSpec,
 ) -> Fingerprint:
-    """Make images, or check a fingerprint, to be compared with one that is given.
+    """Make a fingerprint of images, or check one, to be compared with another that is given.
 
     `ValueError` names what is otherwise in ``given``: pooling, bins, layers, the network.
     """
@@ -182,16 +182,16 @@ def _counted(
     channels = tuple(blocks[0].shape[2] for blocks in features.values())
     low, high = edges
     counts = np.zeros((parts + 1, sum(channels), making.bins + 2), np.uint32)
+    places = part_of[labels]
     for blocks, start in zip(features.values(), np.cumsum((0, *channels)), strict=False):
         own = slice(start, start + blocks[0].shape[2])
         first = 0
-        for block in blocks:
-            for row in range(0, len(block), _ROWS):
-                inside = np.clip(block[row : row + _ROWS], low[own], high[own])
-                places = part_of[labels[first : first + len(inside)]]
-                add_counts(counts[:, own], inside, places, low[own], high[own])
-                first += len(inside)
-    images = np.bincount(part_of[labels], minlength=parts)[:parts]
+        for some in (b[row : row + _ROWS] for b in blocks for row in range(0, len(b), _ROWS)):
+            inside = np.clip(some, low[own], high[own])
+            these = places[first : first + len(some)]
+            add_counts(counts[:, own], inside, these, low[own], high[own])
+            first += len(some)
+    images = np.bincount(places, minlength=parts)[:parts]
     return Fingerprint(
         making, channels, low, high, *in_order(counts[:-1], np.full(parts, size), images)
     )

@@ -100,16 +100,19 @@ class Fingerprint:
         `ValueError` if a fingerprint is of another network, made otherwise or over other edges, or
         shares a part with one before it.
         """
-        for other in others:
-            self.check(other)
         sides = (self, *others)
+        seen: set[bytes] = set()
+        for side in sides:
+            self.check(side)
+            own = {part.tobytes() for part in side.counts}
+            if seen & own:
+                raise ValueError("fingerprints share a part: a set is there twice; leave one out")
+            seen |= own
         parts = in_order(
             np.concatenate([side.counts for side in sides]),
             np.concatenate([side.groups for side in sides]),
             np.concatenate([side.images for side in sides]),
         )
-        if len(parts[0]) > 1 and (parts[0][1:] == parts[0][:-1]).all((1, 2)).any():
-            raise ValueError("fingerprints share a part: a set is there twice; leave one out")
         return Fingerprint(self.making, self.channels, self.low, self.high, *parts)
 
     def check(self, other: "Fingerprint | Making") -> None:
@@ -165,8 +168,14 @@ class Fingerprint:
             making = from_plain(Making, held["making"], str(path))
             found = cls(making, tuple(map(int, held["channels"])), *arrays)
             shape = (len(found.groups), sum(found.channels), making.bins + 2)
-            if found.counts.shape != shape or len(found.channels) != len(making.layers):
-                raise ValueError(f"counts must be {shape}, got {found.counts.shape}")
+            fitting = found.low.shape == found.high.shape == shape[1:2]
+            fitting &= found.images.shape == found.groups.shape == shape[:1]
+            if (
+                found.counts.shape != shape
+                or not fitting
+                or len(found.channels) != len(making.layers)
+            ):
+                raise ValueError(f"counts must be {shape} and the rest alike")
         except _BROKEN as error:
             reason = " ".join(str(error).split())
             raise SkipshiftError(f"{path}: cannot be read as a fingerprint: {reason}") from None

@@ -80,12 +80,21 @@ def test_every_command_is_in_the_readme_and_has_help(skipshift):
         (["profile", "{net}", "a", "--fingerprint", "f.csv"], "must end in .npz or .json"),
         (["profile", "{net}", "a", "--fingerprint", "f.npz", "--bins", "fd"], "must be a number"),
         (
-            ["profile", "{net}", "{manifest}", "--fingerprint", "f.npz", "--pooling", "none,none"],
-            "pooling must be",
+            [
+                "profile",
+                "{net}",
+                "{manifest}",
+                "--fingerprint",
+                "f.npz",
+                "--pooling",
+                "none,sample",
+            ],
+            "pooling must be one of average, sample, none, got 'none,sample'",
         ),
+        (["profile", "{net}", "{manifest}", "--fingerprint", "f.npz", "--part", "0"], "at least 1"),
         (
             ["profile", "{net}", "a", "--fingerprint", "f.npz", "--edges", "e", "--part", "2"],
-            "part comes with the edges",
+            "part comes with the fingerprint that is given",
         ),
     ],
 )
@@ -238,7 +247,10 @@ def test_a_fingerprint_stands_for_a_set_of_images(skipshift, small_set, run_fold
     made = ("profile", run_folder, small_set, "--fingerprint")
     code, shown, err = skipshift(*made, a, "--part", "2")
     assert code == 0, err
-    assert "4 images of 4 groups in 2 parts, 0.0% of a layer beyond the edges at most" in shown
+    assert "4 images of 4 groups in 2 parts; 0.0% of a layer beyond the edges at most" in shown
+    _, shown, _ = skipshift(*made, tmp_path / "c.npz", "--part", "3")
+    assert "3 images of 3 groups in 1 parts; " in shown
+    assert "left out, as they fill no part: 1" in shown
     rows = pd.read_csv(small_set)
     train = rows[rows["split"] == "train"].assign(split="test")
     train.to_csv(small_set.parent / "train.csv", index=False)
@@ -249,7 +261,7 @@ def test_a_fingerprint_stands_for_a_set_of_images(skipshift, small_set, run_fold
     for sets in ((both, small_set), (both, b), (small_set, both)):
         code, shown, err = skipshift("profile", run_folder, *sets, tmp_path / "o")
         assert code == 0, err
-        assert "Beyond the edges of the fingerprint: at most" in shown
+        assert "lies beyond the fingerprint's edges." in shown
         assert len(read_table(tmp_path / "o" / "profile.csv")) == 10
     code, _, err = skipshift("profile", run_folder, both, b, "o", "--preprocess", "zscore")
     assert code == 1

@@ -184,8 +184,8 @@ class ProfileRunSpec:
             raise ValueError("a fingerprint is of one set: leave SHIFTED and OUT out")
         if not str(self.fingerprint).endswith(FINGERPRINTS):
             raise ValueError(f"a fingerprint must end in .npz or .json, got {self.fingerprint}")
-        if self.edges is not None and self.part is not None:
-            raise ValueError("part comes with the edges; leave one of them out")
+        if self.part is not None and (self.edges or self.reference.endswith(FINGERPRINTS)):
+            raise ValueError("part comes with the fingerprint that is given; leave --part out")
         if self.bins == "fd":
             raise ValueError("bins of a fingerprint must be a number, got fd: its edges stay fixed")
 

@@ -167,7 +167,7 @@ def profile(spec: ProfileRunSpec, progress: Progress = silent) -> str:
     if measured.outside:
         layer = max(measured.outside, key=measured.outside.__getitem__)
         share = measured.outside[layer]
-        parts.append(f"Beyond the edges of the fingerprint: at most {share:.1%}, at {layer}.")
+        parts.append(f"Up to {share:.1%} of a layer ({layer}) lies beyond the fingerprint's edges.")
     return "\n\n".join([*parts, f"profile: {spec.out}"])
 
 
@@ -224,6 +224,14 @@ def _write_fingerprint(
     # as the spec holds where a fingerprint is asked for
     assert spec.fingerprint is not None
     assert not isinstance(spec.bins, str)
+    fresh = FingerprintSpec(
+        preprocess=spec.preprocess,
+        pooling=spec.pooling,
+        bins=spec.bins,
+        part=spec.part,
+        memory=spec.memory,
+        seed=spec.seed,
+    )
     images, groups = side
     edges = None if spec.edges is None else _held(str(spec.edges), spec)
     try:
@@ -232,20 +240,14 @@ def _write_fingerprint(
         elif isinstance(images, Fingerprint):
             made = fingerprint_like(images, net, images, layers, groups, settings)
         else:
-            fresh = FingerprintSpec(
-                preprocess=spec.preprocess,
-                pooling=spec.pooling,
-                bins=spec.bins,
-                part=spec.part,
-                memory=spec.memory,
-                seed=spec.seed,
-            )
             made = fingerprint(net, images, None, layers, groups, fresh)
         made.save(spec.fingerprint)
     except ValueError as error:
         raise SkipshiftError(f"{spec.net} on {spec.reference}: {error}") from None
-    share = max(made.outside().values())
-    told = f"{made}, {share:.1%} of a layer beyond the edges at most"
+    told = f"{made}; {max(made.outside().values()):.1%} of a layer beyond the edges at most"
+    left = 0 if groups is None else len(set(groups)) - made.groups.sum()
+    if left:
+        told += f"; groups left out, as they fill no part: {left}"
     return f"{told}\n\nfingerprint: {spec.fingerprint}"
 
 

@@ -193,7 +193,7 @@ def profile_shift(
         Arrays (N, C, H, W), of volumes (N, C, D, H, W), or loaders; uint8 is divided by 255, floats
         go in as they are. Either may be a `Fingerprint` that was made with this network: then its
         edges, layers, bins and pooling hold, images must be prepared as it says, and groups are
-        resampled and permuted by parts of several.
+        resampled and permuted by parts of several; those that fill no part are left out.
     layers
         Names, addresses or patterns (`skipshift.layers`). By default encoder stages, bottleneck,
         decoder blocks, and skips that do more than hand on a stage, of an architecture that is

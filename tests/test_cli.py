@@ -75,6 +75,28 @@ def test_every_command_is_in_the_readme_and_has_help(skipshift):
         (["profile", "{net}", "a", "b", "o", "--preprocess", "hue"], "unknown preprocess 'hue'"),
         (["profile", "{net}", "a", "b", "o", "--layers", "e3"], "layer 'e3' is not in the network"),
         (["profile", "{net}", "a", "b", "o", "--net", "net"], "'net' must be module:function"),
+        (["profile", "{net}", "a"], "SHIFTED and OUT are missing; or give --fingerprint"),
+        (["profile", "{net}", "a", "b", "o", "--part", "2"], "belong to a new fingerprint"),
+        (["profile", "{net}", "a", "b", "o", "--fingerprint", "f.npz"], "is of one set"),
+        (["profile", "{net}", "a", "--fingerprint", "f.csv"], "must end in .npz or .json"),
+        (["profile", "{net}", "a", "--fingerprint", "f.npz", "--bins", "fd"], "must be a number"),
+        (
+            [
+                "profile",
+                "{net}",
+                "{manifest}",
+                "--fingerprint",
+                "f.npz",
+                "--pooling",
+                "none,sample",
+            ],
+            "pooling must be one of average, sample, none, got 'none,sample'",
+        ),
+        (["profile", "{net}", "{manifest}", "--fingerprint", "f.npz", "--part", "0"], "at least 1"),
+        (
+            ["profile", "{net}", "a", "--fingerprint", "f.npz", "--edges", "e", "--part", "2"],
+            "part comes with the fingerprint that is given",
+        ),
     ],
 )
 def test_a_bad_argument_is_one_line_and_exit_code_2(skipshift, small_set, run_folder, words, fault):
@@ -99,6 +121,12 @@ def test_a_bad_argument_is_one_line_and_exit_code_2(skipshift, small_set, run_fo
         (["evaluate", "{net}", "{tmp}/none.csv", "{tmp}/o"], "none.csv: cannot be read"),
         (["profile", "{net}", "{tmp}/empty", "brightness:0.5", "{tmp}/o"], "empty: holds no image"),
         (["profile", "{net}", "{tmp}/odd", "brightness:0.5", "{tmp}/o"], "multiples of 32"),
+        (["profile", "{net}", "{tmp}/none.npz", "{tmp}", "{tmp}/o"], "as a fingerprint: [Errno 2]"),
+        (["profile", "{net}", "{tmp}/f.json", "brightness:0.5", "{tmp}/o"], "changes images"),
+        (
+            ["profile", "{net}", "{manifest}", "--fingerprint", "{tmp}/f.npz"],
+            "4 groups cannot fill a part of 5",
+        ),
         (["carry", "{net}", "{tmp}/odd", "brightness:0.5", "{tmp}/o"], "is a folder: carry needs"),
         (
             ["carry", "{net}", "{manifest}", "{tmp}/two.csv", "{tmp}/o"],
@@ -214,6 +242,35 @@ def test_profile_measures_what_is_named_side_by_side(skipshift, small_set, run_f
     code, _, error = skipshift("profile", run_folder, small_set, "x", out, "--distances", "l2")
     assert code == 2
     assert "distances must be distinct ones of hellinger, " in error
+
+
+def test_a_fingerprint_stands_for_a_set_of_images(skipshift, small_set, run_folder, tmp_path):
+    a, b, both = (tmp_path / name for name in ("a.npz", "b.json", "both.npz"))
+    made = ("profile", run_folder, small_set, "--fingerprint")
+    code, shown, err = skipshift(*made, a, "--part", "2")
+    assert code == 0, err
+    assert "4 images of 4 groups in 2 parts; 0.0% of a layer beyond the edges at most" in shown
+    _, shown, _ = skipshift(*made, tmp_path / "c.npz", "--part", "3")
+    assert "3 images of 3 groups in 1 parts; " in shown
+    assert "left out, as they fill no part: 1" in shown
+    rows = pd.read_csv(small_set)
+    train = rows[rows["split"] == "train"].assign(split="test")
+    train.to_csv(small_set.parent / "train.csv", index=False)
+    others = ("profile", run_folder, small_set.parent / "train.csv")
+    assert skipshift(*others, "--fingerprint", b, "--edges", a)[0] == 0
+    merging = ("profile", run_folder, f"{a},{b}", "--fingerprint", both)
+    assert "14 images of 14 groups in 7 parts" in skipshift(*merging)[1]
+    for sets in ((both, small_set), (both, b), (small_set, both)):
+        code, shown, err = skipshift("profile", run_folder, *sets, tmp_path / "o")
+        assert code == 0, err
+        assert "lies beyond the fingerprint's edges." in shown
+        assert len(read_table(tmp_path / "o" / "profile.csv")) == 10
+    code, _, err = skipshift("profile", run_folder, both, b, "o", "--preprocess", "zscore")
+    assert code == 1
+    assert "both.npz: was made with another preprocess than zscore; say --preprocess unit" in err
+    code, _, err = skipshift("profile", run_folder, both, small_set, "o", "--bins", "50")
+    assert code == 1
+    assert "pooling and bins must be those of the fingerprint, average and 100" in err
 
 
 def test_carry_writes_a_table_and_pictures_and_says_what_it_found(skipshift, small_set, run_folder):

@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from skipshift import shifts
+    from skipshift.binning import fingerprint
     from skipshift.checkpoints import load_net
     from skipshift.data.specs import SynthSpec
     from skipshift.distances import hellinger
     from skipshift.evaluation import evaluate
+    from skipshift.fingerprints import Fingerprint
     from skipshift.models import Unet
     from skipshift.patching import carry
     from skipshift.profile import Profile, profile_shift
     from skipshift.specs import (
         CarrySpec,
+        FingerprintSpec,
         ProfileSpec,
         SkipshiftError,
         StudySpec,
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "Place": "skipshift.training",
     "CarrySpec": "skipshift.specs",
+    "Fingerprint": "skipshift.fingerprints",
+    "FingerprintSpec": "skipshift.specs",
     "Profile": "skipshift.profile",
     "ProfileSpec": "skipshift.specs",
     "SkipshiftError": "skipshift.specs",
@@ -37,6 +42,7 @@ _HOMES = {
     "Unet": "skipshift.models",
     "carry": "skipshift.patching",
     "evaluate": "skipshift.evaluation",
+    "fingerprint": "skipshift.binning",
     "hellinger": "skipshift.distances",
     "load_net": "skipshift.checkpoints",
     "profile_shift": "skipshift.profile",
@@ -46,6 +52,8 @@ _HOMES = {
 
 __all__ = [
     "CarrySpec",
+    "Fingerprint",
+    "FingerprintSpec",
     "Place",
     "Profile",
     "ProfileSpec",
@@ -56,6 +64,7 @@ __all__ = [
     "Unet",
     "carry",
     "evaluate",
+    "fingerprint",
     "hellinger",
     "load_net",
     "profile_shift",

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from skipshift.names import FINGERPRINTS
 from skipshift.specs import CarrySpec, EvaluationSpec, ExecutionSpec
 
 
@@ -110,18 +111,21 @@ class ProfileRunSpec:
 
     A set is a folder of images, a manifest, MANIFEST#domain, or for the shifted set a shift of the
     reference such as brightness:0.75. Images are PNG, JPEG, TIFF or BMP, arrays (.npy) or NIfTI.
+
+    With --fingerprint one set is counted instead, NET IMAGES --fingerprint OUT.npz: histograms that
+    can be sent in place of the images and stand for a set, as can several, A.npz,B.npz.
     """
 
     net: Annotated[Path, Parameter(name="NET")]
     """Run folder, smp or nnU-Net folder, torch.export archive, or weights with a builder."""
 
     reference: str
-    """Images of the domain the network knows."""
+    """Images of the domain the network knows, or their fingerprint."""
 
-    shifted: str
-    """Images of the new domain, or a shift such as brightness:0.75."""
+    shifted: str | None = None
+    """Images of the new domain, their fingerprint, or a shift such as brightness:0.75."""
 
-    out: Path
+    out: Path | None = None
     """Folder to write: profile.csv, channels.parquet, profile.json, and profile.svg, the first
     distance and pooling; others are profile-DISTANCE-POOLING.svg."""
 
@@ -159,6 +163,31 @@ class ProfileRunSpec:
 
     seed: int = field(default=0, kw_only=True)
     """Seed of the null, of the intervals and of random positions."""
+
+    fingerprint: Path | None = field(default=None, kw_only=True)
+    """File to write, .npz or the larger .json: the fingerprint of the one set that is given."""
+
+    edges: Path | None = field(default=None, kw_only=True)
+    """Fingerprint whose edges and layers the new one takes, so that both can be compared."""
+
+    part: int | None = field(default=None, kw_only=True)
+    """Groups that a fingerprint counts together at least; 5, or more for over 60 groups."""
+
+    def __post_init__(self) -> None:
+        if self.fingerprint is None:
+            if self.shifted is None or self.out is None:
+                raise ValueError("SHIFTED and OUT are missing; or give --fingerprint OUT.npz")
+            if self.edges is not None or self.part is not None:
+                raise ValueError("edges and part belong to a new fingerprint; add --fingerprint")
+            return
+        if self.shifted is not None:
+            raise ValueError("a fingerprint is of one set: leave SHIFTED and OUT out")
+        if not str(self.fingerprint).endswith(FINGERPRINTS):
+            raise ValueError(f"a fingerprint must end in .npz or .json, got {self.fingerprint}")
+        if self.part is not None and (self.edges or self.reference.endswith(FINGERPRINTS)):
+            raise ValueError("part comes with the fingerprint that is given; leave --part out")
+        if self.bins == "fd":
+            raise ValueError("bins of a fingerprint must be a number, got fd: its edges stay fixed")
 
 
 @dataclass(frozen=True)

@@ -119,3 +119,7 @@ for _run_spec in (
     commands.report,
 ):
     app.command(_command(_run_spec), name=_run_spec.__name__)
+
+app["profile"].usage = """\
+Usage: skipshift profile [OPTIONS] NET REFERENCE SHIFTED OUT
+       skipshift profile [OPTIONS] NET IMAGES --fingerprint OUT.npz"""

@@ -3,7 +3,7 @@
 Each returns the lines to show at the end. Torch is imported only by the commands that need it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -20,14 +20,18 @@ from skipshift.arguments import (
     StudyRunSpec,
 )
 from skipshift.data.specs import FolderSpec, MmsSpec, SccSpec, SynthSpec
+from skipshift.names import FINGERPRINTS, parse_shift
 from skipshift.progress import Progress, silent
 from skipshift.specs import SkipshiftError, StudySpec, read_spec, to_plain
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+    from torch import nn
 
     from skipshift.data.preprocess import Preprocess
+    from skipshift.fingerprints import Fingerprint
+    from skipshift.specs import ProfileSpec
 
 
 def synth(spec: SynthSpec, progress: Progress = silent) -> str:
@@ -133,10 +137,9 @@ def evaluate(spec: EvaluateSpec, progress: Progress = silent) -> str:
 
 
 def profile(spec: ProfileRunSpec, progress: Progress = silent) -> str:
-    """Profile one network between two sets of images."""
+    """Profile one network between two sets of images, or count one set as a fingerprint."""
     from skipshift.checkpoints import load_net
     from skipshift.data.preprocess import preprocess_of
-    from skipshift.data.sources import read_pair
     from skipshift.inference import best_device
     from skipshift.layers import taps_of
     from skipshift.page.style import to_svg
@@ -153,14 +156,13 @@ def profile(spec: ProfileRunSpec, progress: Progress = silent) -> str:
     function = preprocess_of(spec.preprocess)
     net = load_net(spec.net, spec.builder).to(best_device())
     layers = taps_of(net, spec.layers) if spec.layers else None
-    sets = read_pair(spec.reference, spec.shifted, spec.crop, spec.volumes)
-    loaders = [
-        _Batches(s.images, function, settings.batch_size, label, progress)
-        for s, label in zip(sets, ("reference", "shifted"), strict=True)
-    ]
-    groups = (sets[0].groups, sets[1].groups)
+    sides = _sides(spec, function, settings.batch_size, progress)
+    if spec.fingerprint is not None:
+        return _write_fingerprint(spec, net, sides[0], layers, settings)
+    assert spec.out is not None
+    (reference, own), (shifted, others) = sides
     try:
-        measured = profile_shift(net, loaders[0], loaders[1], layers, groups, settings)
+        measured = profile_shift(net, reference, shifted, layers, (own, others), settings)
     except ValueError as error:
         raise SkipshiftError(f"{spec.net} on {spec.reference}, {spec.shifted}: {error}") from None
     measured.save(spec.out)
@@ -169,8 +171,92 @@ def profile(spec: ProfileRunSpec, progress: Progress = silent) -> str:
         label = f"{spec.reference} against {spec.shifted}: {measure}, {pooling}"
         name = f"profile-{measure}-{pooling}.svg" if number else "profile.svg"
         records.write_bytes(spec.out / name, to_svg(measured.plot(label, measure, pooling)))
-    table = measured.layers.round(3).to_string(index=False)
-    return f"{table}\n\n{measured.verdict()}\n\nprofile: {spec.out}"
+    parts = [measured.layers.round(3).to_string(index=False), measured.verdict()]
+    if measured.outside:
+        layer = max(measured.outside, key=measured.outside.__getitem__)
+        share = measured.outside[layer]
+        parts.append(f"Up to {share:.1%} of a layer ({layer}) lies beyond the fingerprint's edges.")
+    return "\n\n".join([*parts, f"profile: {spec.out}"])
+
+
+def _sides(
+    spec: ProfileRunSpec, function: "Preprocess", size: int, progress: Progress
+) -> "list[tuple[Fingerprint | _Batches, tuple[str, ...] | None]]":
+    """Read the sets that are named: fingerprints, or images with their groups."""
+    from skipshift.data.sources import ImageSet, read_pair, read_set
+
+    names = [name for name in (spec.reference, spec.shifted) if name is not None]
+    sets: Sequence[Fingerprint | ImageSet]
+    if len(names) == 2 and not any(name.endswith(FINGERPRINTS) for name in names):
+        sets = read_pair(names[0], names[1], spec.crop, spec.volumes)
+    else:
+        sets = [
+            _held(name, spec)
+            if name.endswith(FINGERPRINTS)
+            else read_set(name, spec.crop, spec.volumes)
+            for name in names
+        ]
+    return [
+        (_Batches(side.images, function, size, label, progress), side.groups)
+        if isinstance(side, ImageSet)
+        else (side, None)
+        for side, label in zip(sets, ("reference", "shifted"), strict=False)
+    ]
+
+
+def _held(name: str, spec: ProfileRunSpec) -> "Fingerprint":
+    from skipshift.fingerprints import read_fingerprint
+
+    if spec.shifted is not None and parse_shift(spec.shifted):
+        raise SkipshiftError(f"{name}: is a fingerprint, and {spec.shifted} changes images")
+    held = read_fingerprint(name)
+    if held.making.preprocess != spec.preprocess:
+        raise SkipshiftError(
+            f"{name}: was made with another preprocess than {spec.preprocess}; "
+            f"say --preprocess {held.making.preprocess}"
+        )
+    return held
+
+
+def _write_fingerprint(
+    spec: ProfileRunSpec,
+    net: "nn.Module",
+    side: "tuple[Fingerprint | _Batches, tuple[str, ...] | None]",
+    layers: dict[str, str] | None,
+    settings: "ProfileSpec",
+) -> str:
+    from skipshift.binning import fingerprint, fingerprint_like
+    from skipshift.fingerprints import Fingerprint
+    from skipshift.specs import FingerprintSpec
+
+    # as the spec holds where a fingerprint is asked for
+    assert spec.fingerprint is not None
+    assert not isinstance(spec.bins, str)
+    fresh = FingerprintSpec(
+        preprocess=spec.preprocess,
+        pooling=spec.pooling,
+        bins=spec.bins,
+        part=spec.part,
+        memory=spec.memory,
+        seed=spec.seed,
+    )
+    images, groups = side
+    edges = None if spec.edges is None else _held(str(spec.edges), spec)
+    try:
+        if edges is not None:
+            made = fingerprint_like(edges, net, images, layers, groups, settings)
+        elif isinstance(images, Fingerprint):
+            made = fingerprint_like(images, net, images, layers, groups, settings)
+        else:
+            made = fingerprint(net, images, None, layers, groups, fresh)
+        made.save(spec.fingerprint)
+    except ValueError as error:
+        raise SkipshiftError(f"{spec.net} on {spec.reference}: {error}") from None
+    told = f"{made}; {max(made.outside().values()):.1%} of a layer beyond the edges at most"
+    left = 0 if groups is None else len(set(groups)) - made.groups.sum()
+    if left:
+        told += f"; groups left out, as they fill no part: {left}"
+    return f"{told}\n\nfingerprint: {spec.fingerprint}"
 
 
 def carry(spec: CarryRunSpec, progress: Progress = silent) -> str:

@@ -20,6 +20,12 @@ from skipshift.scratch import Scratch
 
 T = TypeVar("T")
 
+Images = npt.NDArray[Any] | Tensor | Iterable[Any]
+"""(N, C, H, W) uint8 or float, or a loader of such batches (of tuples that begin with one)."""
+
+Groups = Sequence[str] | npt.NDArray[Any]
+"""Label of each image's group; images of one group are never taken apart."""
+
 Features = dict[str, list[npt.NDArray[np.float32]]]
 """Layer name -> blocks (n, K, D): K positions and D channels of each of n images, in order."""
 
@@ -212,3 +218,25 @@ def _check_shapes(shapes: Mapping[tuple[str, str], set[tuple[int, ...]]]) -> Non
             raise ValueError(
                 f"layer {name}: images of one set must have one size, got {sorted(found)}"
             )
+
+
+def batches_of(images: Images, size: int, name: str) -> Iterator[Tensor]:
+    """Batches of an array, or of a loader as they come; `ValueError` names an empty array."""
+    if isinstance(images, np.ndarray | Tensor):
+        if images.ndim not in (4, 5) or len(images) == 0:
+            raise ValueError(f"{name} must be (N, C, H, W) with N >= 1, got {tuple(images.shape)}")
+        array, starts = images, range(0, len(images), size)
+        images = (array[start : start + size] for start in starts)
+    for batch in images:
+        yield torch.as_tensor(batch[0] if isinstance(batch, list | tuple) else batch)
+
+
+def groups_of(features: Features, groups: Groups | None, name: str) -> npt.NDArray[Any]:
+    """Label of each image's group; each image by itself if ``groups`` is None."""
+    images = sum(map(len, next(iter(features.values()))))
+    # without labels nothing says that images are paired, so no name may be in both sets
+    own = [f"{name} {index}" for index in range(images)]
+    labels = np.asarray(own if groups is None else groups)
+    if labels.shape != (images,):
+        raise ValueError(f"groups of the {name} must be one label per image, {images}")
+    return labels

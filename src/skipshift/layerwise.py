@@ -1,6 +1,7 @@
 """One layer of two sets compared: distances, null, intervals and p, all from groups' histograms."""
 
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -32,6 +33,9 @@ from skipshift.statistics import (
 
 Blocks = Sequence[npt.NDArray[np.floating]]
 """Features of a set, each block (n, K, D): K positions and D channels of each of n images."""
+
+Measure = Callable[[Sides], dict[str, npt.NDArray[np.float64]]]
+"""Draws -> values (draws, D) by name of the distance."""
 
 _CELLS = 2**18
 """Counts that one matrix product gives at a time: few enough to stay in the processor's cache."""
@@ -105,8 +109,21 @@ def compare(a: Blocks, b: Blocks, draws: Draws, spec: ProfileSpec) -> dict[str, 
     the distance between the sets minus that inside the reference, both of as many groups. The null
     of the whole sets is their distance minus this excess.
     """
-    found: dict[str, dict[str, npt.NDArray[np.float64]]] = {n: {} for n in spec.distances}
-    measures = list(_measures(a, b, draws, spec))
+    return _compared(list(_measures(a, b, draws, spec)), draws)
+
+
+def compare_counts(
+    counts: npt.NDArray[np.integer],
+    width: npt.NDArray[np.float64],
+    draws: Draws,
+    names: Sequence[str],
+) -> dict[str, Compared]:
+    """Compare a layer's histograms (G, D, B) of all groups, bins of ``width`` (D,), likewise."""
+    return _compared([lambda sides: _of_counts(counts, sides, names, width)], draws)
+
+
+def _compared(measures: Sequence[Measure], draws: Draws) -> dict[str, Compared]:
+    found: dict[str, dict[str, npt.NDArray[np.float64]]] = defaultdict(dict)
     for kind, sides in draws.sides.items():
         for measure in measures:
             for name, values in measure(sides).items():
@@ -127,10 +144,7 @@ def _summary(name: str, drawn: Mapping[str, npt.NDArray[np.float64]]) -> Compare
     return Compared(value, null, float(ends[0]), float(ends[1]), p)
 
 
-def _measures(
-    a: Blocks, b: Blocks, draws: Draws, spec: ProfileSpec
-) -> Iterator[Callable[[Sides], dict[str, npt.NDArray[np.float64]]]]:
-    """Functions of draws that give values (draws, D) by name of the distance."""
+def _measures(a: Blocks, b: Blocks, draws: Draws, spec: ProfileSpec) -> Iterator[Measure]:
     names = [name for name in spec.distances if name in DISTANCES]
     if names:
         counts, width = _group_counts(a, b, draws, spec)
@@ -167,7 +181,7 @@ def _group_counts(
 def _of_counts(
     counts: npt.NDArray[np.integer],
     sides: Sides,
-    names: list[str],
+    names: Sequence[str],
     width: npt.NDArray[np.float64],
 ) -> dict[str, npt.NDArray[np.float64]]:
     draws, (_, channels, bins) = len(sides[0]), counts.shape

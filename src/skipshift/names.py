@@ -52,6 +52,9 @@ DISTANCES = (
 )
 """Distances between two sets in a layer: to ``energy`` by channel, then of the layer as a whole."""
 
+FINGERPRINTS = (".npz", ".json")
+"""What the name of a fingerprint ends in; every other name of a set is one of images."""
+
 POOLINGS = ("average", "sample", "none")
 """What is kept of each cell of a map: its mean, one random position, or every position."""
 

@@ -17,10 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from skipshift.counts import count
-from skipshift.features import as_input, tapped, visited
+from skipshift.features import Groups, Images, as_input, batches_of, tapped, visited
 from skipshift.inference import fast_copy, labels_of, logits_of, run
 from skipshift.layers import known_taps, taps_of, unwrap
-from skipshift.profile import Groups, Images, batches_of
 from skipshift.replay import remembered
 from skipshift.shares import ALL, NONE, Counts, Rows, rows_of, share_table
 from skipshift.specs import CarrySpec

@@ -1,7 +1,8 @@
 """The profile: how far two sets of images lie apart in each layer, beside what chance gives."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from string import ascii_lowercase
 from typing import TYPE_CHECKING, Any
@@ -9,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import torch
-from torch import Tensor, nn
+from torch import nn
 
+from skipshift.binning import fingerprint_like
 from skipshift.distances import DISTANCES
-from skipshift.features import Features, collect
+from skipshift.features import Features, Groups, Images, batches_of, collect, groups_of
+from skipshift.fingerprints import Fingerprint
 from skipshift.layers import Layers, known_taps
-from skipshift.layerwise import Compared, compare, draw
+from skipshift.layerwise import Compared, compare, compare_counts, draw
 from skipshift.names import listed
 from skipshift.records import read_json, read_table, write_json, write_table
 from skipshift.scratch import Scratch
@@ -24,12 +26,6 @@ from skipshift.statistics import holm
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-Images = npt.NDArray[Any] | Tensor | Iterable[Any]
-"""(N, C, H, W) uint8 or float, or a loader of such batches (of tuples that begin with one)."""
-
-Groups = Sequence[str] | npt.NDArray[Any]
-"""Label of each image's group; images of one group are never taken apart."""
 
 LEVEL = 0.025
 """Chance that a verdict finds a shift where there is none, as a 95 % interval leaves at one end."""
@@ -64,6 +60,10 @@ class Profile:
     finest: float = np.nan
     """Share of the permutations that leave the sets whole: no p can fall below."""
 
+    outside: Mapping[str, float] = field(default_factory=dict)
+    """Layer -> share of the values that lie beyond the edges of a fingerprint, in the set that has
+    more of them; empty where the edges are those of both sets together."""
+
     def of(self, measure: str | None = None, pooling: str | None = None) -> pd.DataFrame:
         """Rows of `layers` of one distance and one pooling, the first of the spec by default."""
         chosen = (measure or self.spec.distances[0], pooling or self.spec.pooling[0])
@@ -88,7 +88,8 @@ class Profile:
         if known.empty:
             return (
                 "Nothing can be said of a shift. A distance needs a null, an interval and "
-                "permutations: at least 2 groups in the reference, and draws of each."
+                "permutations: draws of each, and at least 2 groups in the reference (of a "
+                "fingerprint 2 parts, and in the other set as many groups as in a part)."
             )
         clear = known[known["p_adjusted"] < LEVEL]
         if clear.empty:
@@ -114,7 +115,11 @@ class Profile:
         """Write layers and channels as tables, the settings and what else is known as JSON."""
         write_table(Path(folder) / "profile.csv", self.layers)
         write_table(Path(folder) / "channels.parquet", self.channels)
-        known = {"skips": self.skips, "finest": None if np.isnan(self.finest) else self.finest}
+        known = {
+            "skips": self.skips,
+            "finest": None if np.isnan(self.finest) else self.finest,
+            "outside": dict(self.outside),
+        }
         write_json(Path(folder) / "profile.json", {"spec": to_plain(self.spec), **known})
 
     @classmethod
@@ -133,6 +138,7 @@ class Profile:
             spec,
             None if skips is None else tuple(skips),
             np.nan if finest is None else finest,
+            known.get("outside", {}),
         )
 
 
@@ -169,10 +175,10 @@ def _passed_on(rows: pd.DataFrame, clear: set[str], skips: tuple[int, ...] | Non
 
 def profile_shift(
     net: nn.Module,
-    reference: Images,
-    shifted: Images,
+    reference: Images | Fingerprint,
+    shifted: Images | Fingerprint,
     layers: Layers | None = None,
-    groups: tuple[Groups, Groups] | None = None,
+    groups: tuple[Groups | None, Groups | None] | None = None,
     spec: ProfileSpec | None = None,
 ) -> Profile:
     """Measure how far two sets of images lie apart in each layer of a network (eq. 4-10).
@@ -185,7 +191,9 @@ def profile_shift(
         Any network; its answer may be a tensor, tuple or dict.
     reference, shifted
         Arrays (N, C, H, W), of volumes (N, C, D, H, W), or loaders; uint8 is divided by 255, floats
-        go in as they are.
+        go in as they are. Either may be a `Fingerprint` that was made with this network: then its
+        edges, layers, bins and pooling hold, images must be prepared as it says, and groups are
+        resampled and permuted by parts of several; those that fill no part are left out.
     layers
         Names, addresses or patterns (`skipshift.layers`). By default encoder stages, bottleneck,
         decoder blocks, and skips that do more than hand on a stage, of an architecture that is
@@ -200,21 +208,41 @@ def profile_shift(
     A `Profile`. `ValueError` names the argument or layer at fault.
     """
     spec = spec or ProfileSpec()
+    groups = groups or (None, None)
+    if isinstance(reference, Fingerprint):
+        given = reference
+    elif isinstance(shifted, Fingerprint):
+        given = shifted
+    else:
+        return _profile_images(net, (reference, shifted), layers, groups, spec)
+    prints = [
+        fingerprint_like(given, net, side, layers, own, spec)
+        for side, own in zip((reference, shifted), groups, strict=True)
+    ]
+    return profile_fingerprints(prints[0], prints[1], spec, _skips_of(net))
+
+
+def _profile_images(
+    net: nn.Module,
+    images: tuple[Images, Images],
+    layers: Layers | None,
+    groups: tuple[Groups | None, Groups | None],
+    spec: ProfileSpec,
+) -> Profile:
+    names = ("reference", "shifted")
     with Scratch(spec.memory * 2**30) as scratch:
         sets = [
             collect(
-                net, batches_of(images, spec.batch_size, name), layers, spec.pooling, spec.seed,
+                net, batches_of(side, spec.batch_size, name), layers, spec.pooling, spec.seed,
                 scratch,
             )
-            for name, images in (("reference", reference), ("shifted", shifted))
+            for name, side in zip(names, images, strict=True)
         ]  # fmt: skip
-        labels = groups or (None, None)
-        return profile_features(
-            (sets[0], sets[1]),
-            (_codes(sets[0], labels[0], "reference"), _codes(sets[1], labels[1], "shifted")),
-            spec,
-            _skips_of(net),
-        )
+        labels = [
+            groups_of(side[spec.pooling[0]], own, name)
+            for side, own, name in zip(sets, groups, names, strict=True)
+        ]
+        return profile_features((sets[0], sets[1]), (labels[0], labels[1]), spec, _skips_of(net))
 
 
 def profile_features(
@@ -236,21 +264,69 @@ def profile_features(
         Skip levels that the network keeps, if known.
     """
     draws = draw(groups, spec)
-    layers, channels = [], []
+    found = []
     for pooling in spec.pooling:
-        for depth, name in enumerate(sets[0][pooling], 1):
-            a, b = (side[pooling][name] for side in sets)
+        for name, a in sets[0][pooling].items():
+            b = sets[1][pooling][name]
             widths = a[0].shape[2], b[0].shape[2]
             if widths[0] != widths[1]:
                 raise ValueError(
                     f"layer {name}: both sets must have the same channels, "
                     f"got {widths[0]} and {widths[1]}"
                 )
-            for measure, found in compare(a, b, draws, spec).items():
-                kind = {"measure": measure, "pooling": pooling}
-                layers.append({"layer": name, "depth": depth, **_row(found), **kind})
-                if measure in DISTANCES:
-                    channels.append(_channels(found).assign(layer=name, depth=depth, **kind))
+            found.append((pooling, name, compare(a, b, draws, spec)))
+    return Profile(*_tables(found, spec), spec, skips, draws.finest)
+
+
+def profile_fingerprints(
+    reference: Fingerprint,
+    shifted: Fingerprint,
+    spec: ProfileSpec,
+    skips: tuple[int, ...] | None = None,
+) -> Profile:
+    """Compare two fingerprints over the same edges, layer by layer; parts take the place of groups.
+
+    Null, interval and p are NaN where a set has fewer groups than a part: its histograms would be
+    rougher than those of the parts they are compared with.
+    """
+    making = reference.making
+    if whole := [name for name in spec.distances if name not in DISTANCES]:
+        raise ValueError(
+            f"distances must be of channels where a fingerprint is compared, got {whole[0]}; "
+            f"choose from {', '.join(DISTANCES)}"
+        )
+    reference.check(shifted)
+    sizes = len(reference.groups), len(shifted.groups)
+    drawn = spec
+    if min(*reference.groups, *shifted.groups) < making.part:
+        drawn = replace(spec, null_draws=0, bootstrap_draws=0, permutation_draws=0)
+    draws = draw((np.arange(sizes[0]), sizes[0] + np.arange(sizes[1])), drawn)
+    parts = np.concatenate([reference.counts, shifted.counts])
+    places = np.concatenate(draws.places)
+    counts = np.stack([parts[places == place].sum(0) for place in range(sum(draws.groups.sizes))])
+    width = (reference.high - reference.low) / counts.shape[2]
+    found = [
+        (making.pooling, name, compare_counts(counts[:, own], width[own], draws, spec.distances))
+        for name, own in reference.layers()
+    ]
+    outside = {n: max(share, shifted.outside()[n]) for n, share in reference.outside().items()}
+    return Profile(*_tables(found, spec), spec, skips, draws.finest, outside)
+
+
+def _tables(
+    found: Iterable[tuple[str, str, Mapping[str, Compared]]], spec: ProfileSpec
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Table of layers and table of channels from pooling, layer and what was measured there."""
+    layers, channels = [], []
+    depths: Counter[str] = Counter()
+    for pooling, name, measured in found:
+        depths[pooling] += 1
+        for measure, one in measured.items():
+            kind = {"measure": measure, "pooling": pooling}
+            layers.append({"layer": name, "depth": depths[pooling], **_row(one), **kind})
+            if measure in DISTANCES:
+                rows = _channels(one)
+                channels.append(rows.assign(layer=name, depth=depths[pooling], **kind))
     table = pd.DataFrame(layers).sort_values(
         ["pooling", "measure"],
         key=lambda column: column.map([*spec.pooling, *spec.distances].index),
@@ -263,7 +339,7 @@ def profile_features(
     parts = (
         pd.concat(channels, ignore_index=True)[order] if channels else pd.DataFrame(columns=order)
     )
-    return Profile(table, parts, spec, skips, draws.finest)
+    return table, parts
 
 
 def _row(found: Compared) -> dict[str, float]:
@@ -286,24 +362,3 @@ def _skips_of(net: nn.Module) -> tuple[int, ...] | None:
         if tap.kind == "skip"
     }
     return tuple(sorted(levels)) if taps else None
-
-
-def batches_of(images: Images, size: int, name: str) -> Iterator[Tensor]:
-    """Batches of an array, or of a loader as they come; `ValueError` names an empty array."""
-    if isinstance(images, np.ndarray | Tensor):
-        if images.ndim not in (4, 5) or len(images) == 0:
-            raise ValueError(f"{name} must be (N, C, H, W) with N >= 1, got {tuple(images.shape)}")
-        array, starts = images, range(0, len(images), size)
-        images = (array[start : start + size] for start in starts)
-    for batch in images:
-        yield torch.as_tensor(batch[0] if isinstance(batch, list | tuple) else batch)
-
-
-def _codes(features: Mapping[str, Features], groups: Groups | None, name: str) -> npt.NDArray[Any]:
-    images = sum(map(len, next(iter(next(iter(features.values())).values()))))
-    # without labels nothing says that images are paired, so no name may be in both sets
-    own = [f"{name} {index}" for index in range(images)]
-    labels = np.asarray(own if groups is None else groups)
-    if labels.shape != (images,):
-        raise ValueError(f"groups of the {name} must be one label per image, {images}")
-    return labels

@@ -167,6 +167,41 @@ class ProfileSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FingerprintSpec:
+    """How a set of images is turned into a fingerprint."""
+
+    preprocess: str = "unit"
+    """What was done to the images before the network sees them: a name that both sides agree on."""
+
+    pooling: str = "average"
+    """What to keep of each cell of 32 x 32 pixels: average, sample or none."""
+
+    bins: int = 100
+    """Bins between the edges; one more at either end counts what lies beyond."""
+
+    part: int | None = None
+    """Groups that are counted together at least; None: 5, or more so that parts are at most 12."""
+
+    memory: float = 1.0
+    """GiB of pooled features to hold in memory; beyond it they go to a temporary folder."""
+
+    batch_size: int = 8
+    """Images in one forward pass."""
+
+    seed: int = 0
+    """Seed of random positions, and of which groups are counted together."""
+
+    def __post_init__(self) -> None:
+        if self.pooling not in POOLINGS:
+            raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, got {self.pooling!r}")
+        check_least(self, 2, "bins")
+        check_least(self, 0, "memory")
+        check_least(self, 1, "batch_size")
+        if self.part is not None:
+            check_least(self, 1, "part")
+
+
+@dataclass(frozen=True, kw_only=True)
 class CarrySpec:
     """How it is measured what each path of a network carries."""
 

@@ -111,6 +111,7 @@ for _reader in (commands.prepare_mms, commands.prepare_folder, commands.prepare_
 for _run_spec in (
     commands.demo,
     commands.synth,
+    commands.register,
     commands.check,
     commands.study,
     commands.evaluate,

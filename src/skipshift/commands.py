@@ -19,7 +19,7 @@ from skipshift.arguments import (
     ReportSpec,
     StudyRunSpec,
 )
-from skipshift.data.specs import FolderSpec, MmsSpec, SccSpec, SynthSpec
+from skipshift.data.specs import FolderSpec, MmsSpec, RegisterSpec, SccSpec, SynthSpec
 from skipshift.names import FINGERPRINTS, parse_shift
 from skipshift.progress import Progress, silent
 from skipshift.specs import SkipshiftError, StudySpec, read_spec, to_plain
@@ -63,6 +63,33 @@ def prepare_scc(spec: SccSpec, progress: Progress = silent) -> str:
 
     scc.prepare_scc(spec, progress)
     return writing.describe(spec.out)
+
+
+def register(spec: RegisterSpec, progress: Progress = silent) -> str:
+    """Register two scans of one specimen."""
+    from skipshift.data import annotations, quadtree, registration
+    from skipshift.data.images import write_png
+    from skipshift.data.slides import open_slide
+
+    drawn = None
+    if spec.annotations is not None:
+        known = annotations.read_annotations(spec.annotations)
+        if spec.fixed.name not in known:
+            raise SkipshiftError(
+                f"{spec.annotations}: has no slide {spec.fixed.name}; "
+                f"its first is {next(iter(known), '-')}"
+            )
+        drawn = known[spec.fixed.name]
+    with open_slide(spec.fixed) as fixed, open_slide(spec.moving) as moving:
+        found = quadtree.register(fixed, moving, spec.depth, spec.side, spec.workers, progress)
+        pictures = registration.pictures(fixed, moving, found)
+    for name, pixels in pictures.items():
+        write_png(spec.out / f"{name}.png", pixels)
+    if drawn is not None:
+        carried = registration.carry_annotations(found, drawn)
+        annotations.write_coco(spec.out / "annotations.json", carried)
+    found.save(spec.out)
+    return f"{registration.describe(found)}\nregistration: {spec.out / registration.RECORD}"
 
 
 def demo(spec: DemoSpec, progress: Progress = silent) -> str:

@@ -12,12 +12,16 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from skipshift.records import write_json
 from skipshift.specs import SkipshiftError
 
 Points = npt.NDArray[np.float64]
 """(N, 2), x and y in pixels of the slide's full resolution."""
 
 _SQLITE = b"SQLite format 3\0"
+
+POINT_SIDE = 50
+"""Pixels of a box that stands for a point."""
 
 _SPOT, _AREA, _POLYGON, _SPECIAL_SPOT, _CIRCLE = 1, 2, 3, 4, 5
 """SlideRunner's types of annotations; areas and circles are stored as two corners."""
@@ -89,6 +93,30 @@ def read_coco(path: Path) -> dict[str, Annotated]:
     except (OSError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise _broken(path, "COCO-style JSON", error) from None
     return _by_slide(path, found)
+
+
+def write_coco(path: Path, annotated: Annotated) -> None:
+    """Write a slide's annotations as COCO-style JSON that `read_coco` reads.
+
+    A point is a box of `POINT_SIDE` pixels about it, as in MIDOG; corners of boxes.
+    """
+    labels = list(dict.fromkeys(shape.label for shape in annotated.shapes))
+    entries = []
+    for number, shape in enumerate(annotated.shapes, 1):
+        half = POINT_SIDE / 2 if shape.kind == "point" else 0
+        box = [*(shape.points.min(axis=0) - half), *(shape.points.max(axis=0) + half)]
+        entry = {"id": number, "image_id": 1, "category_id": labels.index(shape.label) + 1}
+        outline = {"segmentation": shape.points.ravel().tolist()} if shape.kind == "polygon" else {}
+        entries.append({**entry, "bbox": [float(side) for side in box], **outline})
+    sizes = dict(zip(("width", "height"), annotated.size, strict=True)) if annotated.size else {}
+    write_json(
+        path,
+        {
+            "images": [{"id": 1, "file_name": annotated.slide, **sizes, **annotated.about}],
+            "categories": [{"id": i, "name": name} for i, name in enumerate(labels, 1)],
+            "annotations": entries,
+        },
+    )
 
 
 def read_sliderunner(path: Path) -> dict[str, Annotated]:

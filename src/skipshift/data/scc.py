@@ -21,12 +21,12 @@ from skipshift.data.regions import (
     label_pixels,
     map_tissues,
 )
+from skipshift.data.registration import carry_by
 from skipshift.data.slides import Slide, open_slide
 from skipshift.data.specimens import (
     IDENTITY,
     Affine,
     Unit,
-    carry,
     choose_units,
     find_affine,
     find_scans,
@@ -192,7 +192,7 @@ def _samples(spec: SccSpec, legend: Legend, unit: Unit, remarks: Remarks) -> Ite
         if not regions:
             remarks["slides with no place to cut, left out"].append(scan.path.name)
         for region in regions:
-            corner = np.rint(carry(affine, region.middle)[0] - spec.size * step / 2)
+            corner = np.rint(carry_by(affine, region.middle)[0] - spec.size * step / 2)
             image = slide.read(corner[0], corner[1], spec.size, spec.size, step)
             tissues = label_pixels(image, outlines, (corner[0], corner[1]), step, own.white)
             row = {"case": region.case, "domain": scan.domain, "group": scan.specimen}
@@ -243,7 +243,7 @@ def _side(spec: SccSpec, slide: Slide) -> float:
 
 
 def _carried(affine: Affine, shapes: tuple[Shape, ...]) -> tuple[Shape, ...]:
-    return tuple(replace(shape, points=carry(affine, shape.points)) for shape in shapes)
+    return tuple(replace(shape, points=carry_by(affine, shape.points)) for shape in shapes)
 
 
 def _place(corner: Points) -> dict[str, str]:

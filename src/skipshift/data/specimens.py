@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from skipshift.data.annotations import Annotated, Points, Shape
+from skipshift.data.annotations import Annotated, Shape
 from skipshift.data.slides import ENDINGS
 from skipshift.data.specs import SccSpec
 from skipshift.data.splits import draw_holdout
@@ -154,11 +154,6 @@ def find_affine(
         return IDENTITY
     fitted = _fit(unit.reference.outlines, unit.scan.outlines, most)
     return IDENTITY if fitted is None and sizes[0] == sizes[1] else fitted
-
-
-def carry(affine: Affine, points: Points) -> Points:
-    """Carry (N, 2) points from one slide to another."""
-    return points @ affine[:, :2].T + affine[:, 2]
 
 
 def _slides(

@@ -4,7 +4,7 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -214,6 +214,40 @@ class FolderSpec:
 
 
 @dataclass(frozen=True)
+class RegisterSpec:
+    """Find where each place of a slide lies on another scan of the same specimen.
+
+    The whole slide is fitted first and then quarter by quarter, each by features of its own finer
+    view. Matches that were held out tell how far off a place may be. Writes registration.json,
+    pictures of both scans in turn, and annotations carried from FIXED to MOVING.
+    """
+
+    fixed: Path
+    """Slide whose places, and annotations, are carried."""
+
+    moving: Path
+    """Slide that they are carried to."""
+
+    out: Path
+    """Folder to write."""
+
+    annotations: Path | None = field(default=None, kw_only=True)
+    """JSON or SlideRunner database that holds annotations of FIXED, to carry to MOVING."""
+
+    depth: int = field(default=4, kw_only=True)
+    """How often the slide is quartered at most."""
+
+    side: int = field(default=768, kw_only=True)
+    """Longer side of the view of a part, in its own pixels."""
+
+    workers: int = field(default_factory=lambda: os.cpu_count() or 1, kw_only=True)
+    """Threads; the result does not depend on it."""
+
+    def __post_init__(self) -> None:
+        _check_least(self, depth=0, side=128, workers=1)
+
+
+@dataclass(frozen=True)
 class SccSpec:
     """Prepare whole-slide images with outlines of tissues as the paper's MS-CCT set (III-C).
 
@@ -291,7 +325,7 @@ class SccSpec:
         _check_least(self, patches=1, seed=0, workers=1)
 
 
-def _check_least(spec: SccSpec, **least: int) -> None:
+def _check_least(spec: Any, **least: int) -> None:
     for name, number in least.items():
         if getattr(spec, name) < number:
             raise ValueError(f"{name} must be at least {number}, got {getattr(spec, name)}")

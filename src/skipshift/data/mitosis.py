@@ -1,0 +1,241 @@
+"""Slides with points on mitotic figures, as the paper's MS-MF set (section III-B)."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from skipshift.data.annotations import Annotated
+from skipshift.data.corrections import Corrections, read_corrections
+from skipshift.data.figures import FIGURE, NEGATIVE, Propose, Scan, Transfer, Unit, cut_figures
+from skipshift.data.published import Row, name_of, read_lists, read_points
+from skipshift.data.slides import ENDINGS
+from skipshift.data.specs import MitosisSpec
+from skipshift.data.splits import draw_holdout
+from skipshift.data.stains import propose
+from skipshift.data.writing import Plan, Remarks, describe_file, fingerprint, write_set
+from skipshift.names import ORIGINAL
+from skipshift.progress import Progress, silent
+from skipshift.specs import SkipshiftError, to_plain
+
+CLASSES = ("background", FIGURE)
+
+STRATA = {
+    "mitotic figure": FIGURE,
+    "mitose": FIGURE,
+    "mitosis": FIGURE,
+    "mitotic cell": FIGURE,
+    "not mitotic figure": NEGATIVE,
+    "hard negative": NEGATIVE,
+    "non-mitotic cell": NEGATIVE,
+}
+"""What published sets call the two kinds of points, in small letters."""
+
+_RECIPE_VERSION = 1
+"""To be raised by any change of the reader that changes the bytes of a set."""
+
+_BYTES_DEPEND_ON = (
+    "scanners",
+    "labels",
+    "train",
+    "holdout",
+    "leave_out",
+    "hard_negatives",
+    "size",
+    "mpp",
+    "most_error",
+    "preprocess",
+    "net",
+    "seed",
+)
+
+Transfers = Mapping[tuple[str, str], Transfer]
+"""What carries points from a specimen's annotated scan to another: by specimen and domain."""
+
+
+def prepare_mitosis(
+    spec: MitosisSpec,
+    progress: Progress = silent,
+    proposer: Propose = propose,
+    transfers: Transfers | None = None,
+) -> Path:
+    """Write the set and return the path of its manifest.
+
+    Groups are specimens, domains scanners, cases points, named SPECIMEN-xX-yY by their place on
+    the annotated scan; one figure has one name in all scanners.
+
+    Parameters
+    ----------
+    proposer
+        What makes masks of points; the network of ``spec.proposals`` is up to the caller.
+    transfers
+        Scans without one and without points of their own are left out.
+
+    `SkipshiftError` names the file at fault.
+    """
+    sources = _sources(spec)
+    points, copies = read_points(sources)
+    lists = read_lists([spec.src / path for path in spec.tables], spec.leave_out)
+    corrections = read_corrections(spec.corrections)
+    scans, remarks = find_scans(spec, points, lists)
+    splits, notes = split_specimens(scans, spec)
+    units, left_out = choose_units(scans, splits, transfers or {}, spec)
+    units = [unit for unit in (_without(unit, corrections) for unit in units) if len(unit.places)]
+    known = {case for unit in units for case in unit.cases} | corrections.rejected
+    plan = Plan(
+        recipe={
+            "recipe": _RECIPE_VERSION,
+            "reader": "mitosis",
+            **{name: to_plain(getattr(spec, name)) for name in _BYTES_DEPEND_ON},
+            "classes": list(CLASSES),
+            "files": fingerprint(_describe(spec, units, sources)),
+            "proposals": fingerprint(_contents(spec.proposals)),
+            "corrections": fingerprint(_contents(spec.corrections)),
+        },
+        units=units,
+        notes=notes,
+        remarks={
+            "slides with the very points of another, taken as copies of it, left out": copies,
+            **remarks,
+            **left_out,
+            "cases rejected in review, left out": sorted(corrections.rejected),
+            "corrections of no case": corrections.unknown(known),
+        },
+    )
+    make = partial(cut_figures, spec, corrections, proposer)
+    return write_set(spec.out, plan, make, spec.workers, progress)
+
+
+def find_scans(
+    spec: MitosisSpec, points: Mapping[str, Annotated], lists: Mapping[str, Row]
+) -> tuple[list[Scan], Remarks]:
+    """Find the slides and what belongs to each, those of the training domain first."""
+    named = {name: domain for domain, _, name in (text.rpartition("=") for text in spec.scanners)}
+    files = [path for path in sorted(spec.src.rglob("*")) if path.suffix.lower() in ENDINGS]
+    skipped = {name_of(text) for text in spec.leave_out}
+    if unknown := skipped - {name_of(path.name) for path in files}:
+        raise SkipshiftError(f"{spec.src}: has no slide {min(unknown)} to leave out; correct it")
+    scans = []
+    for path in files:
+        name, folders = name_of(path.name), path.relative_to(spec.src).parts[:-1]
+        row = lists.get(name, Row())
+        scanner = row.scanner or (folders[0] if folders else ORIGINAL)
+        if name not in skipped:
+            domain = named.get(scanner, scanner)
+            scans.append(Scan(path, domain, row.specimen or path.stem, row.split))
+    domains = sorted({scan.domain for scan in scans})
+    if spec.train not in domains:
+        raise SkipshiftError(
+            f"{spec.src}: has no slide of domain {spec.train}, only {', '.join(domains) or 'none'}; "
+            f"name the one to train on with --train"
+        )
+    scans.sort(key=lambda scan: (scan.domain != spec.train, scan.domain, scan.path))
+    unused = []
+    for annotated in points.values():
+        own = [i for i, scan in enumerate(scans) if scan.path.name == annotated.slide]
+        own += [i for i, s in enumerate(scans) if name_of(s.path.name) == name_of(annotated.slide)]
+        if own:
+            scans[own[0]] = replace(scans[own[0]], annotated=annotated)
+        elif name_of(annotated.slide) not in skipped:
+            unused.append(annotated.slide)
+    return scans, {"slides left out by name": sorted(skipped), "annotated slides not there": unused}
+
+
+def split_specimens(
+    scans: Sequence[Scan], spec: MitosisSpec
+) -> tuple[dict[str, str], list[str]]:
+    """Give specimens their split: that of the lists, or of a hold-out drawn by the seed.
+
+    Returns
+    -------
+    Specimen -> split, without those that lists leave out, and sentences on what it is not.
+    """
+    if any(scan.split for scan in scans):
+        first: dict[str, Scan] = {}
+        for scan in (scan for scan in scans if scan.split):
+            other = first.setdefault(scan.group, scan)
+            if other.split != scan.split:
+                raise SkipshiftError(
+                    f"{scan.path}: is for {scan.split}, but {other.path.name} of the same specimen "
+                    f"for {other.split}; correct the tables or add --leave-out {scan.path.name}"
+                )
+        return {group: scan.split for group, scan in first.items()}, []
+    groups = list(
+        dict.fromkeys(s.group for s in scans if s.annotated and s.domain == spec.train)
+    )
+    if len(groups) <= spec.holdout:
+        raise SkipshiftError(
+            f"{spec.src}: has {len(groups)} slides with points in domain {spec.train}, too few to "
+            f"hold out {spec.holdout}; choose a smaller --holdout or another --train"
+        )
+    held = draw_holdout([""] * len(groups), spec.holdout / len(groups), spec.seed)
+    splits = {scan.group: "test" for scan in scans}
+    splits |= {group: "train" for group, out in zip(groups, held, strict=True) if not out}
+    note = (
+        f"no table has a Dataset: {sum(held)} of {len(groups)} slides of domain {spec.train}, drawn "
+        f"by the seed, are for testing, not those of the paper"
+    )
+    return splits, [note]
+
+
+def choose_units(
+    scans: Sequence[Scan], splits: Mapping[str, str], transfers: Transfers, spec: MitosisSpec
+) -> tuple[list[Unit], Remarks]:
+    """Choose what is cut: training specimens in the training domain, test specimens in all.
+
+    Returns
+    -------
+    Units of slides with points, and the names of what is left out.
+    """
+    remarks: Remarks = defaultdict(list)
+    units: dict[str, Unit] = {}
+    for scan in scans:
+        name, split = scan.path.relative_to(spec.src).as_posix(), splits.get(scan.group)
+        own = units.get(scan.group)
+        transfer = transfers.get((scan.group, scan.domain))
+        if split is None:
+            remarks["slides without a Dataset in the tables, left out"].append(name)
+        elif split == "train" and scan.domain != spec.train:
+            told = "slides of training specimens by scanners that are not trained on, left out"
+            remarks[told].append(name)
+        elif scan.annotated:
+            places, strata = _points(scan.annotated, spec, remarks)
+            key = scan.group if own is None else name
+            units[key] = Unit(scan, split, places, strata)
+        elif own is None:
+            remarks["slides without points, left out"].append(name)
+        elif transfer is None:
+            remarks["slides whose points no registration carries, left out"].append(name)
+        else:
+            units[scan.group] = replace(own, targets=(*own.targets, (scan, transfer)))
+    return sorted(units.values(), key=lambda unit: unit.split == "test"), remarks
+
+
+def _points(
+    annotated: Annotated, spec: MitosisSpec, remarks: Remarks
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Places of the cases, (N, 2), and their strata."""
+    kinds = STRATA | {name: _KINDS[kind] for name, kind in _labels(spec)}
+    found: dict[tuple[float, ...], str] = {}
+    for shape in annotated.shapes:
+        if shape.kind != "point":
+            remarks["slides with outlines, which are not used"].append(annotated.slide)
+            continue
+        if shape.label.lower() not in kinds:
+            raise SkipshiftError(
+                f"{annotated.slide}: has points of class {shape.label!r}; say what they are with "
+                f"--labels {shape.label!r}=figure, =negative or =other"
+            )
+        stratum = kinds[shape.label.lower()]
+        place = tuple(np.rint(shape.points[0]))
+        if found.setdefault(place, stratum) != stratum:
+            told = "places that are a figure and none at once, left out"
+            remarks[told].append(f"{annotated.slide} {place[0]:.0f} {place[1]:.0f}")
+            found[place] = ""
+    wanted = (FIGURE, NEGATIVE) if spec.hard_negatives else (FIGURE,)
+    kept = {place: stratum for place, stratum in found.items() if stratum in wanted}
+    return np.array(list(kept), dtype=np.float64).reshape(-1, 2), tuple(kept.values())

@@ -105,7 +105,7 @@ _prepare = App(
 )
 app.command(_prepare)
 
-for _reader in (commands.prepare_mms, commands.prepare_folder):
+for _reader in (commands.prepare_mms, commands.prepare_folder, commands.prepare_scc):
     _prepare.command(_command(_reader), name=_reader.__name__.removeprefix("prepare_"))
 
 for _run_spec in (

@@ -19,7 +19,7 @@ from skipshift.arguments import (
     ReportSpec,
     StudyRunSpec,
 )
-from skipshift.data.specs import FolderSpec, MmsSpec, SynthSpec
+from skipshift.data.specs import FolderSpec, MmsSpec, SccSpec, SynthSpec
 from skipshift.progress import Progress, silent
 from skipshift.specs import SkipshiftError, StudySpec, read_spec, to_plain
 
@@ -50,6 +50,14 @@ def prepare_folder(spec: FolderSpec, progress: Progress = silent) -> str:
     from skipshift.data import folder, writing
 
     folder.prepare_folder(spec, progress)
+    return writing.describe(spec.out)
+
+
+def prepare_scc(spec: SccSpec, progress: Progress = silent) -> str:
+    """Prepare slides with outlines of tissues."""
+    from skipshift.data import scc, writing
+
+    scc.prepare_scc(spec, progress)
     return writing.describe(spec.out)
 
 

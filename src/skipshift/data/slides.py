@@ -26,6 +26,8 @@ _COARSEST = 50.0
 
 _SILENT = logging.NullHandler()
 
+_MOST_PIXELS = 1 << 27
+
 _SAME_SCALE = 0.01
 """Relative difference of scales below which a level is read as it is."""
 
@@ -78,7 +80,8 @@ class Slide:
         Returns
         -------
         (height, width, 3) RGB, white wherever the slide has no pixels. It is taken from the
-        coarsest level that is no coarser than asked for, by averages of areas.
+        coarsest level that is no coarser than asked for, by averages of areas. `SkipshiftError` if
+        a tile is broken, or more than 134 million pixels would have to be read.
         """
         fine = [i for i, step in enumerate(self.steps) if step <= downsample * (1 + _SAME_SCALE)]
         level = max(fine, default=0)
@@ -86,6 +89,11 @@ class Slide:
         scale = downsample / step
         if abs(scale - 1) > _SAME_SCALE:
             sides = (max(1, round(width * scale)), max(1, round(height * scale)))
+        if sides[0] * sides[1] > _MOST_PIXELS:
+            raise SkipshiftError(
+                f"{self.path}: has no coarse level: {width} x {height} would take "
+                f"{sides[0]} x {sides[1]} of its pixels; write it as a pyramid"
+            )
         pixels = self._paste(level, (round(x / step), round(y / step)), sides)
         if sides == (width, height):
             return pixels

@@ -1,6 +1,7 @@
 """What sets to make or prepare, as frozen dataclasses; as `skipshift.specs`, free of torch."""
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -252,6 +253,41 @@ class MitosisSpec:
     """Cut patches around cells that look like mitotic figures and are none, too."""
 
     size: int = field(default=128, kw_only=True)
+
+
+class SccSpec:
+    """Prepare whole-slide images with outlines of tissues as the paper's MS-CCT set (III-C).
+
+    Reads slides named SPECIMEN_SCANNER.* or in a folder SCANNER below SRC, the polygons of CATCH
+    or of the multi-scanner SCC set (COCO-style JSON or a SlideRunner database), and the table
+    Slide;Dataset that says which specimens are train, val (trained on too: folds are drawn by the
+    study) and test. Specimens for training give patches drawn at random, those for testing a grid.
+    """
+
+    src: Path
+    """Folder with the slides, their annotations and the table below it."""
+
+    out: Path
+    """Folder to write: images/, masks/, manifest.csv, prepare.json."""
+
+    annotations: Path | None = field(default=None, kw_only=True)
+    """JSON or SlideRunner database; the only one below SRC if absent."""
+
+    table: Path | None = field(default=None, kw_only=True)
+    """CSV with the columns Slide;Dataset; the only CSV below SRC if absent."""
+
+    scanners: tuple[str, ...] = field(
+        default=("A=cs2", "B=nz210", "C=nz20", "D=p1000", "E=gt450"), kw_only=True
+    )
+    """DOMAIN=SCANNER of each domain; regions are chosen on the first that a specimen has."""
+
+    train: tuple[str, ...] = field(default=("A",), kw_only=True)
+    """Domains whose slides of training specimens are cut; test specimens are cut in all."""
+
+    patches: int = field(default=32, kw_only=True)
+    """Patches drawn from each slide for training; 32 is an epoch of the paper."""
+
+    size: int = field(default=512, kw_only=True)
     """Side of a patch in its own pixels."""
 
     mpp: float | None = field(default=None, kw_only=True)
@@ -278,6 +314,18 @@ class MitosisSpec:
     seed: int = field(default=0, kw_only=True)
     """Seed of the hold-out."""
 
+    tissue: float = field(default=0.5, kw_only=True)
+    """Share of a test patch that must be more than that tissue."""
+
+    labels: tuple[str, ...] = field(default=(), kw_only=True)
+    """NAME=background, NAME=non-tumor or NAME=tumor of annotated classes that CATCH has not."""
+
+    holdout: float = field(default=0.2, kw_only=True)
+    """Share of the specimens that is for testing where there is no table."""
+
+    seed: int = field(default=0, kw_only=True)
+    """Seed of the hold-out and of the draws; those of a specimen hang on no other."""
+
     workers: int = field(default_factory=lambda: os.cpu_count() or 1, kw_only=True)
     """Threads that read slides; the bytes do not depend on it."""
 
@@ -303,3 +351,27 @@ class MitosisSpec:
             raise ValueError(f"seed must be >= 0, got {self.seed}")
         if self.workers < 1:
             raise ValueError(f"workers must be at least 1, got {self.workers}")
+
+        pairs = [text.partition("=") for text in self.scanners]
+        names = [[domain for domain, _, _ in pairs], [scanner for _, _, scanner in pairs]]
+        if not pairs or not all(map(all, pairs)) or any(len(set(n)) < len(n) for n in names):
+            raise ValueError(
+                f"scanners must be DOMAIN=SCANNER, each once, got {' '.join(self.scanners)}"
+            )
+        if not set(self.train) <= set(names[0]):
+            raise ValueError(f"train must be some of the domains {names[0]}, got {self.train}")
+        if self.size < 32 or self.size % 32:
+            raise ValueError(f"size must be a multiple of 32, got {self.size}")
+        if self.mpp is not None and self.mpp <= 0:
+            raise ValueError(f"mpp must be above 0, got {self.mpp}")
+        for name in ("tissue", "holdout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        for text in self.labels:
+            if not re.fullmatch(r".+=(background|non-tumor|tumor)", text):
+                raise ValueError(
+                    f"labels must be NAME=background, =non-tumor or =tumor, got {text!r}"
+                )
+        for name, least in (("patches", 1), ("seed", 0), ("workers", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")

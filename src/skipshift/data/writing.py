@@ -50,8 +50,11 @@ class Sample:
 class Made:
     """What a reader makes of one unit of its source."""
 
-    samples: Sequence[Sample]
+    samples: Iterable[Sample]
+    """Each may be made as it is written, so that a large unit need not fit into memory."""
+
     remarks: Remarks
+    """Complete when the last sample is made."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,10 +181,12 @@ def describe_file(path: Path, root: Path) -> str:
     return f"{path.relative_to(root).as_posix()} {path.stat().st_size}"
 
 
-def read_csv(path: Path) -> pd.DataFrame:
+def read_csv(path: Path, separator: str = ",") -> pd.DataFrame:
     """Read a table of a source as text without spaces around it."""
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        table = pd.read_csv(
+            path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig"
+        )
     except (OSError, ValueError) as error:
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())
         raise SkipshiftError(f"{path}: cannot be read as a CSV: {reason}") from None

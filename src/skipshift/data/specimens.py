@@ -1,0 +1,195 @@
+"""Specimens that several scanners saw: which slides there are, and how they lie to each other."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from skipshift.data.annotations import Annotated, Points, Shape
+from skipshift.data.slides import ENDINGS
+from skipshift.data.specs import SccSpec
+from skipshift.data.splits import draw_holdout
+from skipshift.data.writing import Remarks, read_csv
+from skipshift.specs import SkipshiftError
+
+Affine = npt.NDArray[np.float64]
+"""(2, 3), from full-resolution pixels of one slide to those of another."""
+
+IDENTITY: Affine = np.eye(2, 3)
+
+DATASETS = {"train": "train", "val": "train", "test": "test"}
+"""Split of each name in the table; a study draws its folds from both of the first."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """A slide: one specimen by one scanner."""
+
+    specimen: str
+    domain: str
+    path: Path
+    outlines: tuple[Shape, ...]
+    """Its polygons; none where nobody outlined this slide."""
+
+
+@dataclass(frozen=True, eq=False)
+class Unit:
+    """A scan that is cut into patches."""
+
+    scan: Scan
+    reference: Scan
+    """The scan of the same specimen on which the regions are chosen."""
+    split: str
+
+
+Scans = Mapping[str, Mapping[str, Scan]]
+"""Specimen -> domain -> scan, domains in the order of the spec's scanners."""
+
+
+def find_scans(spec: SccSpec, annotated: Mapping[str, Annotated]) -> tuple[Scans, Remarks]:
+    """Find the slides; `SkipshiftError` if there is none, or a specimen twice by one scanner."""
+    scanners = dict(text.split("=", 1) for text in spec.scanners)
+    found: dict[str, dict[str, Scan]] = defaultdict(dict)
+    others = []
+    for path in sorted(spec.src.rglob("*")):
+        if path.suffix.lower() not in ENDINGS or not path.is_file():
+            continue
+        scan = _scan(path, spec.src, scanners, annotated)
+        if scan is None:
+            others.append(path.relative_to(spec.src).as_posix())
+        elif scan.domain in found[scan.specimen]:
+            first = found[scan.specimen][scan.domain].path
+            raise SkipshiftError(f"{path}: is there twice, also {first}; remove one")
+        else:
+            found[scan.specimen][scan.domain] = scan
+    if not found:
+        told = f"; the first of {len(others)} slides is {others[0]}" if others else ""
+        raise SkipshiftError(
+            f"{spec.src}: holds no slide SPECIMEN_SCANNER.* or SCANNER/SPECIMEN.* with a scanner "
+            f"of {', '.join(scanners.values())}{told}; name yours with --scanners"
+        )
+    ordered = {
+        name: {domain: scans[domain] for domain in scanners if domain in scans}
+        for name, scans in sorted(found.items())
+    }
+    return ordered, {"slides of no known scanner, left out": others}
+
+
+def split_specimens(
+    specimens: Sequence[str], table: Path | None, spec: SccSpec
+) -> tuple[dict[str, str], list[str]]:
+    """Give each specimen its split: the table's, or that of a hold-out drawn by the seed.
+
+    Returns
+    -------
+    Specimen -> split, and sentences on how it differs from the paper's.
+    """
+    if table is None:
+        held = draw_holdout([""] * len(specimens), spec.holdout, spec.seed)
+        splits = ["test" if out else "train" for out in held]
+        return dict(zip(specimens, splits, strict=True)), [
+            f"no table of splits: {sum(held)} of {len(held)} specimens, drawn by the seed, are for "
+            f"testing, not those of the paper"
+        ]
+    rows = read_csv(table, ";")
+    if missing := [name for name in ("Slide", "Dataset") if name not in rows]:
+        raise SkipshiftError(f"{table}: has no column {missing[0]!r}; it must be Slide;Dataset")
+    named: dict[str, str] = {}
+    for name, dataset in zip(rows["Slide"], rows["Dataset"], strict=True):
+        if dataset not in DATASETS:
+            raise SkipshiftError(
+                f"{table}: {name} has Dataset {dataset!r}; it must be one of {', '.join(DATASETS)}"
+            )
+        # CATCH names files, the multi-scanner set specimens
+        specimen = Path(name).stem if Path(name).suffix.lower() in ENDINGS else name
+        named[specimen] = DATASETS[dataset]
+    return named, []
+
+
+def choose_units(
+    scans: Scans, splits: Mapping[str, str], train: Sequence[str]
+) -> tuple[list[Unit], Remarks]:
+    """Choose what is cut: training specimens in the domains ``train``, test specimens in all.
+
+    Returns
+    -------
+    Training units before test units, and the names of what is left out.
+    """
+    no_outline = "slides of specimens without outlines, left out"
+    not_trained = "slides of training specimens by scanners that are not trained on, left out"
+    remarks: Remarks = {
+        "specimens without a row in the table, left out": sorted(set(scans) - set(splits)),
+        "specimens of the table without slides": sorted(set(splits) - set(scans)),
+        no_outline: [],
+        not_trained: [],
+    }
+    units = []
+    for specimen in sorted(set(scans) & set(splits)):
+        reference = next((scan for scan in scans[specimen].values() if scan.outlines), None)
+        for domain, scan in scans[specimen].items():
+            if reference is None:
+                remarks[no_outline].append(scan.path.name)
+            elif splits[specimen] == "train" and domain not in train:
+                remarks[not_trained].append(scan.path.name)
+            else:
+                units.append(Unit(scan, reference, splits[specimen]))
+    return sorted(units, key=lambda unit: unit.split == "test"), remarks
+
+
+def find_affine(
+    unit: Unit, sizes: tuple[tuple[int, int], tuple[int, int]], most: float
+) -> Affine | None:
+    """Find where the reference lies on the scan, or None if nothing tells.
+
+    Annotations that were carried from one scan to the others have the same corners in the same
+    order, so they tell it by themselves; slides of equal size are taken as registered already.
+
+    Parameters
+    ----------
+    sizes
+        Width and height of the reference and of the scan.
+    most
+        Pixels by which one in twenty of the corners may miss.
+    """
+    if unit.scan is unit.reference:
+        return IDENTITY
+    fitted = _fit(unit.reference.outlines, unit.scan.outlines, most)
+    return IDENTITY if fitted is None and sizes[0] == sizes[1] else fitted
+
+
+def carry(affine: Affine, points: Points) -> Points:
+    """Carry (N, 2) points from one slide to another."""
+    return points @ affine[:, :2].T + affine[:, 2]
+
+
+def _scan(
+    path: Path, src: Path, scanners: Mapping[str, str], annotated: Mapping[str, Annotated]
+) -> Scan | None:
+    folders = path.relative_to(src).parts[:-1]
+    for domain, scanner in scanners.items():
+        specimen = path.stem.removesuffix(f"_{scanner}")
+        if specimen != path.stem or scanner in folders:
+            shapes = annotated[path.name].shapes if path.name in annotated else ()
+            outlines = tuple(shape for shape in shapes if shape.kind == "polygon")
+            return Scan(specimen, domain, path, outlines)
+    return None
+
+
+def _fit(first: Sequence[Shape], other: Sequence[Shape], most: float) -> Affine | None:
+    """Fit an affine map by least squares to corners that correspond one to one."""
+    kinds = [[(shape.label, len(shape.points)) for shape in shapes] for shapes in (first, other)]
+    if kinds[0] != kinds[1]:
+        return None
+    source, target = (np.concatenate([shape.points for shape in s]) for s in (first, other))
+    # about their middle, lest large coordinates hide a degenerate set of points
+    centre = source.mean(axis=0)
+    table = np.column_stack([source - centre, np.ones(len(source))])
+    solved, _, rank, _ = np.linalg.lstsq(table, target, rcond=None)
+    misses = np.linalg.norm(table @ solved - target, axis=1)
+    if rank < 3 or np.quantile(misses, 0.95) > most:
+        return None
+    turned = solved[:2].T
+    return np.column_stack([turned, solved[2] - turned @ centre])

@@ -19,7 +19,7 @@ from skipshift.arguments import (
     ReportSpec,
     StudyRunSpec,
 )
-from skipshift.data.specs import FolderSpec, MmsSpec, SccSpec, SynthSpec
+from skipshift.data.specs import FolderSpec, MitosisSpec, MmsSpec, SccSpec, SynthSpec
 from skipshift.progress import Progress, silent
 from skipshift.specs import SkipshiftError, StudySpec, read_spec, to_plain
 
@@ -59,6 +59,23 @@ def prepare_scc(spec: SccSpec, progress: Progress = silent) -> str:
 
     scc.prepare_scc(spec, progress)
     return writing.describe(spec.out)
+
+
+def prepare_mitosis(spec: MitosisSpec, progress: Progress = silent) -> str:
+    """Prepare slides with points on mitotic figures."""
+    from skipshift.data import mitosis, stains, writing
+    from skipshift.page.review import write_review
+
+    propose = stains.propose
+    if spec.proposals is not None:
+        from skipshift.checkpoints import load_net
+        from skipshift.data.preprocess import preprocess_of
+        from skipshift.proposals import proposer
+
+        propose = proposer(load_net(spec.proposals, spec.net), preprocess_of(spec.preprocess))
+    mitosis.prepare_mitosis(spec, progress, propose)
+    told = writing.describe(spec.out)
+    return f"{told}\n{write_review(spec.out)}" if spec.review else told
 
 
 def demo(spec: DemoSpec, progress: Progress = silent) -> str:

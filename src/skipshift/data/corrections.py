@@ -78,7 +78,9 @@ def read_corrections(folder: Path | None) -> Corrections:
     painted = {path.stem: path for path in sorted(folder.rglob("*.png"))}
     corrections = Corrections(marks, painted)
     if both := sorted(corrections.rejected & set(painted)):
-        raise SkipshiftError(f"{painted[both[0]]}: is painted, but the case is rejected; remove one")
+        raise SkipshiftError(
+            f"{painted[both[0]]}: is painted, but the case is rejected; remove one"
+        )
     return corrections
 
 

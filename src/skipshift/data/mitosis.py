@@ -2,15 +2,15 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from skipshift.data.annotations import Annotated
-from skipshift.data.corrections import Corrections, read_corrections
+from skipshift.data.annotations import Annotated, Points
+from skipshift.data.corrections import read_corrections
 from skipshift.data.figures import FIGURE, NEGATIVE, Propose, Scan, Transfer, Unit, cut_figures
 from skipshift.data.published import Row, name_of, read_lists, read_points
 from skipshift.data.slides import ENDINGS
@@ -53,6 +53,8 @@ _BYTES_DEPEND_ON = (
     "seed",
 )
 
+_KINDS = {"figure": FIGURE, "negative": NEGATIVE, "other": ""}
+
 Transfers = Mapping[tuple[str, str], Transfer]
 """What carries points from a specimen's annotated scan to another: by specimen and domain."""
 
@@ -84,7 +86,11 @@ def prepare_mitosis(
     scans, remarks = find_scans(spec, points, lists)
     splits, notes = split_specimens(scans, spec)
     units, left_out = choose_units(scans, splits, transfers or {}, spec)
-    units = [unit for unit in (_without(unit, corrections) for unit in units) if len(unit.places)]
+    units = [
+        unit
+        for unit in (_without(unit, corrections.rejected) for unit in units)
+        if len(unit.places)
+    ]
     known = {case for unit in units for case in unit.cases} | corrections.rejected
     plan = Plan(
         recipe={
@@ -130,8 +136,8 @@ def find_scans(
     domains = sorted({scan.domain for scan in scans})
     if spec.train not in domains:
         raise SkipshiftError(
-            f"{spec.src}: has no slide of domain {spec.train}, only {', '.join(domains) or 'none'}; "
-            f"name the one to train on with --train"
+            f"{spec.src}: has no slide of domain {spec.train}, only of "
+            f"{', '.join(domains) or 'none'}; name the one to train on with --train"
         )
     scans.sort(key=lambda scan: (scan.domain != spec.train, scan.domain, scan.path))
     unused = []
@@ -145,9 +151,7 @@ def find_scans(
     return scans, {"slides left out by name": sorted(skipped), "annotated slides not there": unused}
 
 
-def split_specimens(
-    scans: Sequence[Scan], spec: MitosisSpec
-) -> tuple[dict[str, str], list[str]]:
+def split_specimens(scans: Sequence[Scan], spec: MitosisSpec) -> tuple[dict[str, str], list[str]]:
     """Give specimens their split: that of the lists, or of a hold-out drawn by the seed.
 
     Returns
@@ -164,9 +168,7 @@ def split_specimens(
                     f"for {other.split}; correct the tables or add --leave-out {scan.path.name}"
                 )
         return {group: scan.split for group, scan in first.items()}, []
-    groups = list(
-        dict.fromkeys(s.group for s in scans if s.annotated and s.domain == spec.train)
-    )
+    groups = list(dict.fromkeys(s.group for s in scans if s.annotated and s.domain == spec.train))
     if len(groups) <= spec.holdout:
         raise SkipshiftError(
             f"{spec.src}: has {len(groups)} slides with points in domain {spec.train}, too few to "
@@ -176,8 +178,8 @@ def split_specimens(
     splits = {scan.group: "test" for scan in scans}
     splits |= {group: "train" for group, out in zip(groups, held, strict=True) if not out}
     note = (
-        f"no table has a Dataset: {sum(held)} of {len(groups)} slides of domain {spec.train}, drawn "
-        f"by the seed, are for testing, not those of the paper"
+        f"no table has a Dataset: {sum(held)} of {len(groups)} slides of domain {spec.train} are "
+        f"for testing, drawn by the seed, not those of the paper"
     )
     return splits, [note]
 
@@ -217,9 +219,10 @@ def choose_units(
 
 def _points(
     annotated: Annotated, spec: MitosisSpec, remarks: Remarks
-) -> tuple[np.ndarray, tuple[str, ...]]:
+) -> tuple[Points, tuple[str, ...]]:
     """Places of the cases, (N, 2), and their strata."""
-    kinds = STRATA | {name: _KINDS[kind] for name, kind in _labels(spec)}
+    named = dict(text.lower().rsplit("=", 1) for text in spec.labels)
+    kinds = STRATA | {name: _KINDS[kind] for name, kind in named.items()}
     found: dict[tuple[float, ...], str] = {}
     for shape in annotated.shapes:
         if shape.kind != "point":
@@ -239,3 +242,39 @@ def _points(
     wanted = (FIGURE, NEGATIVE) if spec.hard_negatives else (FIGURE,)
     kept = {place: stratum for place, stratum in found.items() if stratum in wanted}
     return np.array(list(kept), dtype=np.float64).reshape(-1, 2), tuple(kept.values())
+
+
+def _without(unit: Unit, rejected: Iterable[str]) -> Unit:
+    """Leave out cases by name, and the masks of their objects with them."""
+    kept = [case not in rejected for case in unit.cases]
+    strata = tuple(name for name, keep in zip(unit.strata, kept, strict=True) if keep)
+    return replace(unit, places=unit.places[kept], strata=strata)
+
+
+def _sources(spec: MitosisSpec) -> list[Path]:
+    if spec.annotations:
+        return [spec.src / path for path in spec.annotations]
+    found = [path for path in sorted(spec.src.glob("*")) if path.suffix in (".json", ".sqlite")]
+    if not found:
+        raise SkipshiftError(
+            f"{spec.src}: holds no annotations, *.json or *.sqlite; name them with --annotations"
+        )
+    return found
+
+
+def _describe(spec: MitosisSpec, units: Sequence[Unit], sources: Sequence[Path]) -> list[str]:
+    lines = [f"{path.name} {path.stat().st_size}" for path in sources]
+    for unit in units:
+        for scan in (unit.scan, *(scan for scan, _ in unit.targets)):
+            file = describe_file(scan.path, spec.src)
+            lines.append(f"{file} {scan.domain} {scan.group} {unit.split} {len(unit.places)}")
+    return lines
+
+
+def _contents(source: Path | None) -> list[str]:
+    """Files of a folder, or one file, with the digests of their bytes."""
+    if source is None:
+        return []
+    files = [source] if source.is_file() else sorted(p for p in source.rglob("*") if p.is_file())
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
+    return [f"{path.name} {text}" for path, text in zip(files, digests, strict=True)]

@@ -6,11 +6,9 @@ from pathlib import Path
 
 from skipshift.data.annotations import Annotated, read_annotations
 from skipshift.data.slides import ENDINGS
+from skipshift.data.specimens import DATASETS
 from skipshift.data.writing import read_csv
 from skipshift.specs import SkipshiftError
-
-DATASETS = {"train": "train", "val": "train", "test": "test", "": ""}
-"""Split of each name of a list; a study draws its folds from all that is trained on."""
 
 _FEWEST = 3
 """Points that two slides must share before they are taken for one."""
@@ -48,15 +46,15 @@ def read_lists(paths: Sequence[Path], leave_out: Iterable[str]) -> dict[str, Row
             raise SkipshiftError(f"{path}: has no column 'Slide', only {list(table.columns)}")
         for row in table.to_dict("records"):
             told = {kind: row.get(kind, "") for kind in ("Dataset", "Scanner", "Specimen")}
-            if told["Dataset"] not in DATASETS:
+            if told["Dataset"] not in ("", *DATASETS):
                 raise SkipshiftError(
                     f"{path}: {row['Slide']} has Dataset {told['Dataset']!r}; it must be one of "
-                    f"train, val, test"
+                    f"{', '.join(DATASETS)}"
                 )
+            told["Dataset"] = DATASETS.get(told["Dataset"], "")
             name = name_of(row["Slide"])
             known = found.setdefault(name, {})
             for kind, value in told.items():
-                value = DATASETS[value] if kind == "Dataset" else value
                 if value and known.setdefault(kind, (value, path))[0] != value:
                     if name in skipped:
                         continue
@@ -99,18 +97,6 @@ def read_points(paths: Sequence[Path]) -> tuple[dict[str, Annotated], list[str]]
             else:
                 copies.append(f"{name} ({first})")
     return slides, copies
-
-
-def check_sides(splits: Mapping[str, str], specimens: Mapping[str, str]) -> None:
-    """`SkipshiftError` if lists put slides of one specimen on both sides; both by slide."""
-    sides: dict[str, str] = {}
-    for slide, specimen in specimens.items():
-        first = sides.setdefault(specimen, slide)
-        if splits[first] != splits[slide]:
-            raise SkipshiftError(
-                f"slides {first} and {slide} are of one specimen, {specimen}, but {splits[first]} "
-                f"and {splits[slide]} in the lists; correct them or add --leave-out {slide}"
-            )
 
 
 def _separator(path: Path) -> str:

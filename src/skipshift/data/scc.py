@@ -188,7 +188,7 @@ def _samples(spec: SccSpec, legend: Legend, unit: Unit, remarks: Remarks) -> Ite
             row |= {
                 "split": unit.split,
                 "stratum": region.stratum,
-                "spacing": _spacing(slide, step),
+                "spacing": slide.spacing(step),
             }
             row |= {"x": f"{corner[0]:.0f}", "y": f"{corner[1]:.0f}"}
             if (tissues == UNKNOWN).mean() > _MOST_UNKNOWN:
@@ -233,13 +233,6 @@ def _side(spec: SccSpec, slide: Slide) -> float:
 
 def _carried(affine: Affine, shapes: tuple[Shape, ...]) -> tuple[Shape, ...]:
     return tuple(replace(shape, points=carry(affine, shape.points)) for shape in shapes)
-
-
-def _spacing(slide: Slide, step: float) -> str:
-    """Millimetres between rows x between columns, as the manifest has it."""
-    if slide.mpp is None:
-        return ""
-    return "x".join(f"{side * step / 1000:.5g}" for side in reversed(slide.mpp))
 
 
 def _legend(annotated: Mapping[str, Annotated], spec: SccSpec, source: Path) -> Legend:

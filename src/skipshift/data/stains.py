@@ -81,4 +81,5 @@ def parts_at(mask: npt.NDArray[np.bool_], points: Points, mpp: float) -> npt.NDA
 
 def _distance(image: npt.NDArray[np.generic], point: Points) -> npt.NDArray[np.float64]:
     y, x = np.ogrid[: image.shape[0], : image.shape[1]]
-    return np.hypot(x - point[0], y - point[1])
+    distances: npt.NDArray[np.float64] = np.hypot(x - point[0], y - point[1])
+    return distances

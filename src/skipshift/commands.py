@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from skipshift.data.figures import Propose
     from skipshift.data.preprocess import Preprocess
 
 
@@ -66,7 +67,7 @@ def prepare_mitosis(spec: MitosisSpec, progress: Progress = silent) -> str:
     from skipshift.data import mitosis, stains, writing
     from skipshift.page.review import write_review
 
-    propose = stains.propose
+    propose: Propose = stains.propose
     if spec.proposals is not None:
         from skipshift.checkpoints import load_net
         from skipshift.data.preprocess import preprocess_of

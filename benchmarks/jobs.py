@@ -242,6 +242,54 @@ def plain_check(manifest: Path, _side: int) -> float:
     return len(rows) / (time.perf_counter() - start)
 
 
+def ours_slide(manifest: Path, side: int) -> float:
+    from skipshift.data.images import one_thread_an_image
+    from skipshift.data.slides import open_slide
+
+    with one_thread_an_image(), tempfile.TemporaryDirectory() as folder:
+        path, places = _slide(manifest, Path(folder), side)
+        with open_slide(path) as slide:
+            return _patches_a_second(lambda place: slide.read(*place, side, side), places)
+
+
+def plain_slide(manifest: Path, side: int) -> float:
+    """Bare calls of OpenSlide, whose pictures nobody looks at, in as many threads."""
+    import openslide
+
+    with tempfile.TemporaryDirectory() as folder:
+        path, places = _slide(manifest, Path(folder), side)
+        with openslide.OpenSlide(path) as slide:
+            return _patches_a_second(lambda at: slide.read_region(at, 0, (side, side)), places)
+
+
+def _slide(manifest: Path, folder: Path, side: int) -> tuple[Path, list[tuple[int, int]]]:
+    """A slide of 6 x 8 images in tiles of JPEG, and 600 places on it."""
+    import tifffile
+    from PIL import Image
+
+    images = [np.asarray(Image.open(file)) for file in sorted(manifest.parent.glob("images/*"))]
+    picture = np.concatenate([np.concatenate(images[i : i + 8], axis=1) for i in range(0, 48, 8)])
+    path = folder / "slide.tif"
+    tifffile.imwrite(
+        path, picture, tile=(256, 256), compression="jpeg", photometric="rgb", metadata=None
+    )
+    most = np.array(picture.shape[1::-1]) - side
+    places = np.random.default_rng(0).integers(0, most, (600, 2))
+    return path, [(int(x), int(y)) for x, y in places]
+
+
+def _patches_a_second(
+    read: Callable[[tuple[int, int]], object], places: list[tuple[int, int]]
+) -> float:
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(read, places[:8]))
+        start = time.perf_counter()
+        list(pool.map(read, places))
+        return len(places) / (time.perf_counter() - start)
+
+
 JOBS: Mapping[str, Callable[[Path, int], float]] = {
     job.__name__: job
     for job in (
@@ -257,6 +305,8 @@ JOBS: Mapping[str, Callable[[Path, int], float]] = {
         plain_bootstrap,
         ours_carry,
         plain_carry,
+        ours_slide,
+        plain_slide,
     )
 }
 

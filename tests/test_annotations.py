@@ -47,7 +47,7 @@ def test_a_box_is_the_point_in_its_middle(tmp_path, boxes, middles):
     path = tmp_path / "a.json"
     annotations = [{"image_id": 1, "category_id": 2, "bbox": box} for box in boxes]
     content = {
-        "images": [{"id": 1, "file_name": "x/1.tiff", "tumor_type": "melanoma"}],
+        "images": [{"id": 1, "file_name": "1.tiff", "tumor_type": "melanoma"}],
         "categories": [{"id": 2, "name": "mitotic figure"}],
         "annotations": annotations,
     }
@@ -137,7 +137,8 @@ def test_an_outline_that_is_none_is_named(tmp_path, change, fault):
 
 
 def test_a_slide_named_twice_is_an_error(tmp_path):
-    slides = {"a/s.svs": (9, 9, []), "b/s.svs": (9, 9, [])}
+    slides = {"s.svs": (9, 9, []), "t.svs": (9, 9, [])}
     path = write_coco(tmp_path / "a.json", slides, CLASSES)
+    path.write_text(path.read_text().replace("t.svs", "s.svs"))
     with pytest.raises(SkipshiftError, match=r"a\.json: has the slide s\.svs twice"):
         read_annotations(path)

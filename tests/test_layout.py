@@ -22,8 +22,8 @@ ORDER = [
     "checks.fit", "checks.copies", "checks.domains", "checks.preflight", "layers",
     "models", "checkpoints", "inference", "proposals", "losses", "pooling",
     "features", "replay", "page.views", "page.style", "page.figures", "page.bars",
-    "page.pictures", "page.findings", "page.verdict", "page.rows", "page.report", "page.review", "profile",
-    "patching", "trackers", "training", "evaluation", "grid", "steps", "workers", "cluster",
+    "page.pictures", "page.findings", "page.verdict", "page.rows", "page.report", "page.review",
+    "profile", "patching", "trackers", "training", "evaluation", "grid", "steps", "workers", "cluster",
     "study", "plan", "demo", "commands", "cli",
 ]  # fmt: skip
 
@@ -54,7 +54,7 @@ def test_a_module_imports_only_from_those_above_it(module):
 
 @pytest.mark.parametrize(
     "module",
-    ["specs", "records", "comparisons", "page.report", "data.mms", "checks.preflight", "cli"],
+    ["specs", "records", "comparisons", "page.report", "data.scc", "checks.preflight", "cli"],
 )
 def test_help_and_reports_do_not_wait_for_torch(module):
     code = f"import sys, skipshift.{module}; sys.exit('torch' in sys.modules)"

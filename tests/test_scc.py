@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import cv2
@@ -10,12 +11,15 @@ import numpy as np
 import pytest
 
 from pyramids import write_coco, write_pyramid, write_sliderunner
+from skipshift.cli import main
 from skipshift.data.images import read_image, read_labels
 from skipshift.data.manifest import read_manifest
 from skipshift.data.scc import TISSUES, prepare_scc
+from skipshift.data.specimens import split_specimens
 from skipshift.data.specs import SccSpec
 from skipshift.data.writing import describe
-from skipshift.specs import SkipshiftError
+from skipshift.specs import SkipshiftError, StudySpec, read_spec
+from test_studies import STUDIES, commands
 
 SIZE = (960, 720)
 DERMIS = np.array([(100, 90), (860, 100), (850, 620), (110, 630)])
@@ -279,14 +283,11 @@ def test_without_a_table_a_fifth_is_held_out_and_said(slides):
     assert note.startswith("no table of splits: 1 of 3 specimens, drawn by the seed")
 
 
-def test_the_real_table_has_the_papers_nine_test_specimens(shared, slides):
+def test_the_real_table_has_the_papers_nine_test_specimens(shared):
     table = shared / "data/histology/annotations/scc_dataset.csv"
-    shutil.copy(table, slides.root / "scc_dataset.csv")
-    out = prepare(slides, train=("A", "B"))
-    missing = about(out)["remarks"]["specimens of the table without slides"]
-    assert len(missing) == 41
-    # the third is for choosing a model in the table, so it is trained on here
-    assert set(cases(out)["split"]) == {"train"}
+    splits, notes = split_specimens([], table, SccSpec(Path("s"), Path("o")))
+    assert Counter(splits.values()) == {"train": 35, "test": 9}
+    assert notes == []
 
 
 def test_catch_names_files_in_its_table(slides, shared):
@@ -317,6 +318,21 @@ def test_real_slides_are_cut(shared, tmp_path):
     table = cases(out)
     assert set(table["domain"]) == set("ABCD")
     assert table.groupby("domain")["case"].nunique().nunique() == 1
+
+
+@pytest.mark.parametrize("study", ["small-ms-cct", "paper-ms-cct"])
+def test_the_studies_of_the_set_fit_it(slides, rng, study):
+    file = next(file for file in STUDIES if file.stem == study)
+    for scanner in ("cs2", "nz210", "nz20", "p1000", "gt450"):
+        slides.add(f"scc_03_{scanner}.tif", picture(rng), [("SCC", TUMOR)])
+    out = slides.root.parent / "o"
+    words = commands(file)[0]
+    with pytest.raises(SystemExit) as done:
+        main([*words[:2], str(slides.root), str(out), *words[4:]])
+    assert not done.value.code
+    spec, test = read_spec(StudySpec, file), cases(out).query("split == 'test'")
+    assert list(spec.classes) == about(out)["classes"]
+    assert set(spec.profile_shifts) < set(test["domain"])
 
 
 @pytest.mark.parametrize(

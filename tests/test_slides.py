@@ -9,6 +9,7 @@ import pytest
 import tifffile
 
 from pyramids import write_pyramid
+from skipshift.data import slides
 from skipshift.data.slides import open_slide
 from skipshift.specs import SkipshiftError
 
@@ -77,18 +78,25 @@ def test_a_tiff_that_openslide_refuses_is_read_all_the_same(tmp_path, picture):
 
 
 def test_transparent_pixels_lie_on_white():
-    from skipshift.data.slides import _on_white
-
     pixels = np.array([[[10, 20, 30, 255], [0, 0, 0, 0], [100, 0, 200, 51]]], np.uint8)
-    assert _on_white(pixels).tolist() == [[[10, 20, 30], [255, 255, 255], [224, 204, 244]]]
+    assert slides._on_white(pixels).tolist() == [[[10, 20, 30], [255, 255, 255], [224, 204, 244]]]
 
 
-def test_threads_read_what_one_reads(slide_file):
+@pytest.mark.parametrize("tile", [(256, 256), None])
+def test_threads_read_what_one_reads(tmp_path, picture, tile):
+    file = write_pyramid(tmp_path / "a.tif", picture, tile=tile)
     places = [(x, y) for x in range(0, 1100, 100) for y in range(0, 800, 100)]
-    with open_slide(slide_file) as slide, ThreadPoolExecutor(4) as pool:
+    with open_slide(file) as slide, ThreadPoolExecutor(4) as pool:
         one = [slide.read(x, y, 100, 100, 1.5) for x, y in places]
         four = list(pool.map(lambda place: slide.read(*place, 100, 100, 1.5), places))
     assert all(map(np.array_equal, one, four))
+
+
+def test_a_slide_without_a_coarse_level_is_not_read_whole(slide_file, monkeypatch):
+    monkeypatch.setattr(slides, "_MOST_PIXELS", 20_000)
+    fault = r"a\.tif: has no coarse level: 120 x 90 would take 300 x 225 of its pixels; write it as"
+    with open_slide(slide_file) as slide, pytest.raises(SkipshiftError, match=fault):
+        slide.thumbnail(120)
 
 
 def test_a_thumbnail_shows_the_whole_slide(slide_file, picture):

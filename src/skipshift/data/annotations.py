@@ -42,7 +42,7 @@ class Annotated:
     """A slide with its annotations, in the order of the file."""
 
     slide: str
-    """Name of the slide's file."""
+    """Name of the slide's file, with folders where the annotations have them."""
 
     size: tuple[int, int] | None
     """Width and height, where the file tells."""
@@ -58,7 +58,7 @@ def read_annotations(path: Path) -> dict[str, Annotated]:
 
     Returns
     -------
-    By the name of the slide's file, slides without any annotation too. `SkipshiftError` if the
+    By the name of the slide, slides without any annotation too. `SkipshiftError` if the
     file is of neither format, or broken.
     """
     try:
@@ -95,7 +95,7 @@ def read_sliderunner(path: Path) -> dict[str, Annotated]:
 
     Spots and circles are points, areas and outlines polygons. The class is the agreed one, or the
     only one that any person gave; annotations marked as deleted, without a class, or disputed
-    without an agreement are left out, as SlideRunner itself shows none.
+    without an agreement are left out.
     """
     try:
         with contextlib.closing(
@@ -127,7 +127,7 @@ def _coco_slide(entry: Mapping[str, Any], shapes: Sequence[Shape]) -> Annotated:
     size = (int(entry["width"]), int(entry["height"])) if entry.get("width") else None
     known = ("id", "file_name", "width", "height", "license")
     about = {str(name): str(value) for name, value in entry.items() if name not in known}
-    return Annotated(Path(str(entry["file_name"])).name, size, about, tuple(shapes))
+    return Annotated(str(entry["file_name"]), size, about, tuple(shapes))
 
 
 def _coco_shapes(entry: Mapping[str, Any], label: str, corners: bool) -> list[Shape]:
@@ -158,7 +158,7 @@ def _named(cursor: sqlite3.Cursor, values: tuple[Any, ...]) -> dict[str, Any]:
 
 def _sliderunner_slide(row: Mapping[str, Any], shapes: Sequence[Shape]) -> Annotated:
     size = (int(row["width"]), int(row["height"])) if row.get("width") else None
-    return Annotated(Path(str(row["filename"])).name, size, {}, tuple(shapes))
+    return Annotated(str(row["filename"]), size, {}, tuple(shapes))
 
 
 def _sliderunner_shapes(db: sqlite3.Connection) -> dict[int, list[Shape]]:

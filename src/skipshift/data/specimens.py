@@ -46,36 +46,31 @@ class Unit:
 
 
 Scans = Mapping[str, Mapping[str, Scan]]
-"""Specimen -> domain -> scan, domains in the order of the spec's scanners."""
+"""Specimen -> domain -> scan, in the order of the spec's scanners."""
 
 
 def find_scans(spec: SccSpec, annotated: Mapping[str, Annotated]) -> tuple[Scans, Remarks]:
     """Find the slides; `SkipshiftError` if there is none, or a specimen twice by one scanner."""
     scanners = dict(text.split("=", 1) for text in spec.scanners)
+    slides, others = _slides(spec.src, scanners)
     found: dict[str, dict[str, Scan]] = defaultdict(dict)
-    others = []
-    for path in sorted(spec.src.rglob("*")):
-        if path.suffix.lower() not in ENDINGS or not path.is_file():
-            continue
-        scan = _scan(path, spec.src, scanners, annotated)
-        if scan is None:
-            others.append(path.relative_to(spec.src).as_posix())
-        elif scan.domain in found[scan.specimen]:
-            first = found[scan.specimen][scan.domain].path
+    unused = dict(annotated)
+    for specimen, domain, path in slides:
+        if domain in found[specimen]:
+            first = found[specimen][domain].path
             raise SkipshiftError(f"{path}: is there twice, also {first}; remove one")
-        else:
-            found[scan.specimen][scan.domain] = scan
+        # a name that slides of several scanners share tells of the first scanner's alone
+        names = _names(path.relative_to(spec.src))
+        own = next((unused.pop(name) for name in names if name in unused), None)
+        outlines = tuple(shape for shape in own.shapes if shape.kind == "polygon") if own else ()
+        found[specimen][domain] = Scan(specimen, domain, path, outlines)
     if not found:
         told = f"; the first of {len(others)} slides is {others[0]}" if others else ""
         raise SkipshiftError(
             f"{spec.src}: holds no slide SPECIMEN_SCANNER.* or SCANNER/SPECIMEN.* with a scanner "
             f"of {', '.join(scanners.values())}{told}; name yours with --scanners"
         )
-    ordered = {
-        name: {domain: scans[domain] for domain in scanners if domain in scans}
-        for name, scans in sorted(found.items())
-    }
-    return ordered, {"slides of no known scanner, left out": others}
+    return found, {"slides of no known scanner, left out": others}
 
 
 def split_specimens(
@@ -165,17 +160,28 @@ def carry(affine: Affine, points: Points) -> Points:
     return points @ affine[:, :2].T + affine[:, 2]
 
 
-def _scan(
-    path: Path, src: Path, scanners: Mapping[str, str], annotated: Mapping[str, Annotated]
-) -> Scan | None:
-    folders = path.relative_to(src).parts[:-1]
-    for domain, scanner in scanners.items():
-        specimen = path.stem.removesuffix(f"_{scanner}")
-        if specimen != path.stem or scanner in folders:
-            shapes = annotated[path.name].shapes if path.name in annotated else ()
-            outlines = tuple(shape for shape in shapes if shape.kind == "polygon")
-            return Scan(specimen, domain, path, outlines)
-    return None
+def _slides(
+    src: Path, scanners: Mapping[str, str]
+) -> tuple[list[tuple[str, str, Path]], list[str]]:
+    """Specimen, domain and path of each slide, scanner by scanner, and names of other slides."""
+    found, others = [], []
+    for path in sorted(src.rglob("*")):
+        if path.suffix.lower() not in ENDINGS or not path.is_file():
+            continue
+        place = path.relative_to(src)
+        for number, (domain, scanner) in enumerate(scanners.items()):
+            specimen = path.stem.removesuffix(f"_{scanner}")
+            if specimen != path.stem or scanner in place.parts[:-1]:
+                found.append((number, specimen, domain, path))
+                break
+        else:
+            others.append(place.as_posix())
+    return [slide[1:] for slide in sorted(found)], others
+
+
+def _names(place: Path) -> list[str]:
+    """List what annotations may call a slide, the longest first: a/b.svs, b.svs."""
+    return ["/".join(place.parts[start:]) for start in range(len(place.parts))]
 
 
 def _fit(first: Sequence[Shape], other: Sequence[Shape], most: float) -> Affine | None:

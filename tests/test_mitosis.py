@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -18,6 +19,7 @@ from skipshift.data.images import read_image, read_labels, write_png
 from skipshift.data.manifest import read_manifest
 from skipshift.data.mitosis import (
     CLASSES,
+    HELD_OUT,
     choose_units,
     find_scans,
     prepare_mitosis,
@@ -515,3 +517,20 @@ def test_the_studies_of_the_set_fit_it():
     for name in ("paper-ms-mf", "small-ms-mf"):
         study = read_spec(StudySpec, STUDIES / f"{name}.yaml")
         assert (tuple(study.classes), study.training.crop) == (CLASSES, MitosisSpec.size)
+
+
+def test_the_slides_of_the_paper_are_held_out_where_they_are_known(tmp_path):
+    names = [*HELD_OUT, "a", "b", "c"]
+    for name in names:
+        (tmp_path / f"A/{name}.svs").parent.mkdir(exist_ok=True)
+        (tmp_path / f"A/{name}.svs").touch()
+    slides = {f"{n}.svs": (9, [(FIGURE, (i, i))]) for i, n in enumerate(names)}
+    write_midog(tmp_path / "a.json", slides)
+    spec = MitosisSpec(tmp_path, tmp_path / "o")
+    scans, _ = find_scans(spec, read_points([tmp_path / "a.json"])[0], {})
+    splits, notes = split_specimens(scans, spec)
+    assert {name for name, split in splits.items() if split == "test"} == set(HELD_OUT)
+    assert "the four whose figures add up to the paper's 5,605" in notes[0]
+    drawn, notes = split_specimens(scans, replace(spec, holdout=3))
+    assert list(drawn.values()).count("test") == 3
+    assert "drawn by the seed" in notes[0]

@@ -41,8 +41,8 @@ class Scan:
 
     path: Path
     domain: str
-    group: str
-    """The specimen: scans of one glass slide share it."""
+    specimen: str
+    """Scans of one glass slide share it."""
     split: str
     """Empty where no list tells."""
     annotated: Annotated | None = None
@@ -63,7 +63,7 @@ class Unit:
     @property
     def cases(self) -> list[str]:
         """(N,) names of the cases."""
-        return [f"{self.scan.group}-x{x:06.0f}-y{y:06.0f}" for x, y in self.places]
+        return [f"{self.scan.specimen}-x{x:06.0f}-y{y:06.0f}" for x, y in self.places]
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +128,7 @@ def _samples(
                 remarks[told].append(case)
             if unit.strata[index] == FIGURE and not mask[inner].any():
                 remarks["figures without a mask, to be painted"].append(case)
-            row = {"case": case, "group": unit.scan.group, "split": unit.split}
+            row = {"case": case, "group": unit.scan.specimen, "split": unit.split}
             row |= {"stratum": unit.strata[index], "reviewed": "yes" if state == "yes" else "no"}
             yield _sample(views[0], row, views[0].corner(index, spec.size), mask[inner])
             outlines = _outlines(mask, corner, views[0].downsample)

@@ -23,8 +23,8 @@ ORDER = [
     "models", "checkpoints", "inference", "proposals", "losses", "pooling",
     "features", "replay", "page.views", "page.style", "page.figures", "page.bars",
     "page.pictures", "page.findings", "page.verdict", "page.rows", "page.report", "page.review",
-    "profile", "patching", "trackers", "training", "evaluation", "grid", "steps", "workers", "cluster",
-    "study", "plan", "demo", "commands", "cli",
+    "profile", "patching", "trackers", "training", "evaluation", "grid", "steps", "workers",
+    "cluster", "study", "plan", "demo", "commands", "cli",
 ]  # fmt: skip
 
 

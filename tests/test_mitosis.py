@@ -418,7 +418,8 @@ def test_only_reviewed_masks_are_called_reviewed(src):
     assert set(after.index[after["reviewed"] == "yes"]) == {accepted, painted}
     assert np.array_equal(read_labels(Path(after["mask"][painted])), mine > 0)
     remarks = about(out)["remarks"]
-    assert remarks["cases rejected in review, left out"] == ["none", rejected]
+    assert remarks["cases rejected in review, left out"] == [rejected]
+    assert remarks["corrections of no case"] == ["none"]
     assert remarks["masks that have changed since they were accepted, to be reviewed again"] == [
         stale
     ]

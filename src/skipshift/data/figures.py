@@ -116,12 +116,13 @@ def _samples(
     spec: MitosisSpec, corrections: Corrections, propose: Propose, unit: Unit, remarks: Remarks
 ) -> Iterator[Sample]:
     inner = np.s_[MARGIN : MARGIN + spec.size, MARGIN : MARGIN + spec.size]
+    figures, cases = unit.places[[name == FIGURE for name in unit.strata]], unit.cases
     with contextlib.ExitStack() as stack:
         views = _open_views(stack, unit, spec, remarks)
         for index in _usable(unit, views, spec, remarks):
-            case = unit.cases[index]
+            case = cases[index]
             corner = views[0].corner(index, spec.size + 2 * MARGIN)
-            mask = _proposed(views[0], unit, corner, spec.size, propose)
+            mask = _proposed(views[0], figures, corner, spec.size, propose)
             mask[inner], state = corrections.apply(case, mask[inner])
             if state == "changed":
                 told = "masks that have changed since they were accepted, to be reviewed again"
@@ -144,10 +145,9 @@ def _sample(view: View, row: Mapping[str, str], corner: Points, mask: Pixels) ->
     return Sample(row, view.read(corner, len(mask)), np.ascontiguousarray(mask))
 
 
-def _proposed(view: View, unit: Unit, corner: Points, size: int, propose: Propose) -> Pixels:
+def _proposed(view: View, figures: Points, corner: Points, size: int, propose: Propose) -> Pixels:
     """Mask (H, W) of a patch with its margin."""
     side = size + 2 * MARGIN
-    figures = unit.places[[stratum == FIGURE for stratum in unit.strata]]
     points = (figures - corner) / view.downsample
     points = points[((points >= 0) & (points < side)).all(axis=1)]
     if not len(points):

@@ -94,12 +94,8 @@ def prepare_mitosis(
     scans, remarks = find_scans(spec, points, lists)
     splits, notes = split_specimens(scans, spec)
     units, left_out = choose_units(scans, splits, transfers or {}, spec)
-    units = [
-        unit
-        for unit in (_without(unit, corrections.rejected) for unit in units)
-        if len(unit.places)
-    ]
-    known = {case for unit in units for case in unit.cases} | corrections.rejected
+    cases = {case for unit in units for case in unit.cases}
+    units = [_without(unit, corrections.rejected) for unit in units]
     plan = Plan(
         recipe={
             "recipe": _RECIPE_VERSION,
@@ -116,8 +112,8 @@ def prepare_mitosis(
             "slides with the very points of another, taken as copies of it, left out": copies,
             **remarks,
             **left_out,
-            "cases rejected in review, left out": sorted(corrections.rejected),
-            "corrections of no case": corrections.unknown(known),
+            "cases rejected in review, left out": sorted(corrections.rejected & cases),
+            "corrections of no case": corrections.unknown(cases),
         },
     )
     make = partial(cut_figures, spec, corrections, proposer)
@@ -277,9 +273,12 @@ def _sources(spec: MitosisSpec) -> list[Path]:
 def _describe(spec: MitosisSpec, units: Sequence[Unit], sources: Sequence[Path]) -> list[str]:
     lines = [f"{path.name} {path.stat().st_size}" for path in sources]
     for unit in units:
-        for scan in (unit.scan, *(scan for scan, _ in unit.targets)):
-            file = describe_file(scan.path, spec.src)
-            lines.append(f"{file} {scan.domain} {scan.specimen} {unit.split} {len(unit.places)}")
+        own = f"{unit.scan.domain} {unit.scan.specimen} {unit.split} {len(unit.places)}"
+        lines.append(f"{describe_file(unit.scan.path, spec.src)} {own}")
+        for scan, transfer in unit.targets:
+            carried = np.column_stack(transfer(unit.places)).round(2)
+            where = hashlib.sha256(carried.tobytes()).hexdigest()
+            lines.append(f"{describe_file(scan.path, spec.src)} {scan.domain} {where}")
     return lines
 
 

@@ -313,10 +313,10 @@ class MitosisSpec:
     """Folder to write: images/, masks/, manifest.csv, prepare.json, and review/ if asked for."""
 
     annotations: tuple[Path, ...] = field(default=(), kw_only=True)
-    """JSON or SlideRunner databases; all that lie in SRC itself if absent."""
+    """JSON or SlideRunner databases, by their paths below SRC; all in SRC itself if absent."""
 
     tables: tuple[Path, ...] = field(default=(), kw_only=True)
-    """CSVs with the column Slide and any of Dataset (train, val, test), Scanner and Specimen."""
+    """CSVs below SRC: Slide and any of Dataset (train, val, test), Scanner and Specimen."""
 
     scanners: tuple[str, ...] = field(default=(), kw_only=True)
     """DOMAIN=SCANNER where a domain is to be named otherwise; several may be one domain."""

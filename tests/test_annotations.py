@@ -108,6 +108,11 @@ def test_deleted_and_disputed_annotations_are_left_out(tmp_path):
     [
         ("a.json", b"{", "a.json: cannot be read as COCO-style JSON"),
         ("a.json", b'{"images": []}', "as COCO-style JSON: lacks 'categories'"),
+        (
+            "a.json",
+            b'{"images": [{"id": 1}], "categories": [], "annotations": []}',
+            "as COCO-style JSON: lacks 'file_name'",
+        ),
         ("a.sqlite", b"SQLite format 3\0rubbish", "a.sqlite: cannot be read as a SlideRunner data"),
         ("none.json", None, "none.json: cannot be read: No such file"),
     ],
@@ -125,6 +130,7 @@ def test_what_is_no_annotation_file_is_named(tmp_path, name, content, fault):
         ({"segmentation": {"counts": []}}, "run-length coded; write it as polygons"),
         ({"segmentation": [1, 2, 3, 4]}, "a polygon of class SCC has 2 corners"),
         ({"category_id": 9}, "lacks 9"),
+        ({"segmentation": [], "bbox": [1, 2]}, "index out of range"),
     ],
 )
 def test_an_outline_that_is_none_is_named(tmp_path, change, fault):

@@ -275,6 +275,22 @@ def test_all_that_is_left_out_is_counted_and_named(slides, rng):
     assert "classes: [background, non-tumor, tumor]" in describe(out)
 
 
+def test_a_region_beyond_a_slide_and_a_slide_without_regions_are_told(slides, rng):
+    near = carried(DERMIS) - (150, 150)
+    slides.add("scc_03_nz20.tif", picture(rng, MOVED)[150:, 150:], [("Dermis", near)])
+    slides.add("scc_03_cs2.tif", picture(rng), [("Dermis", DERMIS)])
+    tiny = np.array([(10, 10), (12, 10), (12, 12)])
+    glass = np.full_like(picture(rng), 240)
+    glass[8:14, 8:14] = 90
+    slides.add("scc_04_cs2.tif", glass, [("SCC", tiny)])
+    (slides.root / "scc_dataset.csv").write_text("Slide;Dataset\nscc_03;test\nscc_04;test\n")
+    remarks = about(prepare(slides))["remarks"]
+    assert remarks["slides with no place to cut, left out"] == ["scc_04_cs2.tif"]
+    beyond = remarks["cases that reach beyond their slide, white there"]
+    assert beyond
+    assert all(name.startswith("B/scc_03-x") for name in beyond)
+
+
 def test_without_a_table_a_fifth_is_held_out_and_said(slides):
     (slides.root / "scc_dataset.csv").unlink()
     out = prepare(slides)
@@ -340,8 +356,8 @@ def test_the_studies_of_the_set_fit_it(slides, rng, study):
     [
         ({"size": 1024}, "is 960 x 720, less than a patch of 1024 pixels; choose a smaller --size"),
         ({"scanners": ("A=none",)}, "holds no slide SPECIMEN_SCANNER.* or .* first of 6 slides is"),
-        ({"table": Path("no.csv")}, "no.csv: does not exist; correct --table"),
-        ({"annotations": Path("no.json")}, "no.json: does not exist; correct --annotations"),
+        ({"table": Path("no.csv")}, r"no.csv: is no file below .*; correct --table"),
+        ({"annotations": Path("no.json")}, r"no.json: is no file below .*; correct --annotations"),
     ],
 )
 def test_what_does_not_fit_is_named(slides, options, fault):
@@ -363,6 +379,9 @@ def test_files_that_contradict_are_named(slides):
     table = slides.root / "scc_dataset.csv"
     table.write_text("Slide;Dataset\nscc_01;pilot\n")
     with pytest.raises(SkipshiftError, match="scc_01 has Dataset 'pilot'; it must be one of train"):
+        prepare(slides)
+    table.write_text("Slide;Dataset\nscc_01.tif;train\nscc_01.svs;test\n")
+    with pytest.raises(SkipshiftError, match="has scc_01 in train and in test; remove one row"):
         prepare(slides)
     table.write_text("Slide,Dataset\nscc_01,train\n")
     with pytest.raises(SkipshiftError, match="has no column 'Slide'; it must be Slide;Dataset"):

@@ -58,8 +58,8 @@ def read_annotations(path: Path) -> dict[str, Annotated]:
 
     Returns
     -------
-    By the name of the slide, slides without any annotation too. `SkipshiftError` if the
-    file is of neither format, or broken.
+    By the name of the slide, slides without any annotation too. `SkipshiftError` if the file is of
+    neither format, or broken.
     """
     try:
         with path.open("rb") as file:
@@ -85,9 +85,10 @@ def read_coco(path: Path) -> dict[str, Annotated]:
         for entry in data["annotations"]:
             image, label = images[entry["image_id"]]["id"], labels[entry["category_id"]]
             shapes[image] += _coco_shapes(entry, label, corners)
-    except (OSError, KeyError, TypeError, ValueError) as error:
+        found = [_coco_slide(entry, shapes[number]) for number, entry in images.items()]
+    except (OSError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise _broken(path, "COCO-style JSON", error) from None
-    return _by_slide(path, (_coco_slide(images[id_], shapes[id_]) for id_ in images))
+    return _by_slide(path, found)
 
 
 def read_sliderunner(path: Path) -> dict[str, Annotated]:

@@ -33,7 +33,15 @@ from skipshift.data.specimens import (
     split_specimens,
 )
 from skipshift.data.specs import SccSpec
-from skipshift.data.writing import Made, Plan, Remarks, Sample, fingerprint, write_set
+from skipshift.data.writing import (
+    Made,
+    Plan,
+    Remarks,
+    Sample,
+    describe_file,
+    fingerprint,
+    write_set,
+)
 from skipshift.progress import Progress, silent
 from skipshift.specs import SkipshiftError, to_plain
 
@@ -57,7 +65,7 @@ TISSUES = {
 """Class of each of CATCH's 13 tissues, as the authors of the set merge them."""
 
 NOT_DRAWN = ("Bone", "Cartilage", "Inflamm/Necrosis")
-"""Tissues on which no patch for training is centred; their outlines are coarse."""
+"""Tissues on which no patch for training is centred: the authors of the set call them noisy."""
 
 WEIGHTS = (0.1, 0.45, 0.45)
 """How often a patch for training is centred on each of `CLASSES`."""
@@ -148,7 +156,7 @@ def prepare_scc(spec: SccSpec, progress: Progress = silent) -> Path:
             "reader": "scc",
             **{name: to_plain(getattr(spec, name)) for name in _BYTES_DEPEND_ON},
             "classes": list(CLASSES),
-            "files": fingerprint(f"{path.name} {path.stat().st_size}" for path in files),
+            "files": fingerprint(describe_file(path, spec.src) for path in files),
         },
         units=units,
         notes=notes,
@@ -180,19 +188,22 @@ def _samples(spec: SccSpec, legend: Legend, unit: Unit, remarks: Remarks) -> Ite
         if reference is not scan:
             chosen = map_tissues(first, legend.number(reference.outlines))
         choose = _grid if unit.split == "test" else _draw
-        for region in choose(spec, legend, chosen, first, name):
+        regions = choose(spec, legend, chosen, first, name)
+        if not regions:
+            remarks["slides with no place to cut, left out"].append(scan.path.name)
+        for region in regions:
             corner = np.rint(carry(affine, region.middle)[0] - spec.size * step / 2)
             image = slide.read(corner[0], corner[1], spec.size, spec.size, step)
             tissues = label_pixels(image, outlines, (corner[0], corner[1]), step, own.white)
             row = {"case": region.case, "domain": scan.domain, "group": scan.specimen}
-            row |= {
-                "split": unit.split,
-                "stratum": region.stratum,
-                "spacing": slide.spacing(step),
-            }
-            row |= {"x": f"{corner[0]:.0f}", "y": f"{corner[1]:.0f}"}
+            row |= {"split": unit.split, "stratum": region.stratum}
+            row |= {"spacing": slide.spacing(step), **_place(corner)}
+            case = f"{scan.domain}/{region.case}"
             if (tissues == UNKNOWN).mean() > _MOST_UNKNOWN:
-                remarks[_UNKNOWN_TOLD].append(f"{scan.domain}/{region.case}")
+                remarks[_UNKNOWN_TOLD].append(case)
+            # corners are rounded, so a patch at the edge may reach half a pixel beyond
+            if (corner < 0).any() or (corner + spec.size * step > np.add(slide.size, 1)).any():
+                remarks["cases that reach beyond their slide, white there"].append(case)
             yield Sample(row, image, legend.classes[tissues])
 
 
@@ -235,6 +246,10 @@ def _carried(affine: Affine, shapes: tuple[Shape, ...]) -> tuple[Shape, ...]:
     return tuple(replace(shape, points=carry(affine, shape.points)) for shape in shapes)
 
 
+def _place(corner: Points) -> dict[str, str]:
+    return {axis: f"{at:.0f}" for axis, at in zip("xy", corner, strict=True)}
+
+
 def _legend(annotated: Mapping[str, Annotated], spec: SccSpec, source: Path) -> Legend:
     kinds = {**TISSUES, **dict(text.rsplit("=", 1) for text in spec.labels)}
     for slide in annotated.values():
@@ -251,8 +266,8 @@ def _only(src: Path, named: Path | None, endings: tuple[str, ...], option: str) 
     """File that is named, or the only one of its endings below the source; None if none is."""
     if named is not None:
         path = src / named
-        if not path.is_file():
-            raise SkipshiftError(f"{path}: does not exist; correct {option}")
+        if not path.is_file() or not path.is_relative_to(src):
+            raise SkipshiftError(f"{path}: is no file below {src}; correct {option}")
         return path
     found = sorted(path for path in src.rglob("*") if path.suffix.lower() in endings)
     if len(found) > 1:

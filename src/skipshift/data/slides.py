@@ -14,10 +14,10 @@ from skipshift.data.images import Pixels
 from skipshift.extras import load_extra
 from skipshift.specs import SkipshiftError
 
-EXTRA = "slides"
+_EXTRA = "slides"
 
 ENDINGS = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide", ".vms", ".dcm")
-"""Of the files that are looked for where a reader is given a folder of slides."""
+"""Of the files that are taken for slides in a folder."""
 
 _TIFFS = (".tif", ".tiff", ".svs", ".ndpi", ".scn", ".bif")
 
@@ -142,7 +142,7 @@ def open_slide(path: Path) -> Iterator[Slide]:
     Reading is safe in several threads. `SkipshiftError` if the file is absent, none of both can
     read it, or ``skipshift[slides]`` is not installed.
     """
-    openslide = load_extra("openslide", EXTRA)
+    openslide = load_extra("openslide", _EXTRA)
     if not path.is_file():
         raise SkipshiftError(f"{path}: does not exist; restore the file")
     try:
@@ -163,7 +163,7 @@ def open_slide(path: Path) -> Iterator[Slide]:
 
 
 def _open_tiff(path: Path) -> Any:
-    tiffslide = load_extra("tiffslide", EXTRA)
+    tiffslide = load_extra("tiffslide", _EXTRA)
     # its decoder logs what it cannot read, which the error says already
     logging.getLogger("tifffile").addHandler(_SILENT)
     with contextlib.ExitStack() as stack:

@@ -100,7 +100,8 @@ def split_specimens(
             )
         # CATCH names files, the multi-scanner set specimens
         specimen = Path(name).stem if Path(name).suffix.lower() in ENDINGS else name
-        named[specimen] = DATASETS[dataset]
+        if named.setdefault(specimen, DATASETS[dataset]) != DATASETS[dataset]:
+            raise SkipshiftError(f"{table}: has {specimen} in train and in test; remove one row")
     return named, []
 
 
@@ -147,7 +148,7 @@ def find_affine(
     sizes
         Width and height of the reference and of the scan.
     most
-        Pixels by which one in twenty of the corners may miss.
+        Pixels by which 19 of 20 corners may miss at the most.
     """
     if unit.scan is unit.reference:
         return IDENTITY

@@ -230,15 +230,15 @@ class SccSpec:
     """Folder to write: images/, masks/, manifest.csv, prepare.json."""
 
     annotations: Path | None = field(default=None, kw_only=True)
-    """JSON or SlideRunner database; the only one below SRC if absent."""
+    """JSON or SlideRunner database below SRC; the only one if absent."""
 
     table: Path | None = field(default=None, kw_only=True)
-    """CSV with the columns Slide;Dataset; the only CSV below SRC if absent."""
+    """CSV below SRC with the columns Slide;Dataset; the only CSV if absent."""
 
     scanners: tuple[str, ...] = field(
         default=("A=cs2", "B=nz210", "C=nz20", "D=p1000", "E=gt450"), kw_only=True
     )
-    """DOMAIN=SCANNER of each domain; regions are chosen on the first that a specimen has."""
+    """DOMAIN=SCANNER of each; regions are chosen on a specimen's first scan with outlines."""
 
     train: tuple[str, ...] = field(default=("A",), kw_only=True)
     """Domains whose slides of training specimens are cut; test specimens are cut in all."""

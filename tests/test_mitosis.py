@@ -27,6 +27,7 @@ from skipshift.data.mitosis import (
 )
 from skipshift.data.preprocess import unit
 from skipshift.data.published import read_lists, read_points
+from skipshift.data.registration import Registration
 from skipshift.data.specs import MitosisSpec
 from skipshift.data.stains import STAINS, haematoxylin, parts_at, propose
 from skipshift.page import review
@@ -80,10 +81,10 @@ def src(tmp_path, rng):
     return root
 
 
-def prepare(src, name="out", transfers=None, **options):
+def prepare(src, name="out", **options):
     out = src.parent / name
     spec = MitosisSpec(src, out, **({"workers": 2, "holdout": 1} | options))
-    prepare_mitosis(spec, transfers=transfers)
+    prepare_mitosis(spec)
     return out
 
 
@@ -163,9 +164,16 @@ def test_a_wider_pixel_shows_more_of_the_slide(src):
     assert row["spacing"] == "0.0005x0.0005"
 
 
-def moved(points):
-    """Where `src` has moved the scan by B, sure to a pixel."""
-    return points + np.array([17, 9]), np.ones(len(points))
+def register(src, turn=((1, 0, 17), (0, 1, 9)), errors=((1.0, 1.0),), moving="s0.tiff"):
+    """Save how s0 lies on the scan by B that `src` has moved; errors by columns of the slide."""
+    shape = np.shape(errors)
+    affines = np.broadcast_to([*turn, (0, 0, 1)], (*shape, 3, 3)).astype(float)
+    depths = np.zeros(shape, int)
+    found = Registration(
+        "s0.tiff", moving, (SIDE, SIDE), 0.25, affines, np.array(errors), depths, {}
+    )
+    found.save(src.parent / "registrations/B/s0")
+    return {"registrations": src.parent / "registrations"}
 
 
 def all_for_testing(src):
@@ -175,7 +183,7 @@ def all_for_testing(src):
 
 
 def test_a_figure_is_carried_to_another_scan_with_its_mask(src):
-    out = prepare(src, transfers={("s0", "B"): moved}, **all_for_testing(src))
+    out = prepare(src, **register(src), **all_for_testing(src))
     rows = cases(out).query("group == 's0'")
     assert rows.groupby("domain").size().to_dict() == {"A": 2, "B": 2}
     for _, pair in rows.groupby("case"):
@@ -187,11 +195,8 @@ def test_a_figure_is_carried_to_another_scan_with_its_mask(src):
 def test_a_mask_is_carried_over_a_quarter_turn(src):
     image = read_image(src / "A/s0.tiff")
     write_pyramid(src / "B/s0.tiff", np.ascontiguousarray(np.rot90(image, -1)))
-
-    def turned(points):
-        return np.column_stack([SIDE - 1 - points[:, 1], points[:, 0]]), np.zeros(len(points))
-
-    out = prepare(src, transfers={("s0", "B"): turned}, **all_for_testing(src))
+    turn = ((0, -1, SIDE - 1), (1, 0, 0))
+    out = prepare(src, **register(src, turn), **all_for_testing(src))
     for _, pair in cases(out).query("group == 's0'").groupby("case"):
         first, second = (read_labels(Path(path)) for path in pair["mask"])
         # the middle of an even patch lies between pixels, half of one beside the point
@@ -200,14 +205,18 @@ def test_a_mask_is_carried_over_a_quarter_turn(src):
 
 
 def test_a_point_that_is_placed_badly_is_dropped_in_all_scans_and_counted(src):
-    def unsure(points):
-        return points + np.array([17, 9]), np.where(points[:, 0] < 150, 11.0, 9.0)
-
-    out = prepare(src, transfers={("s0", "B"): unsure}, **all_for_testing(src))
+    # pixels of 0.25 micrometres
+    options = register(src, errors=((5.0, 1.0),))
+    out = prepare(src, **options, **all_for_testing(src))
     rows = cases(out).query("group == 's0'")
     assert list(rows["case"]) == ["s0-x000180-y000150"] * 2
-    told = "cases that the registration may place over 2.5 micrometres off, left out"
+    told = "cases that the registration may place over 1.0 micrometres off, left out"
     assert about(out)["remarks"][told] == ["s0-x000110-y000120"]
+
+
+def test_a_registration_to_another_slide_is_refused(src):
+    with pytest.raises(SkipshiftError, match=r"carries to x.tiff, but .* of domain B is s0.tiff"):
+        prepare(src, **register(src, moving="x.tiff"))
 
 
 def test_scans_that_nothing_carries_to_and_patches_beyond_the_slide_are_named(src, rng):
@@ -284,6 +293,7 @@ def test_a_slide_that_two_lists_tell_apart_may_be_left_out(src):
         ({"leave_out": ("s9",)}, "has no slide s9 to leave out"),
         ({"annotations": (Path("no.json"),)}, "no.json: cannot be read"),
         ({"corrections": Path("nowhere")}, "nowhere: is no folder of corrections"),
+        ({"registrations": Path("nowhere")}, "nowhere: holds no DOMAIN/SPECIMEN/registration.json"),
     ],
 )
 def test_a_source_that_does_not_fit_is_refused(src, options, message):
@@ -316,7 +326,7 @@ def test_annotations_that_do_not_fit_are_refused(src):
         ({"size": 100}, "size must be a multiple of 32, got 100"),
         ({"holdout": 0}, "holdout must be at least 1, got 0"),
         ({"workers": 0}, "workers must be at least 1, got 0"),
-        ({"mpp": -1.0}, "mpp and most_error must be above 0, got -1.0 and 2.5"),
+        ({"mpp": -1.0}, "mpp and most_error must be above 0, got -1.0 and 1.0"),
         ({"labels": ("Mitose=cell",)}, "labels must be NAME=figure, =negative or =other"),
         ({"scanners": ("A",)}, "scanners must be DOMAIN=SCANNER, got A"),
         ({"preprocess": "zscore"}, "net and preprocess belong to proposals"),
@@ -431,7 +441,7 @@ def test_a_painted_mask_is_carried_to_other_scans(src):
     mine[40:60, 50:90] = 255
     write_png(folder / "s0-x000180-y000150.png", mine)
     options = all_for_testing(src) | {"corrections": folder}
-    rows = cases(prepare(src, transfers={("s0", "B"): moved}, **options))
+    rows = cases(prepare(src, **register(src), **options))
     rows = rows.query("case == 's0-x000180-y000150'")
     assert rows["reviewed"].tolist() == ["yes", "yes"]
     for path in rows["mask"]:
@@ -458,7 +468,7 @@ def test_corrections_that_contradict_are_refused(src, content, message):
 
 def test_the_pages_of_the_review_show_every_mask_once(src, monkeypatch):
     monkeypatch.setattr(review, "BATCH", 4)
-    out = prepare(src, transfers={("s0", "B"): moved}, hard_negatives=True, **all_for_testing(src))
+    out = prepare(src, hard_negatives=True, **register(src), **all_for_testing(src))
     told = review.write_review(out)
     assert told == f"review: {out / 'review'}, 6 masks on 2 pages"
     text = "".join(path.read_text() for path in sorted((out / "review").glob("*.html")))

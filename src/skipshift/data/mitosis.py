@@ -13,6 +13,7 @@ from skipshift.data.annotations import Annotated, Points
 from skipshift.data.corrections import read_corrections
 from skipshift.data.figures import FIGURE, NEGATIVE, Propose, Scan, Transfer, Unit, cut_figures
 from skipshift.data.published import Row, name_of, read_lists, read_points
+from skipshift.data.registration import RECORD, Registration
 from skipshift.data.slides import ENDINGS
 from skipshift.data.specs import MitosisSpec
 from skipshift.data.splits import draw_holdout
@@ -68,10 +69,7 @@ Transfers = Mapping[tuple[str, str], Transfer]
 
 
 def prepare_mitosis(
-    spec: MitosisSpec,
-    progress: Progress = silent,
-    proposer: Propose = propose,
-    transfers: Transfers | None = None,
+    spec: MitosisSpec, progress: Progress = silent, proposer: Propose = propose
 ) -> Path:
     """Write the set and return the path of its manifest.
 
@@ -82,8 +80,6 @@ def prepare_mitosis(
     ----------
     proposer
         What makes masks of points; the network of ``spec.proposals`` is up to the caller.
-    transfers
-        Scans without one and without points of their own are left out.
 
     `SkipshiftError` names the file at fault.
     """
@@ -93,7 +89,7 @@ def prepare_mitosis(
     corrections = read_corrections(spec.corrections)
     scans, remarks = find_scans(spec, points, lists)
     splits, notes = split_specimens(scans, spec)
-    units, left_out = choose_units(scans, splits, transfers or {}, spec)
+    units, left_out = choose_units(scans, splits, read_transfers(spec, scans), spec)
     cases = {case for unit in units for case in unit.cases}
     units = [_without(unit, corrections.rejected) for unit in units]
     plan = Plan(
@@ -190,6 +186,28 @@ def split_specimens(scans: Sequence[Scan], spec: MitosisSpec) -> tuple[dict[str,
     )
     splits = {scan.specimen: "test" for scan in scans}
     return splits | {name: "train" for name in own if name not in held}, [note]
+
+
+def read_transfers(spec: MitosisSpec, scans: Sequence[Scan]) -> Transfers:
+    """Read the registrations; `SkipshiftError` if one is of another slide than its folder says."""
+    found: dict[tuple[str, str], Transfer] = {}
+    files = sorted(spec.registrations.glob(f"*/*/{RECORD}")) if spec.registrations else []
+    if spec.registrations and not files:
+        raise SkipshiftError(
+            f"{spec.registrations}: holds no DOMAIN/SPECIMEN/{RECORD}; write them by skipshift "
+            f"register"
+        )
+    for path in files:
+        registration = Registration.load(path)
+        domain, specimen = path.parts[-3:-1]
+        names = [s.path.name for s in scans if (s.domain, s.specimen) == (domain, specimen)]
+        if names and registration.moving not in names:
+            raise SkipshiftError(
+                f"{path}: carries to {registration.moving}, but the slide of domain {domain} is "
+                f"{names[0]}; register again"
+            )
+        found[specimen, domain] = registration.transfer
+    return found
 
 
 def choose_units(

@@ -342,7 +342,10 @@ class MitosisSpec:
     mpp: float | None = field(default=None, kw_only=True)
     """Micrometres of a patch's pixel; the full resolution of each slide if absent."""
 
-    most_error: float = field(default=2.5, kw_only=True)
+    registrations: Path | None = field(default=None, kw_only=True)
+    """Folder of DOMAIN/SPECIMEN/registration.json that carry points to other scans."""
+
+    most_error: float = field(default=1.0, kw_only=True)
     """Micrometres by which a registration may be off where a point is, or it is left out."""
 
     proposals: Path | None = field(default=None, kw_only=True)

@@ -1,6 +1,6 @@
 """Lists of slides as data sets publish them, and slides that two of them tell unlike things of."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +9,9 @@ from skipshift.data.slides import ENDINGS
 from skipshift.data.specimens import DATASETS
 from skipshift.data.writing import read_csv
 from skipshift.specs import SkipshiftError
+
+_TOLD = ("Dataset", "Scanner", "Specimen")
+"""Columns of a list, in the order of `Row`."""
 
 _FEWEST = 3
 """Points that two slides must share before they are taken for one."""
@@ -45,7 +48,7 @@ def read_lists(paths: Sequence[Path], leave_out: Iterable[str]) -> dict[str, Row
         if "Slide" not in table:
             raise SkipshiftError(f"{path}: has no column 'Slide', only {list(table.columns)}")
         for row in table.to_dict("records"):
-            told = {kind: row.get(kind, "") for kind in ("Dataset", "Scanner", "Specimen")}
+            told = {kind: row.get(kind, "") for kind in _TOLD}
             if told["Dataset"] not in ("", *DATASETS):
                 raise SkipshiftError(
                     f"{path}: {row['Slide']} has Dataset {told['Dataset']!r}; it must be one of "
@@ -54,16 +57,16 @@ def read_lists(paths: Sequence[Path], leave_out: Iterable[str]) -> dict[str, Row
             told["Dataset"] = DATASETS.get(told["Dataset"], "")
             name = name_of(row["Slide"])
             known = found.setdefault(name, {})
-            for kind, value in told.items():
-                if value and known.setdefault(kind, (value, path))[0] != value:
-                    if name in skipped:
-                        continue
-                    before, first = known[kind]
+            for kind, value in ((kind, value) for kind, value in told.items() if value):
+                before, first = known.setdefault(kind, (value, path))
+                if before != value and name not in skipped:
                     raise SkipshiftError(
                         f"{path}: {row['Slide']} has {kind} {value}, but {before} in {first.name}; "
                         f"correct one of them or add --leave-out {row['Slide']}"
                     )
-    return {name: _row(known) for name, known in found.items()}
+    return {
+        name: Row(*(known.get(kind, ("",))[0] for kind in _TOLD)) for name, known in found.items()
+    }
 
 
 def read_points(paths: Sequence[Path]) -> tuple[dict[str, Annotated], list[str]]:
@@ -105,10 +108,3 @@ def _separator(path: Path) -> str:
             return ";" if ";" in file.readline() else ","
     except (OSError, UnicodeDecodeError) as error:
         raise SkipshiftError(f"{path}: cannot be read as a CSV: {error}") from None
-
-
-def _row(known: Mapping[str, tuple[str, Path]]) -> Row:
-    split, scanner, specimen = (
-        known[kind][0] if kind in known else "" for kind in ("Dataset", "Scanner", "Specimen")
-    )
-    return Row(split, scanner, specimen)

@@ -29,7 +29,7 @@ from skipshift.data.preprocess import unit
 from skipshift.data.published import read_lists, read_points
 from skipshift.data.registration import Registration
 from skipshift.data.specs import MitosisSpec
-from skipshift.data.stains import STAINS, haematoxylin, parts_at, propose
+from skipshift.data.stains import STAINS, haematoxylin, middle_parts, propose
 from skipshift.page import review
 from skipshift.proposals import proposer
 from skipshift.records import read_json
@@ -116,6 +116,17 @@ def test_a_patch_has_its_point_in_the_middle_and_its_mask_on_the_figure(src):
                 cv2.ellipse(truth, here, (12, 7), 30, 0, 360, 1, -1)
         mask = read_labels(row.mask)
         assert (mask & truth).sum() / (mask | truth).sum() > 0.9
+
+
+def test_a_figure_has_the_same_mask_in_every_patch_that_shows_it(src):
+    rows = cases(prepare(src)).query("domain == 'A'")
+    for _, pair in rows.groupby("group"):
+        (x, y), (right, down) = pair[["x", "y"]].astype(int).to_numpy()
+        first, second = (read_labels(Path(path)) for path in pair["mask"])
+        shift = (right - x, down - y)
+        shared = first[shift[1] :, shift[0] :]
+        assert np.array_equal(shared, second[: 128 - shift[1], : 128 - shift[0]])
+        assert shared.any()
 
 
 def test_the_held_out_slides_are_for_testing_and_no_table_is_said(src):
@@ -352,15 +363,15 @@ def test_both_plates_of_an_anaphase_are_proposed_and_a_neighbour_is_not():
     for x, mark in ((70, 1), (90, 1), (125, 0)):
         for canvas, colour in ((image, (70, 40, 120)), (truth, mark)):
             cv2.ellipse(canvas, (x, 80), (5, 14), 0, 0, 360, colour, -1)
-    mask = propose(image, np.array([[80.0, 80.0]]), 0.25)
+    mask = propose(image, 0.25)
     assert (mask & truth).sum() / (mask | truth).sum() > 0.95
     assert not mask[:, 110:].any()
 
 
-def test_parts_far_from_the_point_and_specks_are_no_figure():
+def test_parts_far_from_the_middle_and_specks_are_no_figure():
     mask = np.zeros((64, 64), bool)
     mask[28:36, 28:36] = mask[28:36, 50:60] = mask[39, 39] = True
-    kept = parts_at(mask, np.array([[32.0, 32.0]]), 0.25)
+    kept = middle_parts(mask, 0.25)
     assert np.argwhere(kept).min(axis=0).tolist() == [28, 28]
     assert kept.sum() == 64
 
@@ -370,7 +381,7 @@ def test_real_figures_are_darker_inside_their_mask_than_around_it(shared):
     sharper, found = 0, 0
     for file in files[::5]:
         image = read_image(file)
-        mask = propose(image, np.array([[64.0, 64.0]]), 0.25)
+        mask = propose(image, 0.25)
         ring = cv2.dilate(mask, np.ones((11, 11), np.uint8)) - mask
         found += mask.any()
         sharper += mask.any() and image[mask == 1].mean() < image[ring == 1].mean() - 30
@@ -493,9 +504,9 @@ class Darkness(torch.nn.Module):
         return (0.5 - self.weight * images[:, :1])[..., :: self.stride, :: self.stride]
 
 
-def test_a_network_proposes_what_it_finds_at_the_point(rng):
+def test_a_network_proposes_what_it_finds_in_the_middle(rng):
     image = picture(rng, [(FIGURE, (96, 96)), (FIGURE, (40, 40))], 192)
-    mask = proposer(Darkness(), unit)(image, np.array([[96.0, 96.0]]), 0.25)
+    mask = proposer(Darkness(), unit)(image, 0.25)
     expected = image[..., 0] < 127.5
     expected[:64, :64] = False
     assert np.array_equal(mask, expected)
@@ -511,7 +522,7 @@ def test_a_network_proposes_what_it_finds_at_the_point(rng):
 )
 def test_a_network_that_cannot_propose_is_refused(net, message):
     with pytest.raises(SkipshiftError, match=message):
-        proposer(net, unit)(np.zeros((192, 192, 3), np.uint8), np.array([[9.0, 9.0]]), 0.25)
+        proposer(net, unit)(np.zeros((192, 192, 3), np.uint8), 0.25)
 
 
 def test_the_command_line_prepares_and_writes_the_review(src, capsys):

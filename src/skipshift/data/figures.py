@@ -4,6 +4,7 @@ import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 import cv2
@@ -26,13 +27,13 @@ NOMINAL = 0.25
 """Micrometres of a pixel where neither slide nor user tells: that of a scan at 40 times."""
 
 MARGIN = 32
-"""Pixels around a patch that its mask is proposed on, so that figures at its edge are whole."""
+"""Pixels beyond a patch in which figures are drawn too, as other scans may lie turned."""
 
 Transfer = Callable[[Points], tuple[Points, npt.NDArray[np.float64]]]
 """(N, 2) places on one scan -> places on another, and how far each may be off, in its pixels."""
 
-Propose = Callable[[Pixels, Points, float], Pixels]
-"""Patch (H, W, 3), points in it (N, 2), micrometres of a pixel -> (H, W), 1 where a figure is."""
+Propose = Callable[[Pixels, float], Pixels]
+"""Patch (H, W, 3), micrometres of a pixel -> (H, W), 1 where the figure in its middle is."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,8 +105,8 @@ class View:
 def cut_figures(spec: MitosisSpec, corrections: Corrections, propose: Propose, unit: Unit) -> Made:
     """Cut every case of a unit from all of its scans.
 
-    A mask holds all figures that have a point in its patch or near it. It is made once, on the scan
-    with the points; other scans get its outlines carried, so that no label hangs on how a scanner
+    A mask holds all figures that have a point in its patch or near it. It is made on the scan with
+    the points; other scans get its outlines carried, so that no label hangs on how a scanner
     renders the figure. What cannot be cut from one of the scans is left out on all.
     """
     remarks: Remarks = defaultdict(list)
@@ -116,13 +117,15 @@ def _samples(
     spec: MitosisSpec, corrections: Corrections, propose: Propose, unit: Unit, remarks: Remarks
 ) -> Iterator[Sample]:
     inner = np.s_[MARGIN : MARGIN + spec.size, MARGIN : MARGIN + spec.size]
-    figures, cases = unit.places[[name == FIGURE for name in unit.strata]], unit.cases
+    cases, figures = unit.cases, [i for i, name in enumerate(unit.strata) if name == FIGURE]
     with contextlib.ExitStack() as stack:
         views = _open_views(stack, unit, spec, remarks)
+        # neighbours meet each other's patches
+        draw = cache(partial(_proposed, views[0], spec.size, propose))
         for index in _usable(unit, views, spec, remarks):
             case = cases[index]
             corner = views[0].corner(index, spec.size + 2 * MARGIN)
-            mask = _proposed(views[0], figures, corner, spec.size, propose)
+            mask = _drawn(views[0], figures, corner, spec.size, draw)
             mask[inner], state = corrections.apply(case, mask[inner])
             if state == "changed":
                 told = "masks that have changed since they were accepted, to be reviewed again"
@@ -145,14 +148,32 @@ def _sample(view: View, row: Mapping[str, str], corner: Points, mask: Pixels) ->
     return Sample(row, view.read(corner, len(mask)), np.ascontiguousarray(mask))
 
 
-def _proposed(view: View, figures: Points, corner: Points, size: int, propose: Propose) -> Pixels:
-    """Mask (H, W) of a patch with its margin."""
+def _proposed(view: View, size: int, propose: Propose, index: int) -> tuple[Points, Pixels]:
+    """Corner and mask of a figure, in the middle of a patch of its own.
+
+    Networks that were trained on patches around figures find none elsewhere.
+    """
+    corner = view.corner(index, size)
+    return corner, propose(view.read(corner, size), view.mpp)
+
+
+def _drawn(
+    view: View,
+    figures: Sequence[int],
+    corner: Points,
+    size: int,
+    draw: Callable[[int], tuple[Points, Pixels]],
+) -> Pixels:
+    """Mask of a patch with its margin: all figures that have their middle in it."""
     side = size + 2 * MARGIN
-    points = (figures - corner) / view.downsample
-    points = points[((points >= 0) & (points < side)).all(axis=1)]
-    if not len(points):
-        return np.zeros((side, side), np.uint8)
-    return propose(view.read(corner, side), points, view.mpp)
+    middles = (view.middles[figures] - corner) / view.downsample
+    inside = ((middles >= 0) & (middles < side)).all(axis=1)
+    canvas = np.zeros((side + 2 * size, side + 2 * size), np.uint8)
+    for index in np.asarray(figures)[inside]:
+        own, mask = draw(int(index))
+        left, top = np.rint((own - corner) / view.downsample).astype(int) + size
+        canvas[top : top + size, left : left + size] |= mask
+    return canvas[size:-size, size:-size]
 
 
 def _outlines(mask: Pixels, corner: Points, downsample: float) -> list[Points]:

@@ -1,11 +1,10 @@
-"""Masks from points on haematoxylin and eosin: the dark figure that a point marks."""
+"""Masks on haematoxylin and eosin: the dark figure in the middle of a patch."""
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from skipshift.data.annotations import Points
 from skipshift.data.images import Pixels
 
 STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
@@ -13,10 +12,10 @@ STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
 Analytical and Quantitative Cytology and Histology 23(4), 2001)."""
 
 REACH = 8.0
-"""Micrometres from its point within which a figure lies, both plates of an anaphase included."""
+"""Micrometres from the middle within which a figure lies, both plates of an anaphase included."""
 
 SEED = 3.0
-"""Micrometres from the point within which each part of a figure must begin."""
+"""Micrometres from the middle within which each part of a figure must begin."""
 
 LEAST = 4.0
 """Square micrometres of the smallest part of a figure."""
@@ -37,49 +36,43 @@ def haematoxylin(image: Pixels) -> npt.NDArray[np.float64]:
     return amounts
 
 
-def propose(image: Pixels, points: Points, mpp: float) -> Pixels:
-    """Propose the mask of the figures that points mark.
+def propose(image: Pixels, mpp: float) -> Pixels:
+    """Propose the mask of the figure in the middle of a patch.
 
-    Around each point Otsu's threshold (Otsu 1979) of the haematoxylin within `REACH` tells dark
-    from bright; dark parts that begin at the point are smoothed, and their holes are filled.
+    Otsu's threshold (Otsu 1979) of the haematoxylin within `REACH` of the middle tells dark from
+    bright; dark parts that begin at the middle are smoothed, and their holes are filled.
 
     Parameters
     ----------
     image
         (H, W, 3) RGB.
-    points
-        (N, 2), x and y in its pixels.
     mpp
         Micrometres of a pixel.
 
     Returns
     -------
-    (H, W), 1 where a figure is.
+    (H, W), 1 where the figure is.
     """
     amount = cv2.GaussianBlur(haematoxylin(image), (0, 0), _BLUR / mpp)
     levels = np.asarray(cv2.normalize(amount, None, 0, 255, cv2.NORM_MINMAX, cv2.CV_8U))  # type: ignore[call-overload]
-    mask = np.zeros(image.shape[:2], np.bool_)
-    for point in points:
-        near = _distance(image, point) * mpp <= REACH
-        threshold = cv2.threshold(levels[near], 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)[0]
-        dark = ndimage.binary_opening(near & (levels > threshold))
-        mask |= ndimage.binary_fill_holes(parts_at(dark, point[None], mpp))
-    return mask.astype(np.uint8)
+    near = _from_middle(image) * mpp <= REACH
+    threshold = cv2.threshold(levels[near], 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)[0]
+    dark = ndimage.binary_opening(near & (levels > threshold))
+    return ndimage.binary_fill_holes(middle_parts(dark, mpp)).astype(np.uint8)
 
 
-def parts_at(mask: npt.NDArray[np.bool_], points: Points, mpp: float) -> npt.NDArray[np.bool_]:
-    """Keep the connected parts of (H, W) that begin at a point; see `SEED` and `LEAST`."""
+def middle_parts(mask: npt.NDArray[np.bool_], mpp: float) -> npt.NDArray[np.bool_]:
+    """Keep the connected parts of (H, W) that begin at its middle; see `SEED` and `LEAST`."""
     numbers, count = ndimage.label(mask)
-    areas = np.bincount(numbers.ravel(), minlength=count + 1) * mpp**2
-    kept = np.zeros(count + 1, np.bool_)
-    for point in points:
-        kept[numbers[_distance(mask, point) * mpp <= SEED]] = True
-    kept &= areas >= LEAST
+    kept = np.bincount(numbers.ravel(), minlength=count + 1) * mpp**2 >= LEAST
+    begun = np.isin(np.arange(count + 1), numbers[_from_middle(mask) * mpp <= SEED])
+    kept &= begun
     kept[0] = False
     return kept[numbers]
 
 
-def _distance(image: npt.NDArray[np.generic], point: Points) -> npt.NDArray[np.float64]:
+def _from_middle(image: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
+    """(H, W) pixels between each pixel and the middle."""
     y, x = np.ogrid[: image.shape[0], : image.shape[1]]
-    distances: npt.NDArray[np.float64] = np.hypot(x - point[0], y - point[1])
+    distances: npt.NDArray[np.float64] = np.hypot(x - image.shape[1] / 2, y - image.shape[0] / 2)
     return distances

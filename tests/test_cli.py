@@ -67,6 +67,7 @@ def test_every_command_is_in_the_readme_and_has_help(skipshift):
         (["prepare", "mms", "s", "o", "--train", "Z"], "train must be one of the vendors"),
         (["prepare", "folder", "s", "o", "--border"], "border belongs to instances"),
         (["prepare", "scc", "s", "o", "--size", "100"], "size must be a multiple of 32, got 100"),
+        (["prepare", "mitosis", "s", "o", "--holdout", "0"], "holdout must be at least 1, got 0"),
         (["carry", "{net}", "{manifest}", "brightness:2", "o", "--mode", "swap"], "Invalid value"),
         (
             ["carry", "{net}", "{manifest}", "brightness:2", "o", "--paths", "L9"],
@@ -117,6 +118,7 @@ def test_a_bad_argument_is_one_line_and_exit_code_2(skipshift, small_set, run_fo
         (["prepare", "mms", "{tmp}/empty", "{tmp}/o"], "empty: holds no information CSV"),
         (["prepare", "folder", "{tmp}", "{tmp}/o"], "no file matches the pattern"),
         (["prepare", "scc", "{tmp}/empty", "{tmp}/o"], "empty: holds no annotations"),
+        (["prepare", "mitosis", "{tmp}/empty", "{tmp}/o"], "empty: holds no annotations"),
         (["evaluate", "{tmp}", "{manifest}", "{tmp}/o"], "run.json: cannot be read"),
         (["evaluate", "{net}", "{tmp}/none.csv", "{tmp}/o"], "none.csv: cannot be read"),
         (["profile", "{net}", "{tmp}/empty", "brightness:0.5", "{tmp}/o"], "empty: holds no image"),
@@ -149,7 +151,7 @@ def test_a_bad_file_is_one_line_and_exit_code_1(skipshift, small_set, run_folder
     assert not (tmp / "o").exists()
 
 
-@pytest.mark.parametrize("reader", ["mms", "folder", "scc"])
+@pytest.mark.parametrize("reader", ["mms", "folder", "scc", "mitosis"])
 def test_every_reader_is_in_the_readme_and_has_help(skipshift, reader):
     pages = Path(__file__).parents[1]
     assert f"skipshift prepare {reader} " in (pages / "docs/data.md").read_text()

@@ -15,14 +15,16 @@ ORDER = [
     "shares", "scores", "comparisons", "data.specs", "data.images", "data.preprocess",
     "data.volumes", "data.manifest", "data.splits", "data.sources", "data.slices", "data.writing",
     "data.patterns", "data.labels", "data.slides", "data.annotations", "data.registration",
-    "data.quadtree", "data.specimens", "data.regions", "data.mms", "data.folder", "data.scc",
+    "data.quadtree", "data.published", "data.corrections", "data.stains", "data.figures",
+    "data.specimens", "data.regions", "data.mms", "data.folder", "data.scc", "data.mitosis",
     "data.drawn", "data.templates", "data.synthetic", "data.crops", "checks.findings",
     "checks.shrunk", "checks.values", "checks.colours", "checks.poses", "checks.fit",
     "checks.copies", "checks.domains", "checks.preflight", "layers", "models", "checkpoints",
-    "inference", "losses", "pooling", "features", "binning", "replay", "page.views", "page.style",
-    "page.figures", "page.bars", "page.pictures", "page.findings", "page.verdict", "page.rows",
-    "page.report", "profile", "patching", "trackers", "training", "evaluation", "grid", "steps",
-    "workers", "cluster", "study", "plan", "demo", "commands", "cli",
+    "inference", "proposals", "losses", "pooling", "features", "binning", "replay", "page.views",
+    "page.style", "page.figures", "page.bars", "page.pictures", "page.findings", "page.verdict",
+    "page.rows", "page.report", "page.review", "profile", "patching", "trackers", "training",
+    "evaluation", "grid", "steps", "workers", "cluster", "study", "plan", "demo", "commands",
+    "cli",
 ]  # fmt: skip
 
 

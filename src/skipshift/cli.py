@@ -105,7 +105,12 @@ _prepare = App(
 )
 app.command(_prepare)
 
-for _reader in (commands.prepare_mms, commands.prepare_folder, commands.prepare_scc):
+for _reader in (
+    commands.prepare_mms,
+    commands.prepare_folder,
+    commands.prepare_scc,
+    commands.prepare_mitosis,
+):
     _prepare.command(_command(_reader), name=_reader.__name__.removeprefix("prepare_"))
 
 for _run_spec in (

@@ -19,7 +19,7 @@ from skipshift.arguments import (
     ReportSpec,
     StudyRunSpec,
 )
-from skipshift.data.specs import FolderSpec, MmsSpec, RegisterSpec, SccSpec, SynthSpec
+from skipshift.data.specs import FolderSpec, MitosisSpec, MmsSpec, RegisterSpec, SccSpec, SynthSpec
 from skipshift.names import FINGERPRINTS, parse_shift
 from skipshift.progress import Progress, silent
 from skipshift.specs import SkipshiftError, StudySpec, read_spec, to_plain
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import nn
 
+    from skipshift.data.figures import Propose
     from skipshift.data.preprocess import Preprocess
     from skipshift.fingerprints import Fingerprint
     from skipshift.specs import ProfileSpec
@@ -63,6 +64,23 @@ def prepare_scc(spec: SccSpec, progress: Progress = silent) -> str:
 
     scc.prepare_scc(spec, progress)
     return writing.describe(spec.out)
+
+
+def prepare_mitosis(spec: MitosisSpec, progress: Progress = silent) -> str:
+    """Prepare slides with points on mitotic figures."""
+    from skipshift.data import mitosis, stains, writing
+    from skipshift.page.review import write_review
+
+    propose: Propose = stains.propose
+    if spec.proposals is not None:
+        from skipshift.checkpoints import load_net
+        from skipshift.data.preprocess import preprocess_of
+        from skipshift.proposals import proposer
+
+        propose = proposer(load_net(spec.proposals, spec.net), preprocess_of(spec.preprocess))
+    mitosis.prepare_mitosis(spec, progress, propose)
+    told = writing.describe(spec.out)
+    return f"{told}\n{write_review(spec.out)}" if spec.review else told
 
 
 def register(spec: RegisterSpec, progress: Progress = silent) -> str:

@@ -197,7 +197,7 @@ def _samples(spec: SccSpec, legend: Legend, unit: Unit, remarks: Remarks) -> Ite
             tissues = label_pixels(image, outlines, (corner[0], corner[1]), step, own.white)
             row = {"case": region.case, "domain": scan.domain, "group": scan.specimen}
             row |= {"split": unit.split, "stratum": region.stratum}
-            row |= {"spacing": _spacing(slide, step), **_place(corner)}
+            row |= {"spacing": slide.spacing(step), **_place(corner)}
             case = f"{scan.domain}/{region.case}"
             if (tissues == UNKNOWN).mean() > _MOST_UNKNOWN:
                 remarks[_UNKNOWN_TOLD].append(case)
@@ -248,13 +248,6 @@ def _carried(affine: Affine, shapes: tuple[Shape, ...]) -> tuple[Shape, ...]:
 
 def _place(corner: Points) -> dict[str, str]:
     return {axis: f"{at:.0f}" for axis, at in zip("xy", corner, strict=True)}
-
-
-def _spacing(slide: Slide, step: float) -> str:
-    """Millimetres between rows x between columns, as the manifest has it."""
-    if slide.mpp is None:
-        return ""
-    return "x".join(f"{side * step / 1000:.5g}" for side in reversed(slide.mpp))
 
 
 def _legend(annotated: Mapping[str, Annotated], spec: SccSpec, source: Path) -> Legend:

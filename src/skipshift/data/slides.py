@@ -67,6 +67,12 @@ class Slide:
             )
         return mpp / (sum(self.mpp) / 2)
 
+    def spacing(self, downsample: float) -> str:
+        """Millimetres between rows x between columns, as the manifest has it; or nothing."""
+        if self.mpp is None:
+            return ""
+        return "x".join(f"{side * downsample / 1000:.5g}" for side in reversed(self.mpp))
+
     def read(self, x: float, y: float, width: int, height: int, downsample: float = 1.0) -> Pixels:
         """Read a rectangle whose left upper corner is (x, y).
 

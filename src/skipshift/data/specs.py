@@ -329,3 +329,98 @@ def _check_least(spec: Any, **least: int) -> None:
     for name, number in least.items():
         if getattr(spec, name) < number:
             raise ValueError(f"{name} must be at least {number}, got {getattr(spec, name)}")
+
+
+@dataclass(frozen=True)
+class MitosisSpec:
+    """Prepare slides with points on mitotic figures as the paper's MS-MF set (section III-B).
+
+    Reads the annotations of MIDOG 2021 and MIDOG++ (JSON) and of MITOS_WSI_CMC (SlideRunner), and
+    slides or TIFF regions as SCANNER/SLIDE.*, or with the scanner in a table. Every figure is a
+    patch with the figure in its middle. Masks are proposed from the points, to be reviewed.
+    """
+
+    src: Path
+    """Folder with the annotations and, below it, the slides."""
+
+    out: Path
+    """Folder to write: images/, masks/, manifest.csv, prepare.json, and review/ if asked for."""
+
+    annotations: tuple[Path, ...] = field(default=(), kw_only=True)
+    """JSON or SlideRunner databases, by their paths below SRC; all in SRC itself if absent."""
+
+    tables: tuple[Path, ...] = field(default=(), kw_only=True)
+    """CSVs below SRC: Slide and any of Dataset (train, val, test), Scanner and Specimen."""
+
+    scanners: tuple[str, ...] = field(default=(), kw_only=True)
+    """DOMAIN=SCANNER where a domain is to be named otherwise; several may be one domain."""
+
+    labels: tuple[str, ...] = field(default=(), kw_only=True)
+    """NAME=figure, NAME=negative or NAME=other of annotated classes that those sets have not."""
+
+    train: str = field(default="A", kw_only=True)
+    """Domain that is trained on, and whose annotations are carried to other scans of a slide."""
+
+    holdout: int = field(default=4, kw_only=True)
+    """Slides of that domain that are for testing, where no table has a Dataset."""
+
+    leave_out: tuple[str, ...] = field(default=(), kw_only=True)
+    """Slides to leave out, by the names of their files."""
+
+    hard_negatives: bool = field(default=False, kw_only=True)
+    """Cut patches around cells that look like mitotic figures and are none, too."""
+
+    size: int = field(default=128, kw_only=True)
+    """Side of a patch in its own pixels."""
+
+    mpp: float | None = field(default=None, kw_only=True)
+    """Micrometres of a patch's pixel; the full resolution of each slide if absent."""
+
+    registrations: Path | None = field(default=None, kw_only=True)
+    """Folder of DOMAIN/SPECIMEN/registration.json that carry points to other scans."""
+
+    most_error: float = field(default=1.0, kw_only=True)
+    """Micrometres by which a registration may be off where a point is, or it is left out."""
+
+    proposals: Path | None = field(default=None, kw_only=True)
+    """Network that proposes the masks, class 1 a mitotic figure; a threshold if absent."""
+
+    net: str | None = field(default=None, kw_only=True)
+    """Function that makes that network for a file of weights, module:function."""
+
+    preprocess: str = field(default="unit", kw_only=True)
+    """What is done to its images: unit, minmax, zscore, imagenet, none or module:function."""
+
+    review: bool = field(default=False, kw_only=True)
+    """Write pages that show every mask that is not reviewed, to judge and to paint."""
+
+    corrections: Path | None = field(default=None, kw_only=True)
+    """Folder of what came back: CASE.png as painted, CSVs of case,mark,mask."""
+
+    seed: int = field(default=0, kw_only=True)
+    """Seed of the hold-out."""
+
+    workers: int = field(default_factory=lambda: os.cpu_count() or 1, kw_only=True)
+    """Threads that read slides; the bytes do not depend on it."""
+
+    def __post_init__(self) -> None:
+        if not all(all(text.rpartition("=")) for text in self.scanners):
+            raise ValueError(f"scanners must be DOMAIN=SCANNER, got {' '.join(self.scanners)}")
+        kinds = {text.rpartition("=")[2] for text in self.labels}
+        if not kinds <= {"figure", "negative", "other"}:
+            raise ValueError(
+                f"labels must be NAME=figure, =negative or =other, got {' '.join(self.labels)}"
+            )
+        for name in ("holdout", "workers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not min(self.mpp or 1.0, self.most_error) > 0:
+            raise ValueError(
+                f"mpp and most_error must be above 0, got {self.mpp} and {self.most_error}"
+            )
+        if self.size < 32 or self.size % 32:
+            raise ValueError(f"size must be a multiple of 32, got {self.size}")
+        if self.proposals is None and (self.net or self.preprocess != "unit"):
+            raise ValueError("net and preprocess belong to proposals: give proposals too")
+        if self.seed < 0:
+            raise ValueError(f"seed must be at least 0, got {self.seed}")

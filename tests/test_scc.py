@@ -14,6 +14,7 @@ from pyramids import write_coco, write_pyramid, write_sliderunner
 from skipshift.cli import main
 from skipshift.data.images import read_image, read_labels
 from skipshift.data.manifest import read_manifest
+from skipshift.data.registration import Registration
 from skipshift.data.scc import TISSUES, prepare_scc
 from skipshift.data.specimens import split_specimens
 from skipshift.data.specs import SccSpec
@@ -166,6 +167,27 @@ def test_slides_of_one_size_lie_alike_and_share_outlines(slides, rng):
     for name in a.index:
         first, other = (read_labels(Path(part.loc[name, "mask"])) for part in (a, b))
         assert (first != other).mean() < 0.02
+
+
+def register(slides, fixed="scc_03_cs2.tif", moving="scc_03_nz20.tif"):
+    affine = np.vstack([MOVED, [0, 0, 1]])[None, None]
+    found = Registration(
+        fixed, moving, SIZE, None, affine, np.ones((1, 1)), np.zeros((1, 1), int), {}
+    )
+    found.save(slides.root.parent / "registrations/B/scc_03")
+    return {"registrations": slides.root.parent / "registrations"}
+
+
+def test_a_registration_places_a_slide_without_outlines(slides):
+    outlined = prepare(slides)
+    del slides.outlines["scc_03_nz20.tif"]
+    slides.write()
+    assert len(cases(prepare(slides, "alone"))) < len(cases(outlined))
+    registered = prepare(slides, "registered", **register(slides))
+    assert digests(registered / "images") == digests(outlined / "images")
+    assert digests(registered / "masks") == digests(outlined / "masks")
+    with pytest.raises(SkipshiftError, match=r"nz20\.tif starts from x\.tif, .* register that one"):
+        prepare(slides, "other", **register(slides, fixed="x.tif"))
 
 
 def test_a_slide_that_nothing_places_is_cut_on_its_own_or_left_out(slides, rng):

@@ -15,6 +15,7 @@ from skipshift.data.annotations import Annotated, Points
 from skipshift.data.corrections import Corrections
 from skipshift.data.images import Pixels
 from skipshift.data.regions import paint_outlines
+from skipshift.data.registration import Transfer
 from skipshift.data.slides import Slide, open_slide
 from skipshift.data.specs import MitosisSpec
 from skipshift.data.writing import Made, Remarks, Sample
@@ -28,9 +29,6 @@ NOMINAL = 0.25
 
 MARGIN = 32
 """Pixels beyond a patch in which figures are drawn too, as other scans may lie turned."""
-
-Transfer = Callable[[Points], tuple[Points, npt.NDArray[np.float64]]]
-"""(N, 2) places on one scan -> places on another, and how far each may be off, in its pixels."""
 
 Propose = Callable[[Pixels, float], Pixels]
 """Patch (H, W, 3), micrometres of a pixel -> (H, W), 1 where the figure in its middle is."""

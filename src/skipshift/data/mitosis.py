@@ -11,9 +11,9 @@ import numpy as np
 
 from skipshift.data.annotations import Annotated, Points
 from skipshift.data.corrections import read_corrections
-from skipshift.data.figures import FIGURE, NEGATIVE, Propose, Scan, Transfer, Unit, cut_figures
+from skipshift.data.figures import FIGURE, NEGATIVE, Propose, Scan, Unit, cut_figures
 from skipshift.data.published import Row, name_of, read_lists, read_points
-from skipshift.data.registration import RECORD, Registration
+from skipshift.data.registration import Transfer, read_registrations
 from skipshift.data.slides import ENDINGS
 from skipshift.data.specs import MitosisSpec
 from skipshift.data.splits import draw_holdout
@@ -89,7 +89,12 @@ def prepare_mitosis(
     corrections = read_corrections(spec.corrections)
     scans, remarks = find_scans(spec, points, lists)
     splits, notes = split_specimens(scans, spec)
-    units, left_out = choose_units(scans, splits, read_transfers(spec, scans), spec)
+    registrations = {}
+    if spec.registrations:
+        slides = {(scan.specimen, scan.domain): scan.path for scan in scans}
+        registrations = read_registrations(spec.registrations, slides)
+    transfers = {scan: found.transfer for scan, found in registrations.items()}
+    units, left_out = choose_units(scans, splits, transfers, spec)
     cases = {case for unit in units for case in unit.cases}
     units = [_without(unit, corrections.rejected) for unit in units]
     plan = Plan(
@@ -186,28 +191,6 @@ def split_specimens(scans: Sequence[Scan], spec: MitosisSpec) -> tuple[dict[str,
     )
     splits = {scan.specimen: "test" for scan in scans}
     return splits | {name: "train" for name in own if name not in held}, [note]
-
-
-def read_transfers(spec: MitosisSpec, scans: Sequence[Scan]) -> Transfers:
-    """Read the registrations; `SkipshiftError` if one is of another slide than its folder says."""
-    found: dict[tuple[str, str], Transfer] = {}
-    files = sorted(spec.registrations.glob(f"*/*/{RECORD}")) if spec.registrations else []
-    if spec.registrations and not files:
-        raise SkipshiftError(
-            f"{spec.registrations}: holds no DOMAIN/SPECIMEN/{RECORD}; write them by skipshift "
-            f"register"
-        )
-    for path in files:
-        registration = Registration.load(path)
-        domain, specimen = path.parts[-3:-1]
-        names = [s.path.name for s in scans if (s.domain, s.specimen) == (domain, specimen)]
-        if names and registration.moving not in names:
-            raise SkipshiftError(
-                f"{path}: carries to {registration.moving}, but the slide of domain {domain} is "
-                f"{names[0]}; register again"
-            )
-        found[specimen, domain] = registration.transfer
-    return found
 
 
 def choose_units(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,9 @@ Affine = npt.NDArray[np.float64]
 """(3, 3), of full-resolution pixels (x, y, 1) unless said."""
 
 RECORD = "registration.json"
+
+Transfer = Callable[[Points], tuple[Points, npt.NDArray[np.float64]]]
+"""(N, 2) places on one scan -> places on another, and how far each may be off, in its pixels."""
 
 _DETAIL = 768
 """Pixels of the detail's side."""
@@ -98,6 +101,30 @@ class Registration:
             return cls(**{**plain, "size": tuple(plain["size"])})
         except (KeyError, TypeError) as error:
             raise SkipshiftError(f"{path}: is no registration: {error!r}; register again") from None
+
+
+def read_registrations(
+    folder: Path, scans: Mapping[tuple[str, str], Path]
+) -> dict[tuple[str, str], Registration]:
+    """Read FOLDER/DOMAIN/SPECIMEN/registration.json by specimen and domain.
+
+    `SkipshiftError` if there is none, or one is of another slide than the scan of its place.
+    """
+    found = {}
+    for path in sorted(folder.glob(f"*/*/{RECORD}")):
+        domain, specimen = path.parts[-3:-1]
+        registration, scan = Registration.load(path), scans.get((specimen, domain))
+        if scan is not None and registration.moving != scan.name:
+            raise SkipshiftError(
+                f"{path}: carries to {registration.moving}, but the slide of domain {domain} is "
+                f"{scan.name}; register again"
+            )
+        found[specimen, domain] = registration
+    if not found:
+        raise SkipshiftError(
+            f"{folder}: holds no DOMAIN/SPECIMEN/{RECORD}; write them by skipshift register"
+        )
+    return found
 
 
 def carry_annotations(registration: Registration, annotated: Annotated) -> Annotated:

@@ -2,7 +2,7 @@
 
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,16 +21,16 @@ from skipshift.data.regions import (
     label_pixels,
     map_tissues,
 )
-from skipshift.data.registration import carry_by
+from skipshift.data.registration import read_registrations
 from skipshift.data.slides import Slide, open_slide
 from skipshift.data.specimens import (
-    IDENTITY,
-    Affine,
+    Carry,
     Unit,
     choose_units,
-    find_affine,
+    find_carry,
     find_scans,
     split_specimens,
+    stay,
 )
 from skipshift.data.specs import SccSpec
 from skipshift.data.writing import (
@@ -149,6 +149,8 @@ def prepare_scc(spec: SccSpec, progress: Progress = silent) -> Path:
     scans, remarks = find_scans(spec, annotated)
     splits, notes = split_specimens(list(scans), table, spec)
     units, left_out = choose_units(scans, splits, spec.train)
+    if spec.registrations:
+        units = _registered(spec.registrations, units)
     files = [source, *([table] if table else []), *(unit.scan.path for unit in units)]
     plan = Plan(
         recipe={
@@ -157,12 +159,31 @@ def prepare_scc(spec: SccSpec, progress: Progress = silent) -> Path:
             **{name: to_plain(getattr(spec, name)) for name in _BYTES_DEPEND_ON},
             "classes": list(CLASSES),
             "files": fingerprint(describe_file(path, spec.src) for path in files),
+            "registrations": fingerprint(
+                str(unit.registration.affines.tolist()) for unit in units if unit.registration
+            ),
         },
         units=units,
         notes=notes,
         remarks={**remarks, **left_out},
     )
     return write_set(spec.out, plan, partial(cut_patches, spec, legend), spec.workers, progress)
+
+
+def _registered(folder: Path, units: Sequence[Unit]) -> list[Unit]:
+    """Give each unit its registration; `SkipshiftError` if one starts from another reference."""
+    slides = {(unit.scan.specimen, unit.scan.domain): unit.scan.path for unit in units}
+    found = read_registrations(folder, slides)
+    placed = []
+    for unit in units:
+        own = found.get((unit.scan.specimen, unit.scan.domain))
+        if own is not None and own.fixed != unit.reference.path.name:
+            raise SkipshiftError(
+                f"{folder}: the registration of {own.moving} starts from {own.fixed}, but its "
+                f"regions are chosen on {unit.reference.path.name}; register that one to it"
+            )
+        placed.append(replace(unit, registration=own))
+    return placed
 
 
 def cut_patches(spec: SccSpec, legend: Legend, unit: Unit) -> Made:
@@ -175,15 +196,15 @@ def _samples(spec: SccSpec, legend: Legend, unit: Unit, remarks: Remarks) -> Ite
     scan, reference, name = unit.scan, unit.reference, unit.scan.specimen
     with open_slide(reference.path) as first, open_slide(scan.path) as slide:
         step = slide.downsample(spec.mpp)
-        affine = find_affine(unit, (first.size, slide.size), most=spec.size * step / 4)
-        if affine is None and not scan.outlines:
+        carry = find_carry(unit, (first.size, slide.size), most=spec.size * step / 4)
+        if carry is None and not scan.outlines:
             remarks["slides without outlines that nothing places, left out"].append(scan.path.name)
             return
-        if affine is None:
+        if carry is None:
             told = "slides that nothing places on the first of their specimen, cut on their own"
             remarks[told].append(scan.path.name)
-            affine, first, reference, name = IDENTITY, slide, scan, f"{name}-{scan.domain}"
-        outlines = legend.number(scan.outlines or _carried(affine, reference.outlines))
+            carry, first, reference, name = stay, slide, scan, f"{name}-{scan.domain}"
+        outlines = legend.number(scan.outlines or _carried(carry, reference.outlines))
         own = chosen = map_tissues(slide, outlines)
         if reference is not scan:
             chosen = map_tissues(first, legend.number(reference.outlines))
@@ -192,7 +213,7 @@ def _samples(spec: SccSpec, legend: Legend, unit: Unit, remarks: Remarks) -> Ite
         if not regions:
             remarks["slides with no place to cut, left out"].append(scan.path.name)
         for region in regions:
-            corner = np.rint(carry_by(affine, region.middle)[0] - spec.size * step / 2)
+            corner = np.rint(carry(region.middle)[0] - spec.size * step / 2)
             image = slide.read(corner[0], corner[1], spec.size, spec.size, step)
             tissues = label_pixels(image, outlines, (corner[0], corner[1]), step, own.white)
             row = {"case": region.case, "domain": scan.domain, "group": scan.specimen}
@@ -242,8 +263,8 @@ def _side(spec: SccSpec, slide: Slide) -> float:
     return side
 
 
-def _carried(affine: Affine, shapes: tuple[Shape, ...]) -> tuple[Shape, ...]:
-    return tuple(replace(shape, points=carry_by(affine, shape.points)) for shape in shapes)
+def _carried(carry: Carry, shapes: tuple[Shape, ...]) -> tuple[Shape, ...]:
+    return tuple(replace(shape, points=carry(shape.points)) for shape in shapes)
 
 
 def _place(corner: Points) -> dict[str, str]:

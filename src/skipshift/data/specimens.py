@@ -1,24 +1,23 @@
 """Specimens that several scanners saw: which slides there are, and how they lie to each other."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from skipshift.data.annotations import Annotated, Shape
+from skipshift.data.annotations import Annotated, Points, Shape
+from skipshift.data.registration import Affine, Registration, carry_by
 from skipshift.data.slides import ENDINGS
 from skipshift.data.specs import SccSpec
 from skipshift.data.splits import draw_holdout
 from skipshift.data.writing import Remarks, read_csv
 from skipshift.specs import SkipshiftError
 
-Affine = npt.NDArray[np.float64]
-"""(2, 3), from full-resolution pixels of one slide to those of another."""
-
-IDENTITY: Affine = np.eye(2, 3)
+Carry = Callable[[Points], Points]
+"""(N, 2) places on one slide -> places on another."""
 
 DATASETS = {"train": "train", "val": "train", "test": "test"}
 """Split of each name in the table; a study draws its folds from both of the first."""
@@ -43,6 +42,8 @@ class Unit:
     reference: Scan
     """The scan of the same specimen on which the regions are chosen."""
     split: str
+    registration: Registration | None = None
+    """Where the places of the reference lie on the scan, where that was registered."""
 
 
 Scans = Mapping[str, Mapping[str, Scan]]
@@ -135,9 +136,9 @@ def choose_units(
     return sorted(units, key=lambda unit: unit.split == "test"), remarks
 
 
-def find_affine(
+def find_carry(
     unit: Unit, sizes: tuple[tuple[int, int], tuple[int, int]], most: float
-) -> Affine | None:
+) -> Carry | None:
     """Find where the reference lies on the scan, or None if nothing tells.
 
     Annotations that were carried from one scan to the others have the same corners in the same
@@ -151,9 +152,19 @@ def find_affine(
         Pixels by which 19 of 20 corners may miss at the most.
     """
     if unit.scan is unit.reference:
-        return IDENTITY
+        return stay
+    if unit.registration is not None:
+        transfer = unit.registration.transfer
+        return lambda points: transfer(points)[0]
     fitted = _fit(unit.reference.outlines, unit.scan.outlines, most)
-    return IDENTITY if fitted is None and sizes[0] == sizes[1] else fitted
+    if fitted is not None:
+        return partial(carry_by, fitted)
+    return stay if sizes[0] == sizes[1] else None
+
+
+def stay(points: Points) -> Points:
+    """Leave points where they are."""
+    return points
 
 
 def _slides(

@@ -289,6 +289,9 @@ class SccSpec:
     tissue: float = field(default=0.5, kw_only=True)
     """Share of a test patch that must be more than that tissue."""
 
+    registrations: Path | None = field(default=None, kw_only=True)
+    """Folder of DOMAIN/SPECIMEN/registration.json that say where the first scan lies on others."""
+
     labels: tuple[str, ...] = field(default=(), kw_only=True)
     """NAME=background, NAME=non-tumor or NAME=tumor of annotated classes that CATCH has not."""
 

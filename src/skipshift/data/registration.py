@@ -169,14 +169,13 @@ def checkerboard(
 
 
 def pictures(fixed: Slide, moving: Slide, registration: Registration) -> dict[str, Pixels]:
-    """Draw `checkerboard` of the whole slide, and of its surest part at full resolution."""
-    row, column = np.unravel_index(
-        np.lexsort((registration.errors.ravel(), -registration.depths.ravel()))[0],
-        registration.errors.shape,
-    )
-    sides = np.array(fixed.size) / registration.errors.shape[::-1]
-    x, y = (np.array([column, row]) + 0.5) * sides - _DETAIL / 2
-    near = (max(0.0, float(x)), max(0.0, float(y)))
+    """Draw `checkerboard` of the whole slide, and at full resolution of where most is to see."""
+    grey = cv2.cvtColor(fixed.thumbnail(1024), cv2.COLOR_RGB2GRAY)
+    step = max(fixed.size) / max(grey.shape)
+    window = max(1, round(_DETAIL / step))
+    edges = np.abs(cv2.Laplacian(grey, cv2.CV_32F))
+    row, column = np.unravel_index(cv2.blur(edges, (window, window)).argmax(), grey.shape)
+    near = (max(0.0, column * step - _DETAIL / 2), max(0.0, row * step - _DETAIL / 2))
     return {
         "checkerboard": checkerboard(fixed, moving, registration),
         "checkerboard-detail": checkerboard(fixed, moving, registration, near, 1.0, _DETAIL),

@@ -1,5 +1,6 @@
 """The command line: parses into a spec, runs its command, and says what went wrong in one line."""
 
+import os
 import sys
 import time
 import traceback
@@ -93,7 +94,12 @@ def _command(run: Callable[..., str]) -> Callable[[Any], None]:
     kind = run.__annotations__["spec"]
 
     def command(spec: Any) -> None:
-        print(run(spec, show))
+        told = run(spec, show)
+        try:
+            print(told, flush=True)
+        except BrokenPipeError:
+            # who reads has seen enough; what is left must not fail when Python ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     command.__annotations__["spec"] = Annotated[kind, Parameter(name="*")]
     command.__doc__ = kind.__doc__

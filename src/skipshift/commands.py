@@ -369,10 +369,11 @@ class _Batches:
 def _told(page: Path) -> str:
     """Show the main table of a study, what its tests say, and where its page is."""
     from skipshift.comparisons import verdict_sentences
+    from skipshift.page.findings import read_findings, read_study_spec
     from skipshift.page.report import main_table
 
-    tables = page.parent / records.TABLES
-    margin = read_spec(StudySpec, page.parent / records.STUDY).margin
-    said = verdict_sentences(records.read_table(tables / "tests.csv"), margin)
-    table = main_table(records.read_table(tables / "iou.csv"))
+    found = read_findings(page.parent, read_study_spec(page.parent))
+    iou = records.read_table(page.parent / records.TABLES / "iou.csv")
+    table = main_table(iou.sort_values("domain", key=lambda d: ~d.isin(found.homes), kind="stable"))
+    said = verdict_sentences(found.tests, found.margin)
     return "\n\n".join([table.rstrip(), *(["\n".join(said)] if said else []), f"page: {page}"])

@@ -17,7 +17,8 @@ from skipshift.models import Unet
 from skipshift.records import read_table
 
 COMMANDS = [
-    "demo", "synth", "prepare", "register", "check", "study", "evaluate", "profile", "carry", "report",
+    "demo", "synth", "prepare", "register", "check", "study", "evaluate", "profile", "carry",
+    "report",
 ]  # fmt: skip
 
 

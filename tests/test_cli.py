@@ -63,7 +63,7 @@ def test_every_command_is_in_the_readme_and_has_help(skipshift):
         (["check", "m.csv", "--crop", "50"], "crop must be a multiple of 32, got 50"),
         (["check", "m.csv", "--workers", "0"], "workers must be at least 1, got 0"),
         (["evaluate", "{net}", "{manifest}", "o", "--shifts", "brightness:-1"], "factor >= 0"),
-        (["evaluate", "{net}", "{manifest}", "o", "--shifts", "hue:1"], "is no shift"),
+        (["evaluate", "{net}", "{manifest}", "o", "--shifts", "hue:1"], "must be KIND:FACTOR"),
         (["prepare", "dicom", "s", "o"], 'Unknown command "dicom"'),
         (["prepare", "mms", "s", "o", "--train", "Z"], "train must be one of the vendors"),
         (["prepare", "folder", "s", "o", "--border"], "border belongs to instances"),
@@ -121,6 +121,10 @@ def test_a_bad_argument_is_one_line_and_exit_code_2(skipshift, small_set, run_fo
         (["prepare", "scc", "{tmp}/empty", "{tmp}/o"], "empty: holds no annotations"),
         (["prepare", "mitosis", "{tmp}/empty", "{tmp}/o"], "empty: holds no annotations"),
         (["evaluate", "{tmp}", "{manifest}", "{tmp}/o"], "run.json: cannot be read"),
+        (
+            ["evaluate", "{net}", "{manifest}", "{tmp}/o", "--classes", "a"],
+            "it tells 2 classes apart, not a",
+        ),
         (["evaluate", "{net}", "{tmp}/none.csv", "{tmp}/o"], "none.csv: cannot be read"),
         (["profile", "{net}", "{tmp}/empty", "brightness:0.5", "{tmp}/o"], "empty: holds no image"),
         (["profile", "{net}", "{tmp}/odd", "brightness:0.5", "{tmp}/o"], "multiples of 32"),
@@ -207,6 +211,38 @@ def test_profile_writes_tables_and_a_picture(skipshift, small_set, run_folder):
     names = {path.name for path in out.iterdir()}
     assert names == {"profile.csv", "channels.parquet", "profile.json", "profile.svg"}
     assert len(read_table(out / "profile.csv")) == 10
+
+
+def test_evaluate_takes_a_foreign_network_with_its_own_preprocess(
+    skipshift, small_set, monkeypatch
+):
+    folder = small_set.parent
+    monkeypatch.chdir(folder)
+    # one logit, above 0 where an image is darker than half of full scale: the discs of the set
+    (folder / "dark.py").write_text(
+        "import torch\n"
+        "class Dark(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.level = torch.nn.Parameter(torch.tensor(0.0))\n"
+        "    def forward(self, x):\n"
+        "        return {'out': self.level - x.mean(1, keepdim=True)}\n"
+        "def levels(image):\n"
+        "    return image / 1.0\n"
+    )
+    monkeypatch.syspath_prepend(folder)
+    torch.save({"level": torch.tensor(160.0)}, "net.pt")
+    options = ["--net", "dark:Dark", "--preprocess", "dark:levels", "--precision", "fp32"]
+    code, shown, err = skipshift(
+        "evaluate", "net.pt", small_set, "o", *options, "--classes", "ground", "--classes", "disc"
+    )
+    assert code == 0, err
+    iou = read_table(folder / "o" / "iou.csv").set_index("class")["iou"]
+    assert iou["disc"] > 0.99
+    assert "Dark net.pt" in shown
+    code, _, err = skipshift("evaluate", "net.pt", small_set, "o", *options, "--processes", "2")
+    assert code == 0, err
+    assert list(read_table(folder / "o" / "iou.csv")["iou"]) == list(iou)
 
 
 def test_profile_takes_a_foreign_network_with_its_own_preprocess(skipshift, tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import torch
 
 import skipshift as ss
 from skipshift.data.manifest import read_cases, read_manifest
-from skipshift.specs import TrainingSpec
+from skipshift.specs import EvaluationSpec, TrainingSpec
 from skipshift.training import Place
 
 pytestmark = [
@@ -47,6 +47,7 @@ def test_a_network_trains_and_is_evaluated_on_a_gpu(cases, tmp_path):
         Place(tmp_path),
     )
     assert done.record["validation_iou"] > 0.5
-    here = ss.evaluate(done.net, cases[10:], ("background", "cell"), precision="fp32")
-    there = ss.evaluate(done.net.cuda(), cases[10:], ("background", "cell"), precision="fp32")
+    classes, how = ("background", "cell"), EvaluationSpec(precision="fp32")
+    here = ss.evaluate(done.net, cases[10:], classes, how)
+    there = ss.evaluate(done.net.cuda(), cases[10:], classes, how)
     assert (here["tp"] - there["tp"]).abs().max() <= 10

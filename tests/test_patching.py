@@ -13,7 +13,7 @@ from skipshift.inference import labels_of, logits_of
 from skipshift.models import Unet
 from skipshift.patching import _quantile_map, carry, paths_of
 from skipshift.scores import estimates, pooled_iou
-from skipshift.specs import CarrySpec
+from skipshift.specs import CarrySpec, EvaluationSpec
 
 FP32 = CarrySpec(precision="fp32", draws=50)
 TOY = {"skip": "near", "deep": "far"}
@@ -80,7 +80,8 @@ def test_none_is_the_shifted_iou_and_all_the_reference_iou_of_evaluate(net, imag
         for d, part in zip("rs", images, strict=False)
         for i, (image, mask) in enumerate(zip(part, images[2], strict=True))
     ]
-    counts = evaluate(net, cases, ("ground", "cell"), precision="fp32", batch_size=5)
+    how = EvaluationSpec(precision="fp32", batch_size=5)
+    counts = evaluate(net, cases, ("ground", "cell"), how)
     iou = pooled_iou(estimates(counts.assign(run="", encoder="", variant="")))
     iou = iou[iou["class"] == "cell"].set_index("domain")["iou"]
     assert table.loc["none", "iou"] == iou["s"]

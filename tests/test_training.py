@@ -34,7 +34,7 @@ def test_training_learns_and_keeps_the_best_epoch(cases, tmp_path):
     scores = [row["validation_iou"] for row in done.history]
     assert done.record["validation_iou"] == max(scores)
     assert done.record["best_epoch"] == int(np.argmax(scores))
-    table = evaluate(done.net, cases[10:], CLASSES, precision="fp32")
+    table = evaluate(done.net, cases[10:], CLASSES, EvaluationSpec(precision="fp32"))
     pooled = table.groupby("class")[["tp", "fp", "fn"]].sum().loc[list(CLASSES)]
     assert iou(pooled.to_numpy()).mean() == pytest.approx(max(scores), abs=0.02)
     assert max(scores) > 0.7
@@ -104,7 +104,7 @@ def test_two_processes_share_the_batches_of_a_run(cases, tmp_path):
     # batch statistics are of halves, so the two trainings are alike and not equal
     losses = [[row["train_loss"] for row in one.history] for one in (done, alone)]
     assert losses[0] == pytest.approx(losses[1], rel=0.3)
-    checked = evaluate(done.net, cases[10:13], CLASSES, precision="fp32")
+    checked = evaluate(done.net, cases[10:13], CLASSES, EvaluationSpec(precision="fp32"))
     pooled = checked.groupby("class")[["tp", "fp", "fn"]].sum().loc[list(CLASSES)]
     scored = done.record["validation_iou"]
     assert iou(pooled.to_numpy()).mean() == pytest.approx(scored, abs=1e-3)
@@ -176,7 +176,8 @@ def test_progress_counts_every_step(cases, tmp_path):
 def test_evaluation_counts_every_case_once_for_any_batch_size(cases):
     net = make_net()
     domains = ("brightness:0.75", "saturation:0")
-    alone, together = (evaluate(net, cases[:5], CLASSES, domains, size, "fp32") for size in (1, 4))
+    specs = [EvaluationSpec(shifts=domains, precision="fp32", batch_size=size) for size in (1, 4)]
+    alone, together = (evaluate(net, cases[:5], CLASSES, spec) for spec in specs)
     assert alone.equals(together)
     assert len(alone) == 5 * 3 * 2
     pixels = alone[alone["class"] == "cell"][["tp", "fn"]].sum(axis=1)
@@ -185,7 +186,8 @@ def test_evaluation_counts_every_case_once_for_any_batch_size(cases):
 
 def test_images_of_several_sizes_are_evaluated(cases):
     narrow = replace(cases[0], image=cases[0].image[:32], mask=cases[0].mask[:32])
-    predictions = [labels for _, labels in predict(make_net(), [cases[1], narrow, cases[2]])]
+    several = [cases[1], narrow, cases[2]]
+    predictions = [labels for _, labels in predict(make_net(), several, EvaluationSpec())]
     assert [labels.shape for labels in predictions] == [(64, 64), (32, 64), (64, 64)]
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from skipshift.profile import Profile, profile_shift
     from skipshift.specs import (
         CarrySpec,
+        EvaluationSpec,
         FingerprintSpec,
         ProfileSpec,
         SkipshiftError,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Place": "skipshift.training",
     "CarrySpec": "skipshift.specs",
+    "EvaluationSpec": "skipshift.specs",
     "Fingerprint": "skipshift.fingerprints",
     "FingerprintSpec": "skipshift.specs",
     "Profile": "skipshift.profile",
@@ -52,6 +54,7 @@ _HOMES = {
 
 __all__ = [
     "CarrySpec",
+    "EvaluationSpec",
     "Fingerprint",
     "FingerprintSpec",
     "Place",

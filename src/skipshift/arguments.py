@@ -90,14 +90,20 @@ class CheckSpec:
 class EvaluateSpec:
     """Evaluate one network on every domain of a manifest and every shift of its test cases."""
 
-    net: Path
-    """Run folder with weights.safetensors and run.json."""
+    net: Annotated[Path, Parameter(name="NET")]
+    """Run folder, smp or nnU-Net folder, torch.export archive, or weights with a builder."""
 
     manifest: Path
     """Manifest whose test cases are evaluated."""
 
     out: Path
     """Folder to write: cases.parquet and iou.csv."""
+
+    builder: Annotated[str | None, Parameter(name="--net")] = field(default=None, kw_only=True)
+    """Function that makes the network for a file of weights, module:function."""
+
+    classes: tuple[str, ...] = field(default=(), kw_only=True)
+    """Names of the mask values 0, 1, ...; those of the run folder, or class 0, class 1, ..."""
 
     evaluation: Annotated[EvaluationSpec, Parameter(name="*")] = field(
         default_factory=EvaluationSpec, kw_only=True

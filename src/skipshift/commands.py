@@ -161,21 +161,34 @@ def report(spec: ReportSpec, progress: Progress = silent) -> str:  # noqa: ARG00
 
 def evaluate(spec: EvaluateSpec, progress: Progress = silent) -> str:
     """Evaluate one network on every domain and shift."""
-    from skipshift.data.manifest import read_manifest
-    from skipshift.evaluation import evaluate_manifest
+    from skipshift.checkpoints import load_net
+    from skipshift.data.manifest import read_cases, read_manifest
+    from skipshift.data.preprocess import preprocess_of
+    from skipshift.evaluation import count_classes, evaluate_manifest
     from skipshift.models import Unet
     from skipshift.page.report import main_table
     from skipshift.scores import estimates, pooled_iou
 
-    net = Unet.load(spec.net)
-    about = records.read_json(spec.net / records.RUN_RECORD)
-    classes = about.get("classes") or [f"class {i}" for i in range(net.classes)]
+    how = spec.evaluation
     rows = read_manifest(spec.manifest)
     rows = rows[rows["split"] == "test"]
     if rows.empty:
         raise SkipshiftError(f"{spec.manifest}: has no test cases; give some the split test")
-    counts = evaluate_manifest(spec.net, rows, classes, spec.evaluation, progress)
-    iou = pooled_iou(estimates(counts.assign(encoder=net.encoder_name, variant=net.name)))
+    preprocess_of(how.preprocess)
+    net, record = load_net(spec.net, spec.builder), spec.net / records.RUN_RECORD
+    classes = spec.classes or (records.read_json(record).get("classes") if record.exists() else ())
+    try:
+        number = count_classes(net, next(read_cases(rows[:1], 256, how.crop)), how)
+        classes = classes or [f"class {index}" for index in range(number)]
+        if len(classes) != number:
+            raise ValueError(f"it tells {number} classes apart, not {', '.join(classes)}")
+    except ValueError as error:
+        raise SkipshiftError(f"{spec.net} on {spec.manifest}: {error}") from None
+    counts = evaluate_manifest(spec.net, rows, classes, how, progress, spec.builder)
+    encoder, variant = type(net).__name__, spec.net.name
+    if isinstance(net, Unet):
+        encoder, variant = net.encoder_name, net.name
+    iou = pooled_iou(estimates(counts.assign(encoder=encoder, variant=variant)))
     records.write_table(spec.out / "cases.parquet", counts)
     records.write_table(spec.out / "iou.csv", iou)
     return f"{main_table(iou)}\n\ntables: {spec.out}"

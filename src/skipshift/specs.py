@@ -306,10 +306,7 @@ class StudySpec:
         for name, values in axes.items():
             if len(set(values)) != len(values) or not values:
                 raise ValueError(f"{name} must be distinct, at least one, got {list(values)}")
-        for shift in self.shifts:
-            if parse_shift(shift) is None:
-                kinds = ", ".join(PAPER_SHIFTS)
-                raise ValueError(f"shift {shift!r} must be KIND:FACTOR with KIND one of {kinds}")
+        _check_shifts(self.shifts)
         if len({*self.classes, "mean"}) != len(self.classes) + 1 or len(self.classes) < 2:
             raise ValueError("classes must be at least two distinct names, none of them 'mean'")
         if not 0 < self.margin < 1:
@@ -379,11 +376,17 @@ class EvaluationSpec:
     precision: Precision = "auto"
     """bf16, fp32, or bf16 wherever the processor computes in it (auto)."""
 
+    preprocess: str = "unit"
+    """What is done to each image: unit, minmax, zscore, imagenet, none or module:function."""
+
+    batch_size: int = 8
+
     processes: int = 1
     """Processes that share the cases, each on a GPU of its own where there are several."""
 
     def __post_init__(self) -> None:
-        check_least(self, 1, "processes")
+        check_least(self, 1, "processes", "batch_size")
+        _check_shifts(self.shifts)
         if self.crop is not None:
             _check_crop("crop", self.crop)
 
@@ -393,6 +396,13 @@ def check_least(spec: object, least: int, *names: str) -> None:
     for name in names:
         if getattr(spec, name) < least:
             raise ValueError(f"{name} must be at least {least}, got {getattr(spec, name)}")
+
+
+def _check_shifts(names: tuple[str, ...]) -> None:
+    for shift in names:
+        if parse_shift(shift) is None:
+            kinds = ", ".join(PAPER_SHIFTS)
+            raise ValueError(f"shift {shift!r} must be KIND:FACTOR with KIND one of {kinds}")
 
 
 def _check_crop(name: str, side: int) -> None:

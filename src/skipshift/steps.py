@@ -158,7 +158,8 @@ def _write_samples(study: Study, run: Run, progress: Progress) -> None:  # noqa:
     loaded = list(read_cases(_home(study, run), len(spec.classes), spec.evaluation_crop))
     telling = [case for case in loaded if case.mask.any()] or loaded
     alike = [case for case in telling if case.image.shape == telling[0].image.shape][:SAMPLE_CASES]
-    shown = list(predict(net, alike, sampled, precision=spec.training.precision))
+    how = EvaluationSpec(shifts=tuple(sampled), precision=spec.training.precision)
+    shown = list(predict(net, alike, how))
     buffer = io.BytesIO()
     np.savez_compressed(
         buffer,

@@ -5,8 +5,9 @@ STAMP := .venv/.installed
 OUT ?= out/demo
 SMEAR ?=
 SIZE ?= small
+PARALLEL := -n 2 --dist loadgroup
 
-.PHONY: install demo test lint types bench lock
+.PHONY: install demo test test-all lint types map bench lock
 
 install: $(STAMP)
 
@@ -21,7 +22,10 @@ demo: $(STAMP)
 	$(BIN)/skipshift demo $(OUT) --size $(SIZE) $(if $(SMEAR),--smear $(SMEAR))
 
 test: $(STAMP)
-	$(BIN)/pytest
+	$(BIN)/pytest $(PARALLEL) -m "not slow and not ray and not browser"
+
+test-all: $(STAMP)
+	$(BIN)/pytest $(PARALLEL)
 
 lint: $(STAMP)
 	$(BIN)/ruff check
@@ -29,6 +33,9 @@ lint: $(STAMP)
 
 types: $(STAMP)
 	$(BIN)/mypy
+
+map: $(STAMP)
+	$(BIN)/python -m tools.house
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks

@@ -38,8 +38,8 @@ IMAGES = {128: 256, 512: 48}
 
 
 def main() -> None:
-    from skipshift.data.specs import SynthSpec
-    from skipshift.data.synthetic import write_synthetic
+    from skipshift.data.prepare.options import SynthSpec
+    from skipshift.data.prepare.synthetic import write_synthetic
 
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
     with tempfile.TemporaryDirectory() as folder:
@@ -77,7 +77,7 @@ def measure(job: str, manifest: Path, side: int) -> tuple[float, float]:
 
 def run_job(job: str, manifest: str, side: str) -> None:
     if job.startswith("ours"):
-        from skipshift.allocator import keep_memory
+        from skipshift.networks.allocator import keep_memory
 
         keep_memory()
     rate = JOBS[job](Path(manifest), int(side))

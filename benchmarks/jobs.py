@@ -23,9 +23,9 @@ BATCH = 8
 
 def ours_train(manifest: Path, side: int) -> float:
     from skipshift.data.manifest import read_cases, read_manifest
-    from skipshift.models import Unet
+    from skipshift.networks.unet import Unet
     from skipshift.specs import TrainingSpec
-    from skipshift.training import Place, train
+    from skipshift.study.training import RunOutput, train
 
     cases = list(read_cases(read_manifest(manifest), 2))
     crops = -(-STEPS[side] * BATCH // len(cases))
@@ -39,7 +39,7 @@ def ours_train(manifest: Path, side: int) -> float:
             yield item
 
     with tempfile.TemporaryDirectory() as folder:
-        train(Unet(), cases, small[:1], spec, 0, Place(Path(folder), progress=watch))
+        train(Unet(), cases, small[:1], spec, 0, RunOutput(Path(folder), progress=watch))
     return _rate(times)
 
 
@@ -67,8 +67,8 @@ def plain_train(manifest: Path, side: int) -> float:
 
 def ours_evaluate(manifest: Path, side: int) -> float:
     from skipshift.data.manifest import read_cases, read_manifest
-    from skipshift.evaluation import evaluate
-    from skipshift.models import Unet
+    from skipshift.networks.unet import Unet
+    from skipshift.study.evaluation import evaluate
 
     net, rows = Unet().eval(), read_manifest(manifest)
     evaluate(net, read_cases(rows.head(BATCH), 2, side), ("background", "cell"))
@@ -102,8 +102,8 @@ def plain_evaluate(manifest: Path, side: int) -> float:
 
 def ours_carry(manifest: Path, side: int) -> float:
     from skipshift import shifts
-    from skipshift.models import Unet
-    from skipshift.patching import carry
+    from skipshift.networks.unet import Unet
+    from skipshift.patching.carry import carry
 
     net, images, masks = Unet().eval(), *_stacked(manifest, side)
     pair = [part.transpose(0, 3, 1, 2) for part in (images, shifts.brightness(images, 0.75))]
@@ -117,11 +117,11 @@ def plain_carry(manifest: Path, side: int) -> float:
     """Bare forward passes of the same network, as fast as ours, for each path and two more."""
     import torch
 
-    from skipshift.allocator import keep_memory
-    from skipshift.features import as_input
-    from skipshift.inference import fast_copy
-    from skipshift.models import Unet
-    from skipshift.patching import paths_of
+    from skipshift.networks.allocator import keep_memory
+    from skipshift.networks.features import as_input
+    from skipshift.networks.inference import fast_copy
+    from skipshift.networks.unet import Unet
+    from skipshift.patching.carry import paths_of
 
     keep_memory()
     net, images, _ = Unet().eval(), *_stacked(manifest, side)
@@ -145,8 +145,8 @@ def _stacked(manifest: Path, side: int):
 
 
 def ours_synth(manifest: Path, side: int) -> float:
-    from skipshift.data.specs import SynthSpec
-    from skipshift.data.synthetic import write_synthetic
+    from skipshift.data.prepare.options import SynthSpec
+    from skipshift.data.prepare.synthetic import write_synthetic
 
     with tempfile.TemporaryDirectory(dir=manifest.parent) as folder:
         start = time.perf_counter()
@@ -158,8 +158,8 @@ def plain_synth(manifest: Path, side: int) -> float:
     """Pillow all the way, one image after the other."""
     from PIL import Image
 
-    from skipshift.data.specs import SynthSpec
-    from skipshift.data.templates import cell_mask, load_templates, stain_mask
+    from skipshift.data.prepare.options import SynthSpec
+    from skipshift.data.prepare.templates import cell_mask, load_templates, stain_mask
 
     templates = load_templates(SynthSpec(manifest.parent))
     ground = Image.fromarray(templates.background)
@@ -185,7 +185,7 @@ def plain_synth(manifest: Path, side: int) -> float:
 
 
 def ours_bootstrap(_manifest: Path, cases: int) -> float:
-    from skipshift.scores import estimates
+    from skipshift.statistics.scores import estimates
 
     table = _counts(cases)
     start = time.perf_counter()
@@ -221,7 +221,7 @@ def _counts(cases: int) -> pd.DataFrame:
 
 
 def ours_check(manifest: Path, _side: int) -> float:
-    from skipshift.checks.preflight import check_manifest
+    from skipshift.data.checks.preflight import check_manifest
 
     start = time.perf_counter()
     check_manifest(manifest, workers=2)
@@ -244,7 +244,7 @@ def plain_check(manifest: Path, _side: int) -> float:
 
 def ours_slide(manifest: Path, side: int) -> float:
     from skipshift.data.images import one_thread_an_image
-    from skipshift.data.slides import open_slide
+    from skipshift.data.slides.reader import open_slide
 
     with one_thread_an_image(), tempfile.TemporaryDirectory() as folder:
         path, places = _slide(manifest, Path(folder), side)

@@ -58,15 +58,15 @@ def sets(side: int, images: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def ours(side: int, images: int, rounds: int) -> dict[str, float]:
-    from skipshift.allocator import keep_memory
+    from skipshift.networks.allocator import keep_memory
 
     keep_memory()
     import torch
 
-    from skipshift.features import as_input
-    from skipshift.inference import fast_copy
-    from skipshift.models import Unet
-    from skipshift.profile import profile_shift
+    from skipshift.networks.features import as_input
+    from skipshift.networks.inference import fast_copy
+    from skipshift.networks.unet import Unet
+    from skipshift.profile.profile import profile_shift
     from skipshift.specs import ProfileSpec
 
     torch.manual_seed(0)
@@ -109,9 +109,10 @@ def naive(side: int, images: int, same: bool) -> dict[str, float]:
     import torch
     from torch.nn import functional
 
-    from skipshift.features import as_input, tapped
-    from skipshift.inference import fast_copy
-    from skipshift.models import Unet
+    from skipshift.networks.features import as_input
+    from skipshift.networks.hooks import tapped
+    from skipshift.networks.inference import fast_copy
+    from skipshift.networks.unet import Unet
 
     torch.manual_seed(0)
     net = Unet().eval()

@@ -7,7 +7,7 @@ from dynamic_network_architectures.architectures.unet import PlainConvUNet, Resi
 from monai.networks import nets
 from torch import nn
 
-from skipshift.models import Unet
+from skipshift.networks.unet import Unet
 
 TEN = "e2 e4 e8 e16 e32 s16 d16 s8 d8 s4 d4 s2 d2 d1"
 FOUR = "e1 e2 e4 e8 e16 s8 d8 s4 d4 s2 d2 s1 d1"

@@ -10,11 +10,11 @@ import pandas as pd
 import yaml
 
 from skipshift import records
-from skipshift.comparisons import compare
-from skipshift.counts import iou
 from skipshift.names import ORIGINAL, paper_shifts, parse_shift
-from skipshift.scores import MEAN, estimates
 from skipshift.specs import StudySpec, TrainingSpec, to_plain
+from skipshift.statistics.comparisons import compare
+from skipshift.statistics.counts import iou
+from skipshift.statistics.scores import MEAN, estimates
 
 LAYERS = ("e2", "e4", "e8", "e16", "e32", "d16", "d8", "d4", "d2", "d1")
 CHANNELS = (64, 64, 128, 256, 512, 256, 128, 64, 32, 16)

@@ -1,1 +1,4 @@
-"""Manifests, splits, images, and one reader a format."""
+"""Images, volumes and manifests: files in, arrays and tables out.
+
+Takes files of the user's; gives cases (image, mask, domain, group) that every other room reads.
+"""

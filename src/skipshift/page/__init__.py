@@ -1,1 +1,4 @@
-"""The page: figures, sentences and tables from a study folder; none of it knows torch."""
+"""What people read: sentences, tables, charts and pages.
+
+Takes the tables that other rooms write; gives text, figures and HTML. Never imports torch.
+"""

@@ -10,10 +10,10 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
 
-from skipshift.counts import count, iou
 from skipshift.names import LEVELS, VARIANTS, skips_of
+from skipshift.page.ordering import ordered_variants
 from skipshift.page.style import FAINT, INK, MUTED, WIDTH, colour_of, frame, styled, write
-from skipshift.page.views import ordered_variants
+from skipshift.statistics.counts import count, iou
 
 Pixels = npt.NDArray[np.uint8]
 

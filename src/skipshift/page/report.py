@@ -13,23 +13,23 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from skipshift import records
-from skipshift.comparisons import chance, signed, verdict_sentences
 from skipshift.names import listed
-from skipshift.page import rows
-from skipshift.page.figures import curves, heatmap, profile_figure, violins
-from skipshift.page.findings import (
-    Findings,
-    read_findings,
+from skipshift.page import tables as rows
+from skipshift.page.charts import curves, heatmap, profile_figure, violins
+from skipshift.page.ordering import Panel, best, grid, layer_order, of_classes, panels
+from skipshift.page.pictures import examples_figure, samples_figure, variants_figure
+from skipshift.page.results import (
+    StudyResults,
     read_histories,
+    read_results,
     read_samples,
     read_study_spec,
 )
-from skipshift.page.pictures import examples_figure, samples_figure, variants_figure
+from skipshift.page.sentences import answer, headline, many, of_pair, pairs_of
 from skipshift.page.style import to_jpeg, to_png, to_svg
-from skipshift.page.verdict import answer, headline, many, of_pair, pairs_of
-from skipshift.page.views import Panel, best, grid, layer_order, of_classes, panels
-from skipshift.scores import MEAN, foreground_of
 from skipshift.specs import StudySpec, to_plain
+from skipshift.statistics.comparisons import chance, signed, verdict_sentences
+from skipshift.statistics.scores import MEAN, foreground_of
 
 TEMPLATES = "synthetic/templates.png"
 METRIC_NAMES = {
@@ -63,7 +63,7 @@ class Shown:
 def write_report(folder: Path) -> Path:
     """Write figures/*.svg and *.png and report.html of a study, and return the page's path."""
     spec = read_study_spec(folder)
-    found = read_findings(folder, spec)
+    found = read_results(folder, spec)
     shown = _charts(folder, found)
     shown |= _pictures(folder, found, spec)
     template = folder / TEMPLATES
@@ -164,7 +164,7 @@ def _uri(kind: str, content: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _charts(folder: Path, found: Findings) -> dict[str, Shown]:
+def _charts(folder: Path, found: StudyResults) -> dict[str, Shown]:
     variants = list(found.iou["variant"].unique())
     networks = f"{len(variants)} variants" if len(variants) > 1 else variants[0]
     shown = {
@@ -192,13 +192,13 @@ def _charts(folder: Path, found: Findings) -> dict[str, Shown]:
     return shown
 
 
-def _heatmaps(found: Findings) -> list[tuple[str, str]]:
+def _heatmaps(found: StudyResults) -> list[tuple[str, str]]:
     """Name of each heatmap and its class, the headline first."""
     others = [name for name in found.iou["class"].unique() if name != found.headline]
     return [("heatmap", found.headline), *((f"heatmap-{_slug(name)}", name) for name in others)]
 
 
-def _profile(folder: Path, found: Findings, pair: tuple[str, str]) -> dict[str, Shown]:
+def _profile(folder: Path, found: StudyResults, pair: tuple[str, str]) -> dict[str, Shown]:
     """Violins of all networks and the profile of the first, for one pair of domains."""
     assert found.layers is not None
     layers = of_pair(found.layers, pair)
@@ -216,7 +216,7 @@ def _profile(folder: Path, found: Findings, pair: tuple[str, str]) -> dict[str, 
     return shown
 
 
-def _first_network(found: Findings, layers: pd.DataFrame) -> tuple[str, pd.DataFrame]:
+def _first_network(found: StudyResults, layers: pd.DataFrame) -> tuple[str, pd.DataFrame]:
     """Label and rows of the first profiled run, in the order of the runs."""
     keys = ["encoder", "variant", "fold", "seed"]
     profiled = set(layers[keys].itertuples(index=False, name=None))
@@ -227,7 +227,7 @@ def _first_network(found: Findings, layers: pd.DataFrame) -> tuple[str, pd.DataF
     return f"{encoder} {variant}, fold {fold}, seed {seed}", one
 
 
-def _pictures(folder: Path, found: Findings, spec: StudySpec) -> dict[str, Shown]:
+def _pictures(folder: Path, found: StudyResults, spec: StudySpec) -> dict[str, Shown]:
     shown: dict[str, Shown] = {}
     for encoder, runs in found.runs.groupby("encoder", sort=False):
         samples = read_samples(runs, spec.classes)
@@ -274,7 +274,7 @@ def _render(context: dict[str, Any]) -> str:
 
 
 def _context(
-    folder: Path, found: Findings, spec: StudySpec, shown: dict[str, Shown]
+    folder: Path, found: StudyResults, spec: StudySpec, shown: dict[str, Shown]
 ) -> dict[str, Any]:
     domains = list(found.iou["domain"].unique())
     metric = _metric(found.headline)
@@ -315,7 +315,7 @@ def _context(
     }
 
 
-def _score_tables(found: Findings) -> list[dict[str, Any]]:
+def _score_tables(found: StudyResults) -> list[dict[str, Any]]:
     """Scores of the headline, of the single classes, then of the headline by the other metrics."""
     classes = [
         {"name": _metric(str(name)), "panels": rows.iou_panels(found.iou, str(name))}
@@ -347,7 +347,7 @@ def _contents(shown: dict[str, Shown]) -> list[tuple[str, str]]:
     return [link for link in links if link[0] not in empty]
 
 
-def _profiles(found: Findings) -> list[dict[str, Any]]:
+def _profiles(found: StudyResults) -> list[dict[str, Any]]:
     if found.layers is None:
         return []
     shown = []

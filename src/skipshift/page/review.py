@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from skipshift.data.corrections import MARKS, digest
-from skipshift.data.figures import FIGURE
 from skipshift.data.images import Pixels, read_image, read_mask
 from skipshift.data.manifest import read_manifest
-from skipshift.data.writing import MANIFEST
+from skipshift.data.prepare.corrections import MARKS, digest
+from skipshift.data.prepare.point_patches import FIGURE
+from skipshift.data.prepare.writing import MANIFEST
 from skipshift.records import write_bytes
 
 FOLDER = "review"

@@ -1,0 +1,146 @@
+"""Class indices from masks as people keep them: indices, colours, instances, a file per class."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from skipshift.data.images import Pixels, read_labels, read_numbers
+from skipshift.data.prepare.options import FolderSpec
+from skipshift.data.slices import Decode, read_label_slices
+from skipshift.data.volumes import Plane
+from skipshift.specs import SkipshiftError
+
+Numbers = npt.NDArray[np.int64]
+"""(Z, H, W)."""
+
+
+@dataclass(frozen=True)
+class Legend:
+    """How numbers in masks become classes."""
+
+    classes: tuple[str, ...]
+
+    painted: tuple[int, ...] = ()
+    """Class of each mask pattern, where each class has files of its own."""
+
+    values: Mapping[int, int] | None = None
+    """Class of each number, where the numbers are not classes themselves."""
+
+    decode: Decode = read_labels
+    """What reads the numbers of an image file."""
+
+    instances: bool = False
+    border: bool = False
+
+
+def legend_of(spec: FolderSpec) -> Legend:
+    """Find the classes and how masks name them; `ValueError` where the options do not fit."""
+    if spec.colours:
+        pairs = [text.rpartition("=")[::2] for text in spec.colours]
+        names = [name for name, _ in pairs]
+        classes = _cover(spec.classes or tuple(dict.fromkeys(names)), names)
+        in_colour = pairs[0][1].startswith("#")
+        values = {_number(value, in_colour): classes.index(name) for name, value in pairs}
+        decode = partial(read_numbers, in_colour=True) if in_colour else read_labels
+        return Legend(classes, values=values, decode=decode)
+    if any("=" in mask for mask in spec.masks):
+        names = [mask.split("=", 1)[0] for mask in spec.masks]
+        classes = _cover(spec.classes or ("background", *dict.fromkeys(names)), names)
+        return Legend(classes, tuple(map(classes.index, names)), decode=read_numbers)
+    if spec.instances:
+        default = ("background", "object", *(["border"] if spec.border else []))
+        classes = spec.classes or default
+        if len(classes) != len(default):
+            raise ValueError(f"classes must name {', '.join(default)}, got {list(classes)}")
+        return Legend(classes, decode=read_numbers, instances=True, border=spec.border)
+    return Legend(spec.classes or ("background", "object"))
+
+
+def paint(files: Sequence[Sequence[Path]], legend: Legend, plane: Plane | None) -> Pixels:
+    """Put the mask files of one image together: (Z, H, W) class indices.
+
+    Parameters
+    ----------
+    files
+        Of each mask pattern.
+    plane
+        How the image was turned, if it is a NIfTI volume.
+
+    `SkipshiftError` names the file, number and first pixel of what has no class, and files of
+    different sizes.
+    """
+    if not legend.painted and not legend.instances:
+        [path] = files[0]
+        numbers = read_label_slices(path, legend.decode, plane)
+        return _look_up(numbers, legend, path)
+    flat = [(path, kind) for kind, paths in enumerate(files) for path in paths]
+    layers = [read_label_slices(path, legend.decode, plane) for path, _ in flat]
+    for layer, (path, _) in zip(layers, flat, strict=True):
+        if layer.shape != layers[0].shape:
+            raise SkipshiftError(f"{path}: differs in size from {flat[0][0].name}; correct it")
+    objects = np.zeros_like(layers[0])
+    for index, (layer, (_, kind)) in enumerate(zip(layers, flat, strict=True)):
+        mark = legend.painted[kind] if legend.painted else layer + (index << 32)
+        objects = np.where(layer > 0, mark, objects)
+    if legend.painted:
+        return objects.astype(np.uint8)
+    return _outline(objects) if legend.border else (objects > 0).astype(np.uint8)
+
+
+def _outline(objects: Numbers) -> Pixels:
+    """1 inside objects, 2 on those of their pixels that touch anything else, corners included."""
+    size = (1, 3, 3)
+    edge = ndimage.maximum_filter(objects, size) != ndimage.minimum_filter(objects, size)
+    return np.where(objects > 0, 1 + edge, 0).astype(np.uint8)
+
+
+def _look_up(numbers: Numbers, legend: Legend, path: Path) -> Pixels:
+    values = legend.values
+    if values is None:
+        values = {index: index for index in range(len(legend.classes))}
+    labels = np.zeros(numbers.shape, np.uint8)
+    known = np.zeros(numbers.shape, np.bool_)
+    for number, index in values.items():
+        here = numbers == number
+        labels[here] = index
+        known |= here
+    if not known.all():
+        raise SkipshiftError(_tell_unknown(numbers, known, legend, path))
+    return labels
+
+
+def _tell_unknown(
+    numbers: Numbers, known: npt.NDArray[np.bool_], legend: Legend, path: Path
+) -> str:
+    z, row, column = np.argwhere(~known)[0]
+    number = numbers[z, row, column]
+    what = f"label {number}" if legend.decode is read_labels else f"colour #{number:06x}"
+    where = f"row {row}, column {column}" + (f" of slice {z}" if len(numbers) > 1 else "")
+    way_out = "name it with --colours"
+    if legend.values is None:
+        way_out = "name it with --classes, or say what the numbers are: --colours or --instances"
+    return (
+        f"{path}: has {what} at {where}, {(~known).sum()} such pixels, which is none of "
+        f"{', '.join(legend.classes)}; {way_out}"
+    )
+
+
+def _cover(classes: tuple[str, ...], names: Sequence[str]) -> tuple[str, ...]:
+    if missing := [name for name in names if name not in classes]:
+        raise ValueError(f"classes must hold {missing[0]!r} too, got {list(classes)}")
+    return classes
+
+
+def _number(value: str, in_colour: bool) -> int:
+    digits = value.removeprefix("#")
+    try:
+        if in_colour == value.startswith("#") and (not in_colour or len(digits) == 6):
+            return int(digits, 16 if in_colour else 10)
+    except ValueError:
+        pass
+    raise ValueError(f"colours must be all NAME=#RRGGBB or all NAME=VALUE, got {value!r}")

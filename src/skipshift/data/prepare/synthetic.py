@@ -1,0 +1,323 @@
+"""The paper's synthetic malaria set (section III-A): images, masks and a manifest.
+
+Image i is drawn by a generator seeded with (seed, i), so neither the order nor the number of
+workers changes a byte. Workers are threads: OpenCV lets go of the interpreter while it works.
+"""
+
+import hashlib
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from skipshift.data.images import Pixels, read_image, write_png
+from skipshift.data.prepare.options import SynthSpec
+from skipshift.data.prepare.templates import Boxes, Templates, cell_mask, load_templates, stain_mask
+from skipshift.data.prepare.writing import IMAGES, MANIFEST, MASKS, holds, run_all, write_table
+from skipshift.data.splits import draw_holdout
+from skipshift.names import ORIGINAL
+from skipshift.progress import Progress, silent
+from skipshift.records import write_json
+from skipshift.specs import to_plain
+
+RECIPE = "synth.json"
+PICTURE = "templates.png"
+BOXES = "templates.json"
+
+_RECIPE_VERSION = 1
+"""To be raised by any change of this module that changes the bytes of a set."""
+
+_GAP = 8
+_GREEN, _RED, _ORANGE = (0, 150, 60), (220, 30, 30), (240, 140, 0)
+
+_BYTES_DEPEND_ON = ("images", "cells", "size", "canvas", "holdout", "seed")
+
+Canvas = tuple[Pixels, Pixels]
+RunOutput = tuple[int, int, int]
+"""Number of a template and the x and y of its upper left corner on the canvas."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What stands where on the canvas of one image."""
+
+    turns: int
+    """Quarter turns of the background."""
+
+    cells: tuple[RunOutput, ...]
+    artifacts: tuple[RunOutput, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Stamp:
+    """A template (h, w, 3) and which of its pixels (h, w) are pasted: 255, else 0."""
+
+    pixels: Pixels
+    mask: Pixels
+
+
+@dataclass(frozen=True, eq=False)
+class Kit:
+    """The templates, made ready to compose from; the same for all images of a set."""
+
+    grounds: tuple[Pixels, ...]
+    """The background on the canvas (canvas, canvas, 3), turned by 0, 90, 180, 270 degrees."""
+
+    cells: tuple[Stamp, ...]
+    artifacts: tuple[Stamp, ...]
+
+
+def write_synthetic(spec: SynthSpec, progress: Progress = silent) -> Path:
+    """Write the set, or what is missing of it, and return the path of its manifest.
+
+    A finished set is left as it is. `SkipshiftError` if the folder holds anything else.
+    """
+    templates = load_templates(spec)
+    _check_canvas(spec, templates)
+    recipe = _recipe(spec, templates)
+    if not holds(spec.out, RECIPE, recipe):
+        write_json(spec.out / RECIPE, recipe)
+    _show(spec, templates)
+    _write_images(spec, templates, progress)
+    manifest = spec.out / MANIFEST
+    if not manifest.exists():
+        write_table(manifest, tabulate(spec, recipe["counts"]))
+    return manifest
+
+
+def count_cells(spec: SynthSpec, index: int) -> int:
+    """Draw the number of cells of one image: uniform on the range, half of the images dense.
+
+    Of each two images 2k and 2k + 1 one is of low and one of high density; a coin says which.
+    """
+    return _draw_count(spec, index, _generator(spec, index))
+
+
+def draw_layout(spec: SynthSpec, templates: Templates, index: int) -> Layout:
+    """Draw where everything lies in one image; all templates lie wholly on the canvas."""
+    rng = _generator(spec, index)
+    count = _draw_count(spec, index, rng)
+    return Layout(
+        turns=int(rng.integers(4)),
+        cells=_draw_places(rng, count, templates.cells, spec.canvas),
+        artifacts=_draw_places(rng, 3, templates.artifacts, spec.canvas),
+    )
+
+
+def prepare_kit(spec: SynthSpec, templates: Templates) -> Kit:
+    """Turn and resize the background; threshold cells and artifacts."""
+    masks = [(cell, cell_mask(cell)) for cell in templates.cells]
+    specks = [(artifact, stain_mask(artifact)) for artifact in templates.artifacts]
+    return Kit(
+        grounds=tuple(
+            _resize(np.ascontiguousarray(np.rot90(templates.background, turns)), spec.canvas)
+            for turns in range(4)
+        ),
+        cells=tuple(Stamp(pixels, mask.astype(np.uint8) * 255) for pixels, mask in masks),
+        artifacts=tuple(Stamp(pixels, mask.astype(np.uint8) * 255) for pixels, mask in specks),
+    )
+
+
+def new_canvas(side: int) -> Canvas:
+    """Give room for one image (side, side, 3) and its mask (side, side)."""
+    return np.empty((side, side, 3), dtype=np.uint8), np.empty((side, side), dtype=np.uint8)
+
+
+def compose(
+    layout: Layout, kit: Kit, size: int, canvas: Canvas | None = None
+) -> tuple[Pixels, Pixels]:
+    """Put one image together, on a canvas that may be used again.
+
+    Returns
+    -------
+    The image (size, size, 3) and its mask (size, size): 1 where most of a pixel is cell, else 0.
+    """
+    image, mask = canvas or new_canvas(len(kit.grounds[0]))
+    np.copyto(image, kit.grounds[layout.turns])
+    mask.fill(0)
+    for number, x, y in layout.cells:
+        stamp = kit.cells[number]
+        _paste(image, stamp.pixels, stamp, x, y)
+        _paste(mask, stamp.mask, stamp, x, y)
+    for number, x, y in layout.artifacts:
+        stamp = kit.artifacts[number]
+        _paste(image, stamp.pixels, stamp, x, y)
+    _, classes = cv2.threshold(_resize(mask, size), 127, 1, cv2.THRESH_BINARY)
+    return _resize(image, size), np.asarray(classes, dtype=np.uint8)
+
+
+def tabulate(spec: SynthSpec, counts: Sequence[int]) -> pd.DataFrame:
+    """Build the manifest of a set from the number of cells of each image."""
+    midpoint = sum(spec.cells) / 2
+    strata = ["low" if count <= midpoint else "high" for count in counts]
+    held_out = draw_holdout(strata, spec.holdout, spec.seed)
+    names = [_case(index) for index in range(spec.images)]
+    return pd.DataFrame(
+        {
+            "case": names,
+            "image": [f"{IMAGES}/{name}.png" for name in names],
+            "mask": [f"{MASKS}/{name}.png" for name in names],
+            "domain": ORIGINAL,
+            "group": names,
+            "split": ["test" if flag else "train" for flag in held_out],
+            "stratum": strata,
+        }
+    )
+
+
+def _case(index: int) -> str:
+    return f"synthetic-{index:04d}"
+
+
+def _generator(spec: SynthSpec, index: int) -> np.random.Generator:
+    return np.random.default_rng((spec.seed, index))
+
+
+def _draw_count(spec: SynthSpec, index: int, rng: np.random.Generator) -> int:
+    low, high = spec.cells
+    count = int(rng.integers(low, high + 1))
+    coins = np.random.SeedSequence(spec.seed, spawn_key=(1, index // 2))
+    coin = np.random.default_rng(coins).integers(2)
+    # mirrored at the middle of the range where it lies on the wrong side of it: still uniform
+    pick = max if (index + coin) % 2 else min
+    return pick(count, low + high - count)
+
+
+def _draw_places(
+    rng: np.random.Generator, count: int, templates: Sequence[Pixels], canvas: int
+) -> tuple[RunOutput, ...]:
+    numbers = rng.integers(len(templates), size=count)
+    room = canvas + 1 - np.array([templates[number].shape[:2] for number in numbers])
+    corners = rng.integers(room)
+    return tuple(
+        (int(number), int(x), int(y)) for number, (y, x) in zip(numbers, corners, strict=True)
+    )
+
+
+def _paste(field: Pixels, pixels: Pixels, stamp: Stamp, x: int, y: int) -> None:
+    height, width = stamp.mask.shape
+    cv2.copyTo(pixels, stamp.mask, field[y : y + height, x : x + width])
+
+
+def _resize(pixels: Pixels, side: int) -> Pixels:
+    shrinks = side <= min(pixels.shape[:2])
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(pixels, (side, side), interpolation=method), dtype=np.uint8)
+
+
+def _check_canvas(spec: SynthSpec, templates: Templates) -> None:
+    sides = [max(part.shape[:2]) for part in (*templates.cells, *templates.artifacts)]
+    if max(sides) > spec.canvas:
+        raise ValueError(
+            f"canvas must be at least {max(sides)}, the side of the largest template, "
+            f"got {spec.canvas}"
+        )
+
+
+def _recipe(spec: SynthSpec, templates: Templates) -> dict[str, Any]:
+    """Everything that the bytes of a set depend on, and nothing that they do not."""
+    parts = (templates.background, *templates.cells, *templates.artifacts)
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(repr(part.shape).encode() + part.tobytes())
+    return {
+        "recipe": _RECIPE_VERSION,
+        **{name: to_plain(getattr(spec, name)) for name in _BYTES_DEPEND_ON},
+        "templates": {
+            "source": templates.source,
+            "boxes": to_plain(templates.boxes),
+            "sha256": digest.hexdigest(),
+        },
+        "counts": [count_cells(spec, index) for index in range(spec.images)],
+    }
+
+
+def _write_images(spec: SynthSpec, templates: Templates, progress: Progress) -> None:
+    names = [f"{_case(index)}.png" for index in range(spec.images)]
+    done = _finished(spec.out / IMAGES) & _finished(spec.out / MASKS)
+    missing = [index for index, name in enumerate(names) if name not in done]
+    if not missing:
+        return
+    kit = prepare_kit(spec, templates)
+
+    # fresh memory for every image costs as much as composing it: a canvas for each worker
+    own = threading.local()
+
+    def make(index: int) -> None:
+        if not hasattr(own, "canvas"):
+            own.canvas = new_canvas(spec.canvas)
+        layout = draw_layout(spec, templates, index)
+        image, mask = compose(layout, kit, spec.size, own.canvas)
+        write_png(spec.out / IMAGES / names[index], image)
+        write_png(spec.out / MASKS / names[index], mask)
+
+    run_all(make, missing, spec.workers, progress, "synthetic images")
+
+
+def _finished(folder: Path) -> set[str]:
+    """Names of the files in a folder that are not empty; what a killed run left is removed."""
+    names = set()
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.name.startswith(".") and path.suffix == ".part":
+            path.unlink(missing_ok=True)
+        elif path.stat().st_size:
+            names.add(path.name)
+    return names
+
+
+def _show(spec: SynthSpec, templates: Templates) -> None:
+    """Lay the templates out for the user to judge, and write their boxes for him to correct."""
+    picture, boxes = spec.out / PICTURE, spec.out / BOXES
+    if not picture.exists():
+        smear = read_image(spec.smear) if spec.smear is not None else None
+        write_png(picture, picture_templates(templates, smear))
+    if templates.boxes is not None and not boxes.exists():
+        write_json(boxes, to_plain(templates.boxes))
+
+
+def picture_templates(templates: Templates, smear: Pixels | None = None) -> Pixels:
+    """Lay out background, cells, cells as they are cut, artifacts (Fig. 2), and the smear."""
+    cut = tuple(
+        np.where(cell_mask(cell)[..., None], cell, np.uint8(255)) for cell in templates.cells
+    )
+    columns = [
+        _column(parts)
+        for parts in ((templates.background,), templates.cells, cut, templates.artifacts)
+    ]
+    if smear is not None and templates.boxes is not None:
+        columns.append(_mark_boxes(_column((smear,)), templates.boxes))
+    return np.hstack(columns)
+
+
+def _column(parts: Sequence[Pixels], height: int = 720) -> Pixels:
+    """Scale pictures to the same height and stack them, white where they are narrower."""
+    tall = height // len(parts)
+    widths = [max(1, round(part.shape[1] * tall / part.shape[0])) for part in parts]
+    column = np.full((height, max(widths) + _GAP, 3), 255, dtype=np.uint8)
+    for row, (part, width) in enumerate(zip(parts, widths, strict=True)):
+        shown = cv2.resize(part, (width, tall), interpolation=cv2.INTER_AREA)
+        column[row * tall : (row + 1) * tall - _GAP, :width] = shown[:-_GAP]
+    return column
+
+
+def _mark_boxes(column: Pixels, boxes: Boxes) -> Pixels:
+    """Draw the boxes on a smear that was scaled to a column: ground, cells, artifacts."""
+    scale = len(column) / boxes.size[1]
+    marks = [
+        (_GREEN, (boxes.background,)),
+        (_RED, boxes.cells),
+        (_ORANGE, boxes.artifacts),
+    ]
+    for colour, places in marks:
+        for x0, y0, x1, y1 in places:
+            corner, opposite = (
+                (round(x0 * scale), round(y0 * scale)),
+                (round(x1 * scale), round(y1 * scale)),
+            )
+            cv2.rectangle(column, corner, opposite, colour, 2)
+    return column

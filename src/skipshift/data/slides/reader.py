@@ -1,0 +1,204 @@
+"""Whole-slide images: any rectangle at any scale, from whatever pyramid lies in the file."""
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from skipshift.data.images import Pixels
+from skipshift.extras import load_extra
+from skipshift.specs import SkipshiftError
+
+_EXTRA = "slides"
+
+ENDINGS = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide", ".vms", ".dcm")
+"""Of the files that are taken for slides in a folder."""
+
+_TIFFS = (".tif", ".tiff", ".svs", ".ndpi", ".scn", ".bif")
+
+_COARSEST = 50.0
+"""Micrometres of a pixel beyond which a header tells of print, not of a microscope."""
+
+_SILENT = logging.NullHandler()
+
+_MOST_PIXELS = 1 << 27
+
+_SAME_SCALE = 0.01
+"""Relative difference of scales below which a level is read as it is."""
+
+
+@dataclass(frozen=True, eq=False)
+class Slide:
+    """An open slide; coordinates are pixels of its full resolution, x to the right, y down."""
+
+    path: Path
+
+    size: tuple[int, int]
+    """Width and height."""
+
+    mpp: tuple[float, float] | None
+    """Micrometres of a pixel along x and y; None where the file does not tell."""
+
+    levels: tuple[tuple[int, int], ...]
+    """Width and height of each level, the smallest_p first."""
+
+    steps: tuple[float, ...]
+    """Full-resolution pixels in a pixel of each level."""
+
+    pixels: Callable[[int, tuple[int, int], tuple[int, int]], Pixels]
+    """Level, left and top in its pixels, width and height -> (H, W, 3) or with alpha (H, W, 4)."""
+
+    def downsample(self, mpp: float | None) -> float:
+        """Full-resolution pixels in one of ``mpp`` micrometres; 1 for None.
+
+        `SkipshiftError` if the file does not tell its own spacing.
+        """
+        if mpp is None:
+            return 1.0
+        if self.mpp is None:
+            raise SkipshiftError(
+                f"{self.path}: does not tell how wide its pixels are; leave mpp out to read it at "
+                f"full resolution"
+            )
+        return mpp / (sum(self.mpp) / 2)
+
+    def spacing(self, downsample: float) -> str:
+        """Millimetres between rows x between columns, as the manifest has it; or nothing."""
+        if self.mpp is None:
+            return ""
+        return "x".join(f"{side * downsample / 1000:.5g}" for side in reversed(self.mpp))
+
+    def read(self, x: float, y: float, width: int, height: int, downsample: float = 1.0) -> Pixels:
+        """Read a rectangle whose left upper corner is (x, y).
+
+        Parameters
+        ----------
+        width, height
+            Of what is returned, in its own pixels.
+        downsample
+            Full-resolution pixels in one of them, above 0.
+
+        Returns
+        -------
+        (height, width, 3) RGB, white wherever the slide has no pixels. It is taken from the
+        coarsest level that is no coarser than asked for, by averages of areas. `SkipshiftError` if
+        a tile is broken, or more than 134 million pixels would have to be read.
+        """
+        fine = [i for i, step in enumerate(self.steps) if step <= downsample * (1 + _SAME_SCALE)]
+        level = max(fine, default=0)
+        step, sides = self.steps[level], (width, height)
+        scale = downsample / step
+        if abs(scale - 1) > _SAME_SCALE:
+            sides = (max(1, round(width * scale)), max(1, round(height * scale)))
+        if sides[0] * sides[1] > _MOST_PIXELS:
+            raise SkipshiftError(
+                f"{self.path}: has no coarse level: {width} x {height} would take "
+                f"{sides[0]} x {sides[1]} of its pixels; write it as a pyramid"
+            )
+        pixels = self._paste(level, (round(x / step), round(y / step)), sides)
+        if sides == (width, height):
+            return pixels
+        way = cv2.INTER_AREA if scale > 1 else cv2.INTER_LINEAR
+        return np.asarray(cv2.resize(pixels, (width, height), interpolation=way), dtype=np.uint8)
+
+    def thumbnail(self, side: int) -> Pixels:
+        """Read the whole slide, its longer side shrunk to at most ``side`` pixels."""
+        downsample = max(1.0, max(self.size) / side)
+        width, height = (max(1, round(length / downsample)) for length in self.size)
+        return self.read(0, 0, width, height, downsample)
+
+    def _paste(self, level: int, corner: tuple[int, int], sides: tuple[int, int]) -> Pixels:
+        """Read what lies within a level onto white."""
+        low = [min(max(at, 0), most) for at, most in zip(corner, self.levels[level], strict=True)]
+        ends = [at + side for at, side in zip(corner, sides, strict=True)]
+        high = [min(max(end, 0), most) for end, most in zip(ends, self.levels[level], strict=True)]
+        width, height = (end - start for start, end in zip(low, high, strict=True))
+        inside = min(width, height) > 0
+        if inside and (width, height) == sides:
+            return _on_white(self._read(level, (low[0], low[1]), sides))
+        canvas = np.full((sides[1], sides[0], 3), 255, np.uint8)
+        if inside:
+            left, top = low[0] - corner[0], low[1] - corner[1]
+            part = _on_white(self._read(level, (low[0], low[1]), (width, height)))
+            canvas[top : top + height, left : left + width] = part
+        return canvas
+
+    def _read(self, level: int, corner: tuple[int, int], sides: tuple[int, int]) -> Pixels:
+        try:
+            return self.pixels(level, corner, sides)
+        except Exception as error:
+            raise _unreadable(self.path, error) from None
+
+
+@contextlib.contextmanager
+def open_slide(path: Path) -> Iterator[Slide]:
+    """Open a slide by OpenSlide, or by tiffslide a TIFF that OpenSlide refuses, and close it.
+
+    Reading is safe in several threads. `SkipshiftError` if the file is absent, none of both can
+    read it, or ``skipshift[slides]`` is not installed.
+    """
+    openslide = load_extra("openslide", _EXTRA)
+    if not path.is_file():
+        raise SkipshiftError(f"{path}: does not exist; restore the file")
+    try:
+        source, name = openslide.OpenSlide(path), "openslide"
+    except openslide.OpenSlideError as refused:
+        if path.suffix.lower() not in _TIFFS:
+            raise _unreadable(path, refused) from None
+        source, name = _open_tiff(path), "tiffslide"
+    steps = tuple(map(float, source.level_downsamples))
+    with source:
+
+        def read(level: int, corner: tuple[int, int], sides: tuple[int, int]) -> Pixels:
+            place = (round(corner[0] * steps[level]), round(corner[1] * steps[level]))
+            return np.asarray(source.read_region(place, level, sides))
+
+        levels = tuple((int(width), int(height)) for width, height in source.level_dimensions)
+        yield Slide(path, levels[0], _spacing(source.properties, name), levels, steps, read)
+
+
+def _open_tiff(path: Path) -> Any:
+    tiffslide = load_extra("tiffslide", _EXTRA)
+    # its decoder logs what it cannot read, which the error says already
+    logging.getLogger("tifffile").addHandler(_SILENT)
+    with contextlib.ExitStack() as stack:
+        try:
+            source = stack.enter_context(tiffslide.TiffSlide(path))
+            # the header is read when it is first asked for
+            _ = source.level_downsamples
+        except Exception as error:
+            raise _unreadable(path, error) from None
+        stack.pop_all()
+    return source
+
+
+def _spacing(properties: Any, name: str) -> tuple[float, float] | None:
+    try:
+        x, y = (float(properties[f"{name}.mpp-{axis}"]) for axis in "xy")
+    except (KeyError, TypeError, ValueError):
+        return None
+    return (x, y) if min(x, y) > 0 and max(x, y) < _COARSEST else None
+
+
+def _on_white(pixels: Pixels) -> Pixels:
+    """(H, W, 3) of grey, colour, or colour with alpha."""
+    if pixels.ndim == 2:
+        return np.repeat(pixels[..., None], 3, axis=2)
+    if pixels.shape[2] == 3:
+        return pixels
+    colours = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGBA2RGB), dtype=np.uint8)
+    alpha = pixels[..., 3]
+    if alpha.min() == 255:
+        return colours
+    share = alpha[..., None] / 255
+    return np.rint(colours * share + 255 * (1 - share)).astype(np.uint8)
+
+
+def _unreadable(path: Path, error: Exception) -> SkipshiftError:
+    reason = " ".join(str(getattr(error, "strerror", None) or error).split())
+    return SkipshiftError(f"{path}: cannot be read as a slide: {reason or type(error).__name__}")

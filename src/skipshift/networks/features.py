@@ -1,0 +1,174 @@
+"""Pooled features of any network's layers, from one pass over a set of images."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from skipshift.names import STRIDE
+from skipshift.networks.feature_store import FeatureStore
+from skipshift.networks.hooks import tapped
+from skipshift.networks.inference import run
+from skipshift.networks.layers import Layers, taps_of, unwrap
+from skipshift.networks.pooling import POOLINGS, vectors
+
+Images = npt.NDArray[Any] | Tensor | Iterable[Any]
+"""(N, C, H, W) uint8 or float, or a loader of such batches (of tuples that begin with one)."""
+
+Groups = Sequence[str] | npt.NDArray[Any]
+"""Label of each image's group; images of one group are never taken apart."""
+
+Features = dict[str, list[npt.NDArray[np.float32]]]
+"""Layer name -> blocks (n, K, D): K positions and D channels of each of n images, in order."""
+
+
+def collect(
+    net: nn.Module,
+    batches: Iterable[Tensor],
+    layers: Layers | None = None,
+    pooling: Sequence[str] = ("average",),
+    seed: int = 0,
+    store: FeatureStore | None = None,
+) -> dict[str, Features]:
+    """Run a network once over a set and keep its pooled features.
+
+    The maps of a layer have (H / 32) x (W / 32) cells (section IV-B), those of volumes likewise
+    along each of three axes, and fewer where the map itself is smaller. No map outlives its batch.
+    The network is put into evaluation mode for the pass and back.
+
+    Parameters
+    ----------
+    batches
+        (N, C, H, W) or, of volumes, (N, C, D, H, W) tensors, uint8 (then divided by 255) or float,
+        all of one size.
+    pooling
+        What to keep of each cell, some of `skipshift.networks.pooling.POOLINGS`.
+    seed
+        Seed of the random positions of ``sample``: image i gives those of (seed, layer, i).
+    store
+        Holds the features while they grow; in memory without it.
+
+    Returns
+    -------
+    Pooling -> layer name -> blocks (n, K, D) float32, N images in all. `ValueError` names a layer
+    with NaN or infinity.
+    """
+    net = unwrap(net)
+    held = FeatureStore(float("inf")) if store is None else store
+    shapes: dict[tuple[str, str], set[tuple[int, ...]]] = defaultdict(set)
+    names: Sequence[str] = ()
+    mode = net.training
+    net.eval()
+    try:
+        for kept in _passes(net, batches, layers, pooling, seed):
+            names = list(kept)
+            for name in names:
+                for kind, part in zip(pooling, _on_cpu(name, kept.pop(name)), strict=True):
+                    shapes[kind, name].add(part.shape[1:])
+                    held.add((kind, name), part)
+    finally:
+        net.train(mode)
+    if not names:
+        raise ValueError("a set of images must hold at least one image")
+    _check_shapes(shapes)
+    return {kind: {name: held.take((kind, name)) for name in names} for kind in pooling}
+
+
+def _passes(
+    net: nn.Module,
+    batches: Iterable[Tensor],
+    layers: Layers | None,
+    pooling: Sequence[str],
+    seed: int,
+) -> Iterator[dict[str, list[Tensor]]]:
+    """Run a network over the batches of a set and give what is kept of each layer."""
+    place = next(net.parameters(), torch.empty(0))
+    taps: dict[str, str] = {}
+    for batch in batches:
+        with torch.inference_mode():
+            images = as_input(batch, place)
+            if not taps:
+                taps = taps_of(net, layers, images[:1])
+                rngs = {n: np.random.default_rng((seed, depth)) for depth, n in enumerate(taps)}
+            cells = tuple(max(1, side // STRIDE) for side in images.shape[2:])
+            with tapped(net, taps, partial(_pool, pooling, rngs, cells)) as kept:
+                run(net, images)
+        if missing := [name for name in taps if name not in kept]:
+            raise ValueError(f"layer {missing[0]}: its module did not run in the forward pass")
+        yield {name: kept[name] for name in taps}
+
+
+def as_input(batch: Tensor, like: Tensor) -> Tensor:
+    """Move a batch to where ``like`` is, channels last, uint8 as x / 255 in its dtype."""
+    images = torch.as_tensor(batch).to(like.device, non_blocking=True)
+    scale = 255 if images.dtype == torch.uint8 else 1
+    volumes = images.ndim == 5
+    layout = torch.channels_last_3d if volumes else torch.channels_last
+    images = images.to(like.dtype).contiguous(memory_format=layout)
+    return images.div_(255) if scale == 255 else images
+
+
+def _pool(
+    pooling: Sequence[str],
+    rngs: Mapping[str, np.random.Generator],
+    cells: tuple[int, ...],
+    name: str,
+    output: Any,
+) -> list[Tensor]:
+    """Pool a map (N, D, *sides) in each of several ways: (N, D, *kept)."""
+    if not isinstance(output, Tensor) or output.ndim != len(cells) + 2:
+        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise ValueError(
+            f"layer {name}: its output must be a tensor (N, D, {', '.join('hwd'[: len(cells)])}), "
+            f"got {shape}; for one of several outputs add its index, as in {name}[0]"
+        )
+    if output.shape[1] == 0:
+        raise ValueError(f"layer {name}: has no channels; leave it out")
+    fitting = [min(pair) for pair in zip(cells, output.shape[2:], strict=True)]
+    return [POOLINGS[kind](output, fitting, rngs[name]) for kind in pooling]
+
+
+def _on_cpu(name: str, kept: list[Tensor]) -> Iterator[npt.NDArray[np.float32]]:
+    """Give each pooled map of a layer as (N, K, D), once it is found to be finite."""
+    for pooled in kept:
+        part = vectors(pooled).cpu().contiguous().numpy()
+        if not np.isfinite(part).all():
+            raise ValueError(
+                f"layer {name}: features hold NaN or infinity; check weights and inputs"
+            )
+        yield part
+
+
+def _check_shapes(shapes: Mapping[tuple[str, str], set[tuple[int, ...]]]) -> None:
+    for (_, name), found in shapes.items():
+        if len(found) > 1:
+            raise ValueError(
+                f"layer {name}: images of one set must have one size, got {sorted(found)}"
+            )
+
+
+def batches_of(images: Images, size: int, name: str) -> Iterator[Tensor]:
+    """Batches of an array, or of a loader as they come; `ValueError` names an empty array."""
+    if isinstance(images, np.ndarray | Tensor):
+        if images.ndim not in (4, 5) or len(images) == 0:
+            raise ValueError(f"{name} must be (N, C, H, W) with N >= 1, got {tuple(images.shape)}")
+        array, starts = images, range(0, len(images), size)
+        images = (array[start : start + size] for start in starts)
+    for batch in images:
+        yield torch.as_tensor(batch[0] if isinstance(batch, list | tuple) else batch)
+
+
+def groups_of(features: Features, groups: Groups | None, name: str) -> npt.NDArray[Any]:
+    """Label of each image's group; each image by itself if ``groups`` is None."""
+    images = sum(map(len, next(iter(features.values()))))
+    # without labels nothing says that images are paired, so no name may be in both sets
+    own = [f"{name} {index}" for index in range(images)]
+    labels = np.asarray(own if groups is None else groups)
+    if labels.shape != (images,):
+        raise ValueError(f"groups of the {name} must be one label per image, {images}")
+    return labels

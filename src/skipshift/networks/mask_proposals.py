@@ -1,0 +1,37 @@
+"""Masks of mitotic figures as a network sees them."""
+
+import numpy as np
+import torch
+from torch import nn
+
+from skipshift.data.images import Pixels
+from skipshift.data.prepare.point_patches import Propose
+from skipshift.data.prepare.stains import middle_parts
+from skipshift.data.preprocess import Preprocess, prepare
+from skipshift.networks.inference import best_device, labels_of, logits_of, run
+from skipshift.specs import SkipshiftError
+
+
+def proposer(net: nn.Module, preprocess: Preprocess) -> Propose:
+    """Make a network propose masks: class 1, in parts that begin at the middle.
+
+    The network takes (1, 3, H, W); `SkipshiftError` if it cannot, or gives no scores of classes.
+    """
+    net = net.to(best_device()).eval()
+    device = next(net.parameters()).device
+
+    def propose(image: Pixels, mpp: float) -> Pixels:
+        batch = torch.from_numpy(prepare(image[None], preprocess)).to(device)
+        with torch.inference_mode():
+            try:
+                labels = labels_of(logits_of(run(net, batch)))
+            except ValueError as error:
+                raise SkipshiftError(f"proposals: {error}; name another network") from None
+        if labels.shape[1:] != image.shape[:2]:
+            raise SkipshiftError(
+                f"proposals: the network gives {labels.shape[1:]} for {image.shape[:2]}; it must "
+                f"keep the size of an image"
+            )
+        return middle_parts(labels[0] == 1, mpp).astype(np.uint8)
+
+    return propose

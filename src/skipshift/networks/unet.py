@@ -1,0 +1,236 @@
+"""U-nets with any set of skip connections: the names of their layers, saving and loading."""
+
+import logging
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from segmentation_models_pytorch.base import SegmentationHead
+from segmentation_models_pytorch.base.initialization import initialize_decoder, initialize_head
+from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
+from segmentation_models_pytorch.encoders import encoders, get_encoder
+from timm import is_model, list_models
+from torch import Tensor, nn
+
+from skipshift.names import LEVELS, check_sides, check_skips, skips_of, variant_of
+from skipshift.networks.layers import taps_of
+from skipshift.records import RUN_RECORD, WEIGHTS, read_json, write_bytes, write_json
+from skipshift.specs import SkipshiftError
+
+DECODER_CHANNELS = (256, 128, 64, 32, 16)
+
+
+class Unet(nn.Module):
+    """The paper's U-net: an encoder of segmentation_models_pytorch and any set of skip connections.
+
+    A pruned skip has zero channels, so the first convolution of its decoder block shrinks and its
+    tensor never enters the decoder (section IV-C, Table II). With all four skips the parameters and
+    their names are those of ``segmentation_models_pytorch.Unet``.
+
+    Parameters
+    ----------
+    encoder
+        Name of an encoder of segmentation_models_pytorch, e.g. ``resnet18``; ``tu-`` for timm's.
+    classes
+        Number of mask values, background included; the channels of the logits.
+    skips
+        Levels to keep, any subset of {1, 2, 3, 4}: strides 2, 4, 8, 16.
+    encoder_weights
+        ``"imagenet"`` (downloaded by the encoder's library), None, or a file of weights with
+        torchvision's, timm's or segmentation_models_pytorch's names.
+    in_channels
+        Channels of the images; 1 sums the weights of the first convolution over colours.
+    """
+
+    def __init__(
+        self,
+        encoder: str = "resnet18",
+        classes: int = 2,
+        skips: tuple[int, ...] = LEVELS,
+        encoder_weights: str | Path | None = None,
+        in_channels: int = 3,
+    ) -> None:
+        super().__init__()
+        if classes < 2:
+            raise ValueError(f"classes must be at least 2 with the background, got {classes}")
+        self.skips = check_skips(tuple(skips))
+        self.encoder_name, self.classes, self.in_channels = encoder, classes, in_channels
+        self.encoder = _make_encoder(encoder, encoder_weights, in_channels)
+        channels: list[int] = list(self.encoder.out_channels)  # type: ignore[arg-type]
+        for level in set(LEVELS) - set(self.skips):
+            if channels[level] == 0:
+                raise ValueError(
+                    f"skips must keep {level}: {encoder} has no feature at stride {2**level}, "
+                    f"so there is no L{level} to prune"
+                )
+            channels[level] = 0
+        self.decoder = UnetDecoder(
+            channels, DECODER_CHANNELS, attention_type=None, add_center_block=False
+        )
+        self.segmentation_head = SegmentationHead(DECODER_CHANNELS[-1], classes, kernel_size=3)
+        initialize_decoder(self.decoder)
+        initialize_head(self.segmentation_head)
+
+    @classmethod
+    def variant(cls, name: str, encoder: str = "resnet18", **options: Any) -> Self:
+        """Build a network by the name of its variant; `name` turns it back.
+
+        >>> Unet.variant("L1-pruned").skips
+        (2, 3, 4)
+        """
+        return cls(encoder, skips=skips_of(name), **options)
+
+    @property
+    def name(self) -> str:
+        """Name of the variant, e.g. ``L1-pruned`` or ``skips-13``."""
+        return variant_of(self.skips)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The arguments that build this network again, apart from its weights."""
+        return {
+            "encoder": self.encoder_name,
+            "classes": self.classes,
+            "skips": list(self.skips),
+            "in_channels": self.in_channels,
+        }
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, classes, H, W) of images (N, in_channels, H, W) in [0, 1], i.e. x / 255.
+
+        H and W must be multiples of 32. No colour is normalised.
+        """
+        if images.ndim != 4 or images.shape[1] != self.in_channels:
+            raise ValueError(
+                f"images must be (N, {self.in_channels}, H, W), got {tuple(images.shape)}"
+            )
+        check_sides(*images.shape[2:])
+        features = self.encoder(images)
+        kept = (0, *self.skips, len(features) - 1)
+        features = [f if level in kept else f[:, :0] for level, f in enumerate(features)]
+        logits: Tensor = self.segmentation_head(self.decoder(features))
+        return logits
+
+    def taps(self) -> dict[str, str]:
+        """Addresses of the layers by name, for `skipshift.networks.features`, in depth order.
+
+        ``e2`` is the encoder's feature at stride 2, and with it the skip L1, which hands it on
+        unchanged; ``d1`` is the decoder block at stride 1.
+        """
+        return taps_of(self)
+
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers in depth order: encoder stages at strides 2..32, decoder 16..1."""
+        return tuple(self.taps())
+
+    def save(self, folder: Path, **record: object) -> None:
+        """Write weights.safetensors, then run.json with the network's arguments and ``record``."""
+        weights = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
+        write_bytes(Path(folder) / WEIGHTS, save(weights))
+        write_json(Path(folder) / RUN_RECORD, {"net": self.config, **record})
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Rebuild a network from a folder written by `save`; `SkipshiftError` if it is not one."""
+        folder = Path(folder)
+        record = read_json(folder / RUN_RECORD)
+        try:
+            net = cls(**record["net"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise SkipshiftError(
+                f"{folder / RUN_RECORD}: describes no skipshift network: {error}"
+            ) from None
+        load_weights(net, read_weights(folder / WEIGHTS), str(folder / WEIGHTS))
+        return net
+
+
+def load_weights(net: nn.Module, weights: dict[str, Tensor], source: str) -> None:
+    """Load weights strictly; `SkipshiftError` names the source and the first keys that are off."""
+    own = net.state_dict()
+    faults = [f"lacks {key}" for key in own if key not in weights]
+    faults += [f"has {key}, which the network has not" for key in weights if key not in own]
+    faults += [
+        f"has {key} as {tuple(weights[key].shape)}, not {tuple(tensor.shape)}"
+        for key, tensor in own.items()
+        if key in weights and weights[key].shape != tensor.shape
+    ]
+    if faults:
+        more = f" ({len(faults) - 2} more)" if len(faults) > 2 else ""
+        raise SkipshiftError(f"{source}: {', '.join(faults[:2])}{more}; it is of another network")
+    net.load_state_dict(weights)
+
+
+def _make_encoder(name: str, weights: str | Path | None, in_channels: int) -> nn.Module:
+    if name not in encoders and not (name.startswith("tu-") and is_model(name[3:])):
+        near = [known for known in encoders if known[:6] == name[:6]]
+        near += [f"tu-{known}" for known in list_models(f"{name.removeprefix('tu-')[:6]}*")]
+        choices = ", ".join((near or ["resnet18", "resnet34"])[:5])
+        raise ValueError(f"unknown encoder {name!r}; the nearest are {choices}")
+    encoder: nn.Module
+    if weights == "imagenet":
+        encoder = _imagenet_encoder(name)
+    else:
+        encoder = get_encoder(name, in_channels=3, depth=5, weights=None)
+        if weights is not None:
+            load_weights(encoder, _encoder_keys(encoder, Path(weights)), str(weights))
+    if in_channels != 3:
+        encoder.set_in_channels(in_channels, pretrained=weights is not None)  # type: ignore[operator]
+    return encoder
+
+
+def _imagenet_encoder(name: str) -> nn.Module:
+    # smp takes True, not a name, for timm's encoders
+    weights = True if name.startswith("tu-") else "imagenet"
+    hub = logging.getLogger("huggingface_hub")
+    level = hub.level
+    hub.setLevel(logging.ERROR)  # it reports every retry as a warning of its own
+    try:
+        encoder: nn.Module = get_encoder(name, in_channels=3, depth=5, weights=weights)
+    except (OSError, KeyError, RuntimeError) as error:
+        raise SkipshiftError(
+            f"encoder_weights: imagenet weights of {name} could not be fetched "
+            f"({type(error).__name__}); connect to the model hub once, or give a file of weights, "
+            f"or none to start from scratch"
+        ) from error
+    finally:
+        hub.setLevel(level)
+    return encoder
+
+
+def _encoder_keys(encoder: nn.Module, path: Path) -> dict[str, Tensor]:
+    """Weights of a file under the encoder's own names, without the classifier of a whole net."""
+    weights = read_weights(path)
+    own = set(encoder.state_dict())
+    prefixes = ("encoder.", "module.encoder.", "module.", "model.", "backbone.", "")
+    stripped = [
+        {k.removeprefix(p): v for k, v in weights.items() if k.startswith(p)} for p in prefixes
+    ]
+    # smp keeps a timm network one level down
+    stripped.append({f"model.{k}": v for k, v in weights.items()})
+    best = max(stripped, key=lambda named: len(own & set(named)))
+    heads = ("fc.", "classifier.", "head.", "last_linear.", "model.fc.", "model.head.")
+    return {k: v for k, v in best.items() if k in own or not k.startswith(heads)}
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a state_dict, safetensors or torch's own; `SkipshiftError` if the file holds none."""
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, SafetensorError, RuntimeError, EOFError, ValueError) as error:
+        reason = " ".join((getattr(error, "strerror", None) or str(error)).split())[:200]
+        raise SkipshiftError(f"{path}: cannot be read as weights: {reason}") from None
+    except Exception as error:
+        # torch raises pickle's UnpicklingError and more for files that hold anything but weights
+        raise SkipshiftError(
+            f"{path}: holds more than weights ({type(error).__name__}); save its state_dict alone"
+        ) from None
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(weights, dict) and isinstance(weights.get(key), dict):
+            weights = weights[key]
+    if not isinstance(weights, dict) or not all(isinstance(v, Tensor) for v in weights.values()):
+        raise SkipshiftError(f"{path}: holds no state_dict; save the network's state_dict alone")
+    return weights

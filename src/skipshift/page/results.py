@@ -1,0 +1,232 @@
+"""What a study folder holds, read once: its spec, tables, runs, training histories and samples."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import pandas as pd
+
+from skipshift import records
+from skipshift.names import seen
+from skipshift.page.ordering import in_domain, of_classes, ordered_variants
+from skipshift.specs import SkipshiftError, StudySpec, read_spec
+from skipshift.statistics.comparisons import compare
+from skipshift.statistics.scores import estimates, headline_class
+
+RUN_KEYS = (
+    "encoder",
+    "variant",
+    "fold",
+    "seed",
+    "parameters",
+    "epochs",
+    "best_epoch",
+    "validation_iou",
+    "seconds",
+)
+HISTORY_COLUMNS = ("epoch", "train_loss", "validation_iou")
+
+
+@dataclass(frozen=True)
+class StudyResults:
+    """The tables of one study."""
+
+    iou: pd.DataFrame
+    """Columns of iou.csv: the foreground classes, and their mean where there are several."""
+
+    foreground: tuple[str, ...]
+    """Every class but the background."""
+
+    cases: pd.DataFrame
+    """Columns of cases.parquet."""
+
+    runs: pd.DataFrame
+    """A row for each run: `RUN_KEYS`, and `path`, its folder."""
+
+    homes: tuple[str, ...]
+    """Domains that the networks were trained on."""
+
+    scores: pd.DataFrame
+    """Columns of scores.csv."""
+
+    tests: pd.DataFrame
+    """Columns of tests.csv."""
+
+    margin: float
+    """Largest difference of a score that does not matter."""
+
+    layers: pd.DataFrame | None = None
+    """Columns of layers.csv, or None where nothing was profiled."""
+
+    shift: pd.DataFrame | None = None
+    """Columns of shift.parquet, or None where nothing was profiled."""
+
+    warnings: tuple[str, ...] = ()
+    """What the check of the data warned of before the training."""
+
+    @property
+    def away(self) -> tuple[str, ...]:
+        """Every other domain, synthetic shifts too."""
+        return tuple(d for d in self.iou["domain"].unique() if d not in self.homes)
+
+    @property
+    def headline(self) -> str:
+        """Class of ``iou`` that is the headline."""
+        return headline_class(self.foreground)
+
+
+def read_results(folder: Path, spec: StudySpec) -> StudyResults:
+    """Read the tables of a study folder; those of the profile may be absent.
+
+    A study from before scores.csv and tests.csv gets them from its cases.
+    """
+    tables = folder / records.TABLES
+    foreground = spec.classes[1:]
+    iou = of_classes(records.read_table(tables / "iou.csv"), foreground)
+    if iou.empty:
+        names = ", ".join(foreground)
+        raise SkipshiftError(f"{tables / 'iou.csv'}: holds none of the classes {names}")
+    homes = _homes(folder, spec, list(iou["domain"].unique()))
+    cases = records.read_table(tables / "cases.parquet")
+    scores, tests = (_optional(tables / name) for name in ("scores.csv", "tests.csv"))
+    return StudyResults(
+        # a home comes first, so that figures and tables know it for what it is
+        iou=iou.sort_values("domain", key=lambda d: ~d.isin(homes), kind="stable"),
+        homes=homes,
+        foreground=foreground,
+        cases=cases,
+        scores=estimates(cases) if scores is None else scores,
+        tests=compare(cases, spec.margin, homes) if tests is None else tests,
+        margin=spec.margin,
+        runs=read_runs(folder, spec),
+        layers=_optional(tables / "layers.csv", ["measure", "pooling"]),
+        shift=_optional(tables / "shift.parquet", ["distance", "pooling"]),
+        warnings=_warnings(folder / records.CHECK),
+    )
+
+
+def _warnings(path: Path) -> tuple[str, ...]:
+    if not path.exists():
+        return ()
+    findings = records.read_json(path)["findings"]
+    return tuple(f"{found['what']} ({found['where'][0]})" for found in findings)
+
+
+def read_study_spec(folder: Path) -> StudySpec:
+    """Read the spec that a study was made from."""
+    return read_spec(StudySpec, folder / records.STUDY)
+
+
+def _homes(folder: Path, spec: StudySpec, domains: list[str]) -> tuple[str, ...]:
+    """Domains of the training cases, as far as they were tested."""
+    path = folder / records.SPLITS
+    if not path.exists():
+        return (in_domain(domains),)
+    try:
+        trained = set(pd.read_csv(path, dtype=str, keep_default_na=False)["domain"])
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise SkipshiftError(f"{path}: cannot be read as a table: {reason}") from None
+    if spec.leave_one_domain_out:
+        trained = {seen(domain) for domain in trained}
+    return tuple(d for d in domains if d in trained) or (in_domain(domains),)
+
+
+def _optional(path: Path, kinds: Sequence[str] = ()) -> pd.DataFrame | None:
+    """Read a table; of profiles of several ``kinds``, distance and pooling, the first."""
+    table = records.read_table(path) if path.exists() else None
+    if table is None or table.empty:
+        return None
+    return table[(table[list(kinds)] == table[list(kinds)].iloc[0]).all(axis=1)]
+
+
+def read_runs(folder: Path, spec: StudySpec) -> pd.DataFrame:
+    """Read every finished run: in the order of the spec's encoders, then variant, fold and seed."""
+    rows = []
+    for path in sorted((folder / records.RUNS).glob(f"*/{records.RUN_RECORD}")):
+        values = records.read_json(path)
+        missing = [key for key in RUN_KEYS if key not in values]
+        if missing:
+            raise SkipshiftError(f"{path}: lacks {', '.join(missing)}; train this run again")
+        rows.append({**{key: values[key] for key in RUN_KEYS}, "path": path.parent})
+    if not rows:
+        raise SkipshiftError(f"{folder / records.RUNS}: holds no finished run; finish the study")
+    runs = pd.DataFrame(rows)
+    variants = ordered_variants(runs["variant"])
+    encoders = list(dict.fromkeys([*spec.encoders, *runs["encoder"]]))
+    place = [
+        (encoders.index(row["encoder"]), variants.index(row["variant"]), row["fold"], row["seed"])
+        for row in rows
+    ]
+    return runs.iloc[sorted(range(len(rows)), key=place.__getitem__)].reset_index(drop=True)
+
+
+def read_histories(runs: pd.DataFrame) -> pd.DataFrame | None:
+    """Join the histories of all runs and name the run in each row; None if there are none."""
+    parts = []
+    for _, run in runs.iterrows():
+        path = run["path"] / records.HISTORY
+        if not path.exists():
+            continue
+        try:
+            part = pd.read_csv(path)[list(HISTORY_COLUMNS)]
+        except (OSError, ValueError, KeyError) as error:
+            reason = " ".join(str(error).split())
+            raise SkipshiftError(f"{path}: cannot be read as a history: {reason}") from None
+        parts.append(part.assign(**{k: run[k] for k in ("encoder", "variant", "fold", "seed")}))
+    return pd.concat(parts, ignore_index=True) if parts else None
+
+
+def read_samples(runs: pd.DataFrame, classes: Sequence[str], most: int = 6) -> dict[str, Any]:
+    """Join the samples of the first run of each variant, over the cases that all of them have.
+
+    Parameters
+    ----------
+    runs
+        Runs of one encoder, as from `read_runs`.
+    classes
+        Names of the mask values.
+    most
+        How many cases to keep.
+
+    Returns
+    -------
+    What `samples_figure` takes, and `domains`; empty if no run kept samples.
+    """
+    found = {}
+    for _, run in runs.drop_duplicates("variant").iterrows():
+        path = run["path"] / records.SAMPLES
+        if path.exists():
+            found[str(run["variant"])] = _arrays(path)
+    if not found:
+        return {}
+    places = {
+        variant: {key: i for i, key in enumerate(zip(a["cases"], a["domains"], strict=True))}
+        for variant, a in found.items()
+    }
+    first = next(iter(places))
+    keys = [key for key in places[first] if all(key in place for place in places.values())][:most]
+    rows = {variant: [place[key] for key in keys] for variant, place in places.items()}
+    if not keys:
+        return {}
+    return {
+        "images": found[first]["images"][rows[first]],
+        "masks": found[first]["masks"][rows[first]],
+        "predictions": {v: arrays["predictions"][rows[v]] for v, arrays in found.items()},
+        "titles": [f"{case}\n{domain}" for case, domain in keys],
+        "domains": [str(domain) for _, domain in keys],
+        "classes": tuple(classes),
+    }
+
+
+def _arrays(path: Path) -> dict[str, Any]:
+    names = ("images", "masks", "predictions", "cases", "domains")
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            return {name: archive[name] for name in names}
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        reason = " ".join(str(error).split())
+        raise SkipshiftError(f"{path}: cannot be read as samples: {reason}") from None

@@ -1,0 +1,210 @@
+"""Rows of the page's tables: numbers in the order in which they are shown, no words around them."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+
+from skipshift.page.ordering import best, grid, ordered_variants, panels
+from skipshift.page.results import StudyResults
+from skipshift.page.sentences import excesses, many, tests_on
+from skipshift.statistics.comparisons import AWAY
+
+# Table II: trainable parameters for two classes.
+PAPER_PARAMETERS = {
+    "resnet18": {
+        "baseline": 14_328_354,
+        "L1-pruned": 14_309_922,
+        "L2-pruned": 14_273_058,
+        "L3-pruned": 14_125_602,
+        "L4-pruned": 13_535_778,
+    },
+    "resnet34": {
+        "baseline": 24_436_514,
+        "L1-pruned": 24_418_082,
+        "L2-pruned": 24_381_218,
+        "L3-pruned": 24_233_762,
+        "L4-pruned": 23_643_938,
+    },
+}
+
+
+UNKNOWN = float("nan")
+UNBOUND = {"low": UNKNOWN, "high": UNKNOWN}
+
+
+def labelled(networks: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Heads of rows: encoder, variant, and whether the row is the first of its encoder."""
+    heads: list[dict[str, Any]] = []
+    for encoder, variant in networks:
+        first = not heads or heads[-1]["encoder"] != encoder
+        heads.append({"encoder": encoder, "variant": variant, "first": first})
+    return heads
+
+
+def summary(found: StudyResults) -> list[dict[str, Any]]:
+    """In-domain IoU of the headline, its mean elsewhere, what is lost, and the lowest domain."""
+    values = grid(found.iou, found.headline)
+    homes, away = values[list(found.homes)], values[list(found.away)]
+    mean = pd.DataFrame({"home": homes.mean(axis=1), "away": away.mean(axis=1)})
+    marks = best(mean, 3)
+    bounds = _bounds(found.iou, found.headline)
+    runs = found.runs.groupby(["encoder", "variant"]).size()
+    lines = []
+    for head in labelled(values.index):
+        key = (head["encoder"], head["variant"])
+        ranked = away.loc[key].dropna().sort_values()
+        lines.append(
+            {
+                **head,
+                "home": mean["home"][key],
+                **(bounds[*key, found.homes[0]] if len(found.homes) == 1 else UNBOUND),
+                "away": mean["away"][key],
+                "lost": mean["home"][key] - mean["away"][key],
+                "lowest": ranked.iloc[0] if len(ranked) else UNKNOWN,
+                "where": ranked.index[0] if len(ranked) else "",
+                "best_home": marks["home"][key],
+                "best_away": marks["away"][key],
+                "runs": runs.get(key, 0),
+            }
+        )
+    return lines
+
+
+def iou_panels(iou: pd.DataFrame, class_name: str) -> list[dict[str, Any]]:
+    """IoU of one class with its intervals, a table for each panel of domains."""
+    values = grid(iou, class_name)
+    marks = best(values, 3)
+    bounds = _bounds(iou, class_name)
+
+    def cell(key: tuple[str, str], domain: str) -> dict[str, Any]:
+        found = {"domain": domain, "iou": values[domain][key], "best": marks[domain][key]}
+        return {**found, **bounds.get((*key, domain), UNBOUND)}
+
+    return _panels(values.columns, values.index, cell)
+
+
+def metric_panels(found: StudyResults, metric: str) -> list[dict[str, Any]]:
+    """Scores of the headline's class by one metric, as `iou_panels`."""
+    scores = found.scores[found.scores["metric"] == metric].rename(columns={"value": "iou"})
+    return iou_panels(_home_first(found, scores), found.headline)
+
+
+def effect_panels(found: StudyResults, metric: str) -> list[dict[str, Any]]:
+    """Differences from the baseline by one metric, a table for each panel of domains."""
+    tests = found.tests[found.tests["class"] == found.headline]
+    tests = tests[(tests["metric"] == metric) & (tests["domain"] != AWAY)]
+    tests = _home_first(found, tests)
+    named = {(t["encoder"], t["variant"], t["domain"]): t for t in tests.to_dict("records")}
+    compared = {place[:2] for place in named}
+    networks = [key for key in grid(found.iou, found.headline).index if key in compared]
+    return _panels(tests["domain"].unique(), networks, lambda key, d: named.get((*key, d)))
+
+
+def standings(found: StudyResults) -> list[dict[str, Any]]:
+    """Test of every variant against the baseline in-domain and on the mean of the others."""
+    places: list[tuple[tuple[str, ...], str]] = [((home,), home) for home in found.homes]
+    if found.away:
+        mean = f"mean of {many(found.away)}"
+        places.append((found.away, mean if len(found.away) > 1 else found.away[0]))
+    lines: list[dict[str, Any]] = []
+    for encoder in found.iou["encoder"].unique():
+        for domains, where in places:
+            tests = tests_on(found, encoder, domains).set_index("variant")
+            for variant in ordered_variants(tests.index):
+                first = not lines or lines[-1]["encoder"] != encoder
+                head = {"variant": variant, "where": where, "first": first}
+                lines.append({**head, **dict(tests.loc[variant])})
+    return lines
+
+
+def _home_first(found: StudyResults, table: pd.DataFrame) -> pd.DataFrame:
+    return table.sort_values("domain", key=lambda d: ~d.isin(found.homes), kind="stable")
+
+
+def _panels(
+    domains: Iterable[str],
+    networks: Iterable[tuple[str, str]],
+    cell: Callable[[tuple[str, str], str], Any],
+) -> list[dict[str, Any]]:
+    """Lay cells out as a table for each panel of domains."""
+    heads = labelled(networks)
+    return [
+        {
+            "title": panel.title,
+            "labels": panel.labels,
+            "rows": [
+                {
+                    **head,
+                    "cells": [cell((head["encoder"], head["variant"]), d) for d in panel.domains],
+                }
+                for head in heads
+            ],
+        }
+        for panel in panels(domains)
+    ]
+
+
+def _bounds(iou: pd.DataFrame, class_name: str) -> dict[tuple[str, str, str], dict[str, float]]:
+    """Interval of one class by (encoder, variant, domain)."""
+    rows = iou[iou["class"] == class_name]
+    columns = (rows[name] for name in ("encoder", "variant", "domain", "low", "high"))
+    return {
+        (e, v, d): {"low": low, "high": high} for e, v, d, low, high in zip(*columns, strict=True)
+    }
+
+
+def parameters(runs: pd.DataFrame) -> list[dict[str, Any]]:
+    """Trainable parameters of each network beside the paper's."""
+    paper = PAPER_PARAMETERS
+    counts = runs.groupby(["encoder", "variant"], sort=False)["parameters"].first()
+    return [
+        {**head, "here": int(here), "paper": paper.get(head["encoder"], {}).get(head["variant"])}
+        for head, here in zip(labelled(counts.index), counts, strict=True)
+    ]
+
+
+def excess_rows(layers: pd.DataFrame) -> list[dict[str, Any]]:
+    """Excess of every network in every layer between one pair of domains, and its largest."""
+    table = excesses(layers)
+    return [
+        {**head, "excess": list(values), "top": max(values)}
+        for head, values in zip(labelled(table.index), table.to_numpy(), strict=True)
+    ]
+
+
+def training(runs: pd.DataFrame) -> list[dict[str, Any]]:
+    """How long and how well each network was trained, over its runs."""
+    lines: list[dict[str, Any]] = []
+    for (encoder, variant), part in runs.groupby(["encoder", "variant"], sort=False):
+        first, last = part["best_epoch"].min(), part["best_epoch"].max()
+        lines.append(
+            {
+                "encoder": encoder,
+                "variant": variant,
+                "first": not lines or lines[-1]["encoder"] != encoder,
+                "runs": len(part),
+                "epochs": part["epochs"].max(),
+                "best_epoch": first if first == last else f"{first} to {last}",
+                "validation_iou": part["validation_iou"].mean(),
+                "minutes": part["seconds"].mean() / 60,
+            }
+        )
+    return lines
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested settings as (dotted name, text).
+
+    >>> flat({"training": {"crop": 128}, "seeds": [0, 1], "smear": None})
+    [('training.crop', '128'), ('seeds', '0, 1'), ('smear', 'none')]
+    """
+    lines: list[tuple[str, str]] = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            lines += flat(value, f"{prefix}{name}.")
+        elif isinstance(value, list):
+            lines.append((prefix + name, ", ".join(map(str, value)) or "none"))
+        else:
+            lines.append((prefix + name, "none" if value is None else str(value)))
+    return lines

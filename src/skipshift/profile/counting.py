@@ -1,0 +1,205 @@
+"""A set of images counted in each layer of a network: its fingerprint."""
+
+import hashlib
+from dataclasses import replace
+from functools import reduce
+from itertools import chain
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from skipshift.networks.feature_store import FeatureStore
+from skipshift.networks.features import (
+    Features,
+    Groups,
+    Images,
+    as_input,
+    batches_of,
+    collect,
+    groups_of,
+)
+from skipshift.networks.layers import Layers, taps_of, unwrap
+from skipshift.profile.fingerprints import Fingerprint, Making, in_order
+from skipshift.specs import FingerprintSpec, ProfileSpec
+from skipshift.statistics.distances import add_counts, channel_range, joint_range
+
+Edges = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
+"""(D,) lower edge of each channel's first bin and upper edge of its last one."""
+
+LEAST = 5
+"""Groups that a part holds at least, if nothing else is said: no patient is counted alone."""
+
+MOST_PARTS = 12
+"""Parts beyond which more groups go into each, so that a file stays about a megabyte."""
+
+_MARGIN = 0.1
+"""Share of a channel's range by which the edges go beyond it at either end."""
+
+_ROWS = 64
+"""Images counted at a time: features on disk may be larger than memory."""
+
+
+def fingerprint(
+    net: nn.Module,
+    images: Images,
+    edges: Fingerprint | None = None,
+    layers: Layers | None = None,
+    groups: Groups | None = None,
+    spec: FingerprintSpec | None = None,
+) -> Fingerprint:
+    """Count a set of images in each layer of a network, over edges that stay fixed.
+
+    Parameters
+    ----------
+    net
+        Any network.
+    images
+        Array (N, C, H, W), of volumes (N, C, D, H, W), or a loader; uint8 is divided by 255, floats
+        go in as they are.
+    edges
+        A fingerprint whose edges, layers and size of parts are used, so that both can be merged or
+        compared. Without it the edges are the range of this set and a tenth more at either end.
+    layers
+        Names, addresses or patterns, as in `profile_shift`.
+    groups
+        Label of each image's group; each image by itself by default. No label is kept.
+    spec
+        How it is measured; by default as ``edges`` was.
+
+    Returns
+    -------
+    A `Fingerprint`, of a single smaller part where the groups fill none. `ValueError` if anything
+    but the images differs from how ``edges`` was made.
+    """
+    spec = spec or (FingerprintSpec() if edges is None else _spec_of(edges.making))
+    batches = batches_of(images, spec.batch_size, "images")
+    first = next(batches, None)
+    if first is None:
+        raise ValueError("images must hold at least one image")
+    making = _making(net, first, edges, layers, spec)
+    if edges is not None:
+        edges.check(making)
+    with FeatureStore(spec.memory * 2**30) as store:
+        features = collect(
+            unwrap(net), chain([first], batches), dict(making.layers), (making.pooling,), spec.seed,
+            store,
+        )[making.pooling]  # fmt: skip
+        labels = np.unique(groups_of(features, groups, "images"), return_inverse=True)[1]
+        if not making.part:
+            fitting = -(-(labels.max() + 1) // MOST_PARTS)
+            making = replace(making, part=max(LEAST, int(fitting)))
+        low, high = _edges(features, making.bins) if edges is None else (edges.low, edges.high)
+        return _counted(features, labels, (low, high), making, spec.seed)
+
+
+def fingerprint_like(
+    given: Fingerprint,
+    net: nn.Module,
+    side: Images | Fingerprint,
+    layers: Layers | None,
+    groups: Groups | None,
+    spec: ProfileSpec,
+) -> Fingerprint:
+    """Make a fingerprint of images, or check one, to be compared with another that is given.
+
+    `ValueError` names what is otherwise in ``given``: pooling, bins, layers, the network.
+    """
+    own = _spec_of(given.making)
+    if spec.pooling != (own.pooling,) or spec.bins != own.bins:
+        raise ValueError(
+            f"pooling and bins must be those of the fingerprint, {own.pooling} and {own.bins}, "
+            f"got {', '.join(spec.pooling)} and {spec.bins}"
+        )
+    if not isinstance(side, Fingerprint):
+        settings = replace(own, memory=spec.memory, batch_size=spec.batch_size, seed=spec.seed)
+        return fingerprint(net, side, given, layers, groups, settings)
+    given.check(side)
+    taps = side.making.layers if layers is None else tuple(taps_of(net, layers).items())
+    given.check(replace(side.making, network=weights_hash(net), layers=taps))
+    return side
+
+
+def _making(
+    net: nn.Module,
+    first: Tensor,
+    edges: Fingerprint | None,
+    layers: Layers | None,
+    spec: FingerprintSpec,
+) -> Making:
+    """Say how a set is measured before its first pass; part is 0 where the set decides."""
+    if layers is None and edges is not None:
+        layers = dict(edges.making.layers)
+    part = edges.making.part if spec.part is None and edges is not None else spec.part or 0
+    with torch.inference_mode():
+        example = as_input(first[:1], next(net.parameters(), torch.empty(0)))
+        taps = tuple(taps_of(net, layers, example).items())
+    return Making(
+        weights_hash(net), spec.preprocess, tuple(first.shape[1:]), spec.pooling, spec.bins, part,
+        taps,
+    )  # fmt: skip
+
+
+def _spec_of(making: Making) -> FingerprintSpec:
+    return FingerprintSpec(
+        preprocess=making.preprocess, pooling=making.pooling, bins=making.bins, part=making.part
+    )
+
+
+def weights_hash(net: nn.Module) -> str:
+    """SHA-256 of a network's weights: names, types, shapes and values, wherever they are."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(unwrap(net).state_dict().items()):
+        if isinstance(tensor, Tensor):
+            values = tensor.detach().cpu().contiguous()
+            digest.update(f"{name} {values.dtype} {tuple(values.shape)} ".encode())
+            digest.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _edges(features: Features, bins: int) -> Edges:
+    """Range of each channel with a margin, and a bin more at either end that is open."""
+    ranges = [
+        reduce(joint_range, (channel_range(b.reshape(-1, b.shape[2])) for b in blocks))
+        for blocks in features.values()
+    ]
+    low, high = (np.concatenate(side) for side in zip(*ranges, strict=True))
+    # a constant channel has bins too, as wide as float32 can tell values apart
+    least = np.spacing(np.maximum(np.abs(low), np.abs(high)).astype(np.float32)) * float(bins)
+    span = np.maximum(high - low, least)
+    beyond = span * (_MARGIN + (1 + 2 * _MARGIN) / bins)
+    return low - beyond, low + span + beyond
+
+
+def _counted(
+    features: Features,
+    labels: npt.NDArray[np.int64],
+    edges: Edges,
+    making: Making,
+    seed: int,
+) -> Fingerprint:
+    """Deal the groups out to parts of one size, and count each part over the edges."""
+    groups = int(labels.max()) + 1
+    parts = max(1, groups // making.part)
+    size = min(groups, making.part)
+    dealt = np.random.default_rng(seed).permutation(groups)[: parts * size]
+    # what fills no part is counted with a part more, which is dropped
+    part_of = np.full(groups, parts)
+    part_of[dealt] = np.arange(parts * size) % parts
+    channels = tuple(blocks[0].shape[2] for blocks in features.values())
+    low, high = edges
+    counts = np.zeros((parts + 1, sum(channels), making.bins + 2), np.uint32)
+    places = part_of[labels]
+    for blocks, start in zip(features.values(), np.cumsum((0, *channels)), strict=False):
+        own = slice(start, start + blocks[0].shape[2])
+        first = 0
+        for some in (b[row : row + _ROWS] for b in blocks for row in range(0, len(b), _ROWS)):
+            inside = np.clip(some, low[own], high[own])
+            these = places[first : first + len(some)]
+            add_counts(counts[:, own], inside, these, low[own], high[own])
+            first += len(some)
+    images = np.bincount(places, minlength=parts)[:parts]
+    return Fingerprint(
+        making, channels, low, high, *in_order(counts[:-1], np.full(parts, size), images)
+    )

@@ -1,0 +1,180 @@
+"""What a study would do: its size, what of it is done, and what the rest takes by a short probe."""
+
+import multiprocessing
+import os
+import resource
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import TypeVar
+
+import pandas as pd
+import torch
+
+from skipshift.data.manifest import read_cases
+from skipshift.data.splits import parts_of
+from skipshift.networks.allocator import keep_memory
+from skipshift.specs import ExecutionSpec, StudySpec
+from skipshift.study.grid import Run, Study, changes, is_done
+from skipshift.study.steps import do
+from skipshift.study.study import chosen_runs, failed, open_study
+
+T = TypeVar("T")
+
+PROBE_STEPS, PROBE_CASES = 5, 4
+"""Training steps, and cases of every other kind, that the probe takes."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run takes on this machine."""
+
+    seconds: float
+    memory: float
+    """Peak in bytes, of the GPU where there is one."""
+
+
+def plan_study(spec: StudySpec, out: Path, execution: ExecutionSpec) -> str:
+    """Say how large a study is, what of it is done, and what time and memory the rest will take."""
+    study = open_study(spec, Path(out))
+    runs = chosen_runs(study, execution)
+    left = [run for run in runs if not is_done(study, run) and not failed(study, run)]
+    training, validation = parts_of(study.folds, runs[0].fold)
+    tests = study.cases[study.cases["split"] == "test"]
+    plan = spec.training
+    steps = -(-len(training) * plan.crops_per_image // plan.batch_size)
+    domains = tests["domain"].nunique()
+    lines = [
+        f"runs    {len(runs)}: " + " x ".join(_axes(runs)),
+        f"images  {len(training)} to train on, {len(validation)} to select by, {len(tests)} to "
+        f"test on, of {_many(domains, 'domain')} and under {_many(len(spec.shifts), 'shift')}",
+        f"epochs  {plan.epochs} a run, each {steps} steps of {plan.batch_size} crops of "
+        f"{plan.crop} x {plan.crop}; {plan.epochs * len(left)} epochs in all that is left",
+        f"done    {sum(is_done(study, run) for run in runs)} runs, "
+        f"{sum(failed(study, run) for run in runs)} failed",
+    ]
+    if changed := [run.name for run in runs if changes(study, run)]:
+        lines.append(f"changed {', '.join(changed)}: made with other settings, see --redo-changed")
+    lines.append(_rest(study, left, execution))
+    return "\n".join(lines)
+
+
+def _axes(runs: Sequence[Run]) -> Iterator[str]:
+    for axis in ("encoder", "variant", "fold", "seed"):
+        yield _many(len({getattr(run, axis) for run in runs}), axis)
+
+
+def _many(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _rest(study: Study, left: Sequence[Run], execution: ExecutionSpec) -> str:
+    """Time and memory of the runs that are left, from a probe of the first of each encoder."""
+    if not left:
+        return "left    nothing"
+    firsts = {run.encoder: run for run in reversed(left)}
+    costs = {encoder: probe(study, run) for encoder, run in firsts.items()}
+    jobs = min(execution.jobs or study.spec.jobs, len(left))
+    # more jobs than the cores have room for take turns
+    abreast = min(jobs, max(1, (os.cpu_count() or 1) // study.spec.threads))
+    whole = sum(costs[run.encoder].seconds for run in left) / abreast
+    each = ", ".join(f"{_time(cost.seconds)} with {name}" for name, cost in costs.items())
+    memory = max(cost.memory for cost in costs.values()) / 2**30
+    return (
+        f"left    {_many(len(left), 'run')}, about {_time(whole)} on this machine with "
+        f"{_many(jobs, 'job')} (a run {each}), and {memory:.1f} GiB of memory a job"
+    )
+
+
+def _time(seconds: float) -> str:
+    """Write a duration in the two largest units that matter.
+
+    >>> _time(50), _time(600), _time(7500), _time(200000)
+    ('50 s', '10 min', '2 h 5 min', '2 d 7 h')
+    """
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return f"{seconds:.0f} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes // 1440} d {minutes % 1440 // 60} h"
+
+
+def probe(study: Study, run: Run) -> Cost:
+    """Do a few steps of a run in a process of its own, and extrapolate to the whole of it."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context) as pool:
+        return pool.submit(_probe, study, run).result()
+
+
+def _probe(study: Study, run: Run) -> Cost:
+    keep_memory()
+    clock = _Clock()
+    with tempfile.TemporaryDirectory(prefix="skipshift-") as folder:
+        small = _shrunk(study, run, Path(folder))
+        do(small, run, clock)
+    training, validation = parts_of(study.folds, run.fold)
+    tests, plan = study.cases[study.cases["split"] == "test"], study.spec.training
+    profiled = len(small.cases[small.cases["split"] == "test"])
+    step, case = clock.step("train"), clock.wholes["evaluate"] / profiled
+    image = case / (1 + len(study.spec.shifts))
+    few = min(PROBE_CASES, len(validation))
+    end = max(0.0, clock.spans["train"][-1] - few * image)  # writing checkpoints
+    steps = max(1, len(training) * plan.crops_per_image // plan.batch_size)
+    seconds = plan.epochs * (steps * step + len(validation) * image + end) + len(tests) * case
+    seconds += clock.wholes["profile"] * len(tests) / profiled
+    return Cost(seconds, _peak(small, study, len(training) + len(validation) + len(tests)))
+
+
+def _shrunk(study: Study, run: Run, folder: Path) -> Study:
+    """Cut a study down to a few cases of each kind and one epoch."""
+    plan, cases = study.spec.training, study.cases
+    training, validation = parts_of(study.folds, run.fold)
+    enough = -(-PROBE_STEPS * plan.batch_size // plan.crops_per_image)
+    folds = pd.concat([training[:enough], validation[:PROBE_CASES]])
+    tests = cases[cases["split"] == "test"].groupby("domain", sort=False).head(PROBE_CASES)
+    training_rows = cases.merge(folds[["case", "domain"]], on=["case", "domain"])
+    spec = replace(study.spec, training=replace(plan, epochs=1), trackers=())
+    return Study(spec, pd.concat([training_rows, tests]), folds, folder)
+
+
+def _peak(small: Study, study: Study, cases: int) -> float:
+    """Peak memory of this process, were all the cases of the study decoded in it."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_reserved()
+    # the one system that counts in bytes
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    first = next(read_cases(small.cases[:1], len(study.spec.classes)))
+    return peak + (cases - len(small.cases)) * (first.image.nbytes + first.mask.nbytes)
+
+
+class _Clock:
+    """A progress that notes when each item was done, by the first word of its label."""
+
+    def __init__(self) -> None:
+        self.spans: dict[str, list[float]] = defaultdict(list)
+        self.wholes: dict[str, float] = defaultdict(float)
+
+    def __call__(self, items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:  # noqa: ARG002
+        word, started = label.split()[0], time.perf_counter()
+        then = started
+        for item in items:
+            yield item
+            now = time.perf_counter()
+            self.spans[word].append(now - then)
+            then = now
+        self.wholes[word] += time.perf_counter() - started
+
+    def step(self, word: str) -> float:
+        """Give the median span; in the first and the last other things happen too."""
+        spans = self.spans[word]
+        return median(spans[1:-1] or spans)

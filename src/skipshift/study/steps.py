@@ -1,0 +1,228 @@
+"""The steps of one run: train, evaluate, keep samples, profile; each a file, made once."""
+
+import errno
+import io
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from skipshift import records, shifts
+from skipshift.data.manifest import Case, read_cases
+from skipshift.data.splits import parts_of, trained_domains
+from skipshift.names import parse_shift, seen, skips_of
+from skipshift.networks.feature_store import FeatureStore
+from skipshift.networks.features import Features, collect
+from skipshift.networks.inference import best_device
+from skipshift.networks.unet import Unet
+from skipshift.profile.profile import profile_features
+from skipshift.progress import Progress, silent
+from skipshift.specs import EvaluationSpec, ProfileSpec
+from skipshift.study.evaluation import evaluate_manifest, predict
+from skipshift.study.grid import Run, Study, ingredients, made_from, step_done
+from skipshift.study.loggers import loggers_of
+from skipshift.study.training import CHECKPOINTS, RunOutput, train
+
+SAMPLE_CASES = 2
+"""Test cases whose predictions a run keeps for the report's pictures."""
+
+
+def attempt(study: Study, run: Run, progress: Progress = silent) -> None:
+    """Do what is missing of a run; if it fails, record why and return.
+
+    A disk that is full or closed is no failure of the run: it is raised as an `UnwritableError`.
+    """
+    try:
+        do(study, run, progress)
+    except records.UnwritableError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise records.unwritable(study.folder(run), error) from error
+        record_failure(study, run, " ".join(f"{type(error).__name__}: {error}".split()))
+
+
+def record_failure(study: Study, run: Run, reason: str) -> None:
+    """Keep why a run failed, beside what it has done so far."""
+    records.write_json(study.folder(run) / records.FAILURE, {"reason": reason})
+
+
+def do(study: Study, run: Run, progress: Progress = silent) -> None:
+    """Do the steps of a run that are missing, in order, on the study's number of threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(study.spec.threads)
+    try:
+        for step, make in _MAKERS.items():
+            _do_step(study, run, step, make, progress)
+    finally:
+        torch.set_num_threads(threads)
+
+
+Maker = Callable[[Study, Run, Progress], None]
+
+
+def _do_step(study: Study, run: Run, step: str, make: Maker, progress: Progress) -> None:
+    """Make a step's file unless it is there, made from what the study asks for."""
+    folder, wanted = study.folder(run), ingredients(study, run)
+    made = made_from(folder)
+    if step_done(folder, step, made, wanted):
+        return
+    first = step == records.RUN_RECORD
+    if first and made.get(step) != wanted[step]:
+        # without made.json nothing in the folder counts, so it goes first
+        (folder / records.MADE).unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        # a training that is cut off goes on only if it was of the same ingredients
+        records.write_json(folder / records.MADE, {step: wanted[step]})
+    elif not first:
+        _note(study, run, {k: v for k, v in made.items() if k != step})
+    make(study, run, progress)
+    if not first:
+        _note(study, run, {**made, step: wanted[step]})
+
+
+def _note(study: Study, run: Run, made: Mapping[str, Any]) -> None:
+    records.write_json(study.folder(run) / records.MADE, dict(made))
+
+
+def _train(study: Study, run: Run, progress: Progress) -> None:
+    spec, folder = study.spec, study.folder(run)
+    training, validation = (_rows(study, part) for part in parts_of(study.folds, run.fold))
+    loaded = list(read_cases(training, len(spec.classes)))
+    checked = list(read_cases(validation, len(spec.classes), spec.evaluation_crop))
+    with torch.random.fork_rng():
+        torch.manual_seed(run.seed)
+        net = Unet(
+            run.encoder,
+            len(spec.classes),
+            skips_of(run.variant),
+            spec.training.encoder_weights,
+            loaded[0].image.shape[2],
+        )
+    place = RunOutput(folder, loggers_of(spec.trackers, study.out, run.name), progress)
+    done = train(net, loaded, checked, spec.training, run.seed, place)
+    history = pd.DataFrame(done.history).to_csv(index=False, lineterminator="\n")
+    records.write_bytes(folder / records.HISTORY, history.encode())
+    about = {**vars(run), "trained_on": trained_domains(study.folds, run.fold)}
+    done.net.save(folder, classes=list(spec.classes), **about, **done.record)
+
+
+def _evaluate(study: Study, run: Run, progress: Progress) -> None:
+    spec, folder = study.spec, study.folder(run)
+    # a kill may have come between the record of the training and here
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    how = EvaluationSpec(
+        shifts=spec.shifts,
+        crop=spec.evaluation_crop,
+        precision=spec.training.precision,
+        processes=spec.training.devices,
+    )
+    table = evaluate_manifest(folder, _tests(study, run), spec.classes, how, progress)
+    records.write_table(folder / "cases.parquet", table)
+
+
+def _tests(study: Study, run: Run) -> pd.DataFrame:
+    """Test rows of the manifest; where domains are left out, those trained on are called seen."""
+    tests = study.cases[study.cases["split"] == "test"]
+    if not study.spec.leave_one_domain_out:
+        return tests
+    known = tests["domain"].isin(trained_domains(study.folds, run.fold))
+    return tests.assign(domain=tests["domain"].where(~known, tests["domain"].map(seen)))
+
+
+def _home(study: Study, run: Run) -> pd.DataFrame:
+    """Test rows of the domains that a run was trained on."""
+    tests, domains = _tests(study, run), trained_domains(study.folds, run.fold)
+    if study.spec.leave_one_domain_out:
+        domains = [seen(domain) for domain in domains]
+    return tests[tests["domain"].isin(domains)]
+
+
+def _rows(study: Study, part: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the manifest that a table of folds names."""
+    return study.cases.merge(part[["case", "domain"]], on=["case", "domain"])
+
+
+def _write_samples(study: Study, run: Run, progress: Progress) -> None:  # noqa: ARG001
+    """Keep a few test images with masks and predictions, as they are and under each profile shift.
+
+    They are the first that hold anything to find, of one size so that one array holds them.
+    """
+    spec = study.spec
+    net = Unet.load(study.folder(run)).to(best_device())
+    sampled = [s for s in spec.profile_shifts if parse_shift(s)]
+    loaded = list(read_cases(_home(study, run), len(spec.classes), spec.evaluation_crop))
+    telling = [case for case in loaded if case.mask.any()] or loaded
+    alike = [case for case in telling if case.image.shape == telling[0].image.shape][:SAMPLE_CASES]
+    how = EvaluationSpec(shifts=tuple(sampled), precision=spec.training.precision)
+    shown = list(predict(net, alike, how))
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        images=np.stack([image for (_, _, image), _ in shown]),
+        masks=np.stack([case.mask for (case, _, _), _ in shown]),
+        predictions=np.stack([labels for _, labels in shown]),
+        cases=np.array([case.case for (case, _, _), _ in shown]),
+        domains=np.array([domain for (_, domain, _), _ in shown]),
+    )
+    records.write_bytes(study.folder(run) / records.SAMPLES, buffer.getvalue())
+
+
+def _write_profiles(study: Study, run: Run, progress: Progress) -> None:
+    """Profile each shift or domain against the test cases of the training's own domains."""
+    spec, folder, tests = study.spec, study.folder(run), _tests(study, run)
+    classes, crop = len(spec.classes), spec.evaluation_crop
+    net = Unet.load(folder).to(best_device())
+    reference = list(read_cases(_home(study, run), classes, crop))
+    home = "+".join(dict.fromkeys(case.domain for case in reference))
+    half = spec.profile.memory * 2**29
+    layers, channels = [], []
+    with FeatureStore(half) as held:
+        shown = progress(_stacks(reference, spec.profile), f"profile {run.name} {home}")
+        base = _features(net, shown, spec.profile, held)
+        for shifted in spec.profile_shifts:
+            others = reference
+            if parse_shift(shifted):
+                others = [replace(c, image=shifts.apply(c.image, shifted)) for c in others]
+            else:
+                rows = tests[tests["domain"] == shifted]
+                if rows.empty:  # a domain that this run was trained on
+                    continue
+                others = list(read_cases(rows, classes, crop))
+            groups = tuple(np.array([case.group for case in side]) for side in (reference, others))
+            with FeatureStore(half) as moving:
+                shown = progress(_stacks(others, spec.profile), f"profile {run.name} {shifted}")
+                moved = _features(net, shown, spec.profile, moving)
+                sides, labels = (base, moved), (groups[0], groups[1])
+                profile = profile_features(sides, labels, spec.profile, net.skips)
+            about = {**vars(run), "reference": home, "shifted": shifted}
+            layers.append(profile.layers.assign(**about))
+            named = profile.channels.rename(columns={"measure": "distance"})
+            channels.append(named.assign(**about))
+    for name, parts in (("shift.parquet", channels), ("layers.csv", layers)):
+        empty = pd.DataFrame(columns=list(records.TABLE_COLUMNS[name]))
+        records.write_table(folder / name, pd.concat(parts) if parts else empty)
+
+
+def _stacks(cases: Sequence[Case], spec: ProfileSpec) -> list[Sequence[Case]]:
+    return [cases[i : i + spec.batch_size] for i in range(0, len(cases), spec.batch_size)]
+
+
+def _features(
+    net: Unet, stacks: Iterable[Sequence[Case]], spec: ProfileSpec, store: FeatureStore
+) -> dict[str, Features]:
+    images = (torch.from_numpy(np.stack([case.image for case in stack])) for stack in stacks)
+    batches = (stack.permute(0, 3, 1, 2) for stack in images)
+    return collect(net, batches, None, spec.pooling, spec.seed, store)
+
+
+_MAKERS: Mapping[str, Maker] = {
+    records.RUN_RECORD: _train,
+    "cases.parquet": _evaluate,
+    records.SAMPLES: _write_samples,
+    "layers.csv": _write_profiles,
+}

@@ -1,0 +1,252 @@
+"""The study: a grid of runs, each trained, evaluated and profiled, and what is left to do of it."""
+
+import dataclasses
+import fnmatch
+import hashlib
+import importlib.metadata
+import platform
+import shutil
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+import yaml
+
+from skipshift import records
+from skipshift.data.checks.findings import raise_errors
+from skipshift.data.checks.preflight import check_manifest
+from skipshift.data.images import image_size
+from skipshift.data.manifest import read_manifest
+from skipshift.data.splits import CASE, draw_folds, leave_out_domains, read_folds
+from skipshift.names import parse_shift, seen
+from skipshift.page.report import write_report
+from skipshift.progress import Progress, silent
+from skipshift.specs import ExecutionSpec, SkipshiftError, StudySpec, to_plain
+from skipshift.statistics.comparisons import AWAY, compare
+from skipshift.statistics.scores import estimates, pooled_iou
+from skipshift.study.cluster import run_tasks
+from skipshift.study.grid import Run, Study, changes, is_done
+from skipshift.study.steps import attempt
+from skipshift.study.workers import run_processes
+
+
+def run_study(
+    spec: StudySpec,
+    out: Path,
+    execution: ExecutionSpec | None = None,
+    progress: Progress = silent,
+) -> Path:
+    """Do what is missing of a study: train, evaluate and profile each run, then report.
+
+    A run, and each step of it, that is already done is left alone, and a training that was cut off
+    goes on from its last epoch. A run that fails is recorded with its reason and the others go on.
+
+    Returns
+    -------
+    The path of the report on all runs that are done. `SkipshiftError` if ``out`` is held by another
+    process or holds runs that were made with other settings, or, after everything else is done, if
+    a run failed.
+    """
+    out, execution = Path(out), execution or ExecutionSpec()
+    study = open_study(spec, out)
+    with records.held(out):
+        for folder in execution.take:
+            _take(study, folder)
+        chosen = chosen_runs(study, execution)
+        _refuse_changes(study, chosen, execution.redo_changed)
+        if not all(is_done(study, run) for run in chosen):
+            _check(study, progress)
+        _write_settings(study)
+        for run in _execute(study, chosen, execution, progress):
+            del run
+        done = [run for run in study.runs() if is_done(study, run)]
+        if done:
+            gather(study, done)
+            write_report(out)
+    _tell_failures(study, chosen)
+    return out / records.REPORT
+
+
+def open_study(spec: StudySpec, out: Path) -> Study:
+    """Read a study's manifest and folds, and find what would stop it after its training.
+
+    The folds are those of the study's folder, if they are of these cases and settings.
+    """
+    cases = read_manifest(spec.manifest)
+    trained = cases.loc[cases["split"] == "train", "domain"]
+    test = cases[cases["split"] == "test"]
+    home = test["domain"].isin(trained)
+    if not home.any():
+        raise SkipshiftError(f"{spec.manifest}: has no test cases of the domain that is trained on")
+    if AWAY in set(test["domain"]):
+        raise SkipshiftError(
+            f"{spec.manifest}: {AWAY!r} stands for the mean of several domains; rename that domain"
+        )
+    for shifted in spec.profile_shifts:
+        others = home if parse_shift(shifted) else test["domain"] == shifted
+        if not others.any():
+            known = ", ".join(test["domain"].unique())
+            raise SkipshiftError(
+                f"profile_shifts: {shifted!r} is no shift such as brightness:0.75 and no domain of "
+                f"the test cases ({known})"
+            )
+        if spec.evaluation_crop is None:
+            _check_sizes(test.loc[home, "image"])
+            _check_sizes(test.loc[others, "image"])
+    draw = leave_out_domains if spec.leave_one_domain_out else draw_folds
+    folds, file = draw(cases, spec.folds), out / records.SPLITS
+    if file.exists():
+        kept = read_folds(file)
+        alike = list(kept) == list(folds) and kept["fold"].nunique() == folds["fold"].nunique()
+        if alike and kept[CASE].equals(folds[CASE]):
+            folds = kept
+    return Study(spec, cases, folds, out)
+
+
+def _check_sizes(images: "pd.Series[str]") -> None:
+    """Refuse images of several sizes where they are profiled: their features are one array."""
+    first = image_size(Path(images.iloc[0]))
+    for file in images:
+        size = image_size(Path(file))
+        if size != first:
+            raise SkipshiftError(
+                f"{file}: is {size[0]} x {size[1]}, other test images of its domain are "
+                f"{first[0]} x {first[1]}; set evaluation_crop, or profile_shifts to []"
+            )
+
+
+def chosen_runs(study: Study, execution: ExecutionSpec) -> list[Run]:
+    """List the runs of the grid to do now."""
+    grid = study.runs()
+    chosen = [run for run in grid if fnmatch.fnmatchcase(run.name, execution.only)]
+    if not chosen:
+        raise SkipshiftError(
+            f"--only {execution.only!r} matches no run; the first is {grid[0].name}"
+        )
+    return chosen
+
+
+def _refuse_changes(study: Study, chosen: Sequence[Run], redo: bool) -> None:
+    """`SkipshiftError` names the runs that would be made again, unless that was asked for."""
+    changed = {run.name: found for run in chosen if (found := changes(study, run))}
+    if changed and not redo:
+        what = list(dict.fromkeys(fault for faults in changed.values() for fault in faults))
+        raise SkipshiftError(
+            f"{study.out}: {len(changed)} runs were made with other settings ({'; '.join(what)}): "
+            f"{', '.join(changed)}; add --redo-changed to make them again, or choose another folder"
+        )
+
+
+def _check(study: Study, progress: Progress) -> None:
+    """Check the data before anything is trained, once for each state of the manifest.
+
+    `SkipshiftError` tells the first error; warnings are kept for the page.
+    """
+    spec = study.spec
+    of = {
+        "manifest": hashlib.sha256(spec.manifest.read_bytes()).hexdigest(),
+        "classes": list(spec.classes),
+        "evaluation_crop": spec.evaluation_crop,
+    }
+    file = study.out / records.CHECK
+    if file.exists() and records.read_json(file)["of"] == of:
+        return
+    findings = check_manifest(spec.manifest, spec.classes, spec.evaluation_crop, progress=progress)
+    raise_errors(findings, spec.manifest)
+    plain = [dataclasses.asdict(finding) for finding in findings]
+    records.write_json(file, {"of": of, "findings": plain})
+
+
+def _write_settings(study: Study) -> None:
+    """Write study.yaml and splits.csv as they are now, and environment.json once."""
+    spec, out = study.spec, study.out
+    manifest = spec.manifest.absolute()
+    if manifest.is_relative_to(out.absolute()):
+        # a study that holds its own data may be moved as a whole
+        manifest = manifest.relative_to(out.absolute())
+    plain = to_plain(dataclasses.replace(spec, manifest=manifest))
+    if not (out / records.ENVIRONMENT).exists():
+        records.write_json(out / records.ENVIRONMENT, environment())
+    splits = study.folds.to_csv(index=False, lineterminator="\n")
+    records.write_bytes(out / records.SPLITS, splits.encode())
+    records.write_bytes(out / records.STUDY, yaml.safe_dump(plain, sort_keys=False).encode())
+
+
+def environment() -> dict[str, str]:
+    """Versions of what the numbers may depend on, and the kind of processor."""
+    packages = ("skipshift", "torch", "lightning", "segmentation-models-pytorch", "numpy")
+    versions = {name: importlib.metadata.version(name) for name in packages}
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
+    return {"python": sys.version.split()[0], "device": device, **versions}
+
+
+def _take(study: Study, folder: Path) -> None:
+    """Take in the finished runs of another folder of the same study."""
+    there = dataclasses.replace(study, out=folder)
+    if not (folder / records.RUNS).is_dir():
+        raise SkipshiftError(f"{folder}: is no study folder, it has no {records.RUNS}/")
+    for run in study.runs():
+        if found := changes(there, run):
+            raise SkipshiftError(
+                f"{there.folder(run)}: was made with other settings ({'; '.join(found)}); "
+                f"take in only parts of this study"
+            )
+        if is_done(there, run) and not is_done(study, run):
+            shutil.rmtree(study.folder(run), ignore_errors=True)
+            with records.atomic_folder(study.folder(run)) as scratch:
+                shutil.copytree(there.folder(run), scratch, dirs_exist_ok=True)
+
+
+def _execute(
+    study: Study, chosen: Sequence[Run], execution: ExecutionSpec, progress: Progress
+) -> Iterable[Run]:
+    """Do what is left of the chosen runs where they are to be done."""
+    for run in chosen:
+        if execution.retry_failed:
+            (study.folder(run) / records.FAILURE).unlink(missing_ok=True)
+    left = [run for run in chosen if not (failed(study, run) or is_done(study, run))]
+    jobs = min(execution.jobs or study.spec.jobs, len(left))
+    if execution.on == "ray":
+        return progress(run_tasks(study, left, execution), "runs", len(left))
+    if jobs > 1:
+        return progress(run_processes(study, left, jobs), "runs", len(left))
+    for run in left:
+        attempt(study, run, progress)
+    return left
+
+
+def failed(study: Study, run: Run) -> bool:
+    """Whether a run has failed and was not tried again."""
+    return (study.folder(run) / records.FAILURE).exists()
+
+
+def _tell_failures(study: Study, chosen: Sequence[Run]) -> None:
+    reasons = {
+        run.name: records.read_json(study.folder(run) / records.FAILURE)["reason"]
+        for run in chosen
+        if failed(study, run)
+    }
+    if reasons:
+        told = "; ".join(f"{name} with {reason}" for name, reason in reasons.items())
+        raise SkipshiftError(
+            f"{study.out}: {len(reasons)} of {len(chosen)} runs failed: {told} "
+            f"(each in its {records.FAILURE}); mend the cause and add --retry-failed"
+        )
+
+
+def gather(study: Study, runs: Sequence[Run]) -> None:
+    """Join the tables of finished runs into those of the study, score and compare."""
+    tables = {}
+    for name in ("cases.parquet", "shift.parquet", "layers.csv"):
+        parts = [records.read_table(study.folder(run) / name) for run in runs]
+        tables[name] = pd.concat(parts, ignore_index=True)
+    homes = list(study.folds["domain"].unique())
+    if study.spec.leave_one_domain_out:
+        homes = [seen(domain) for domain in homes]
+    tables["scores.csv"] = estimates(tables["cases.parquet"])
+    tables["iou.csv"] = pooled_iou(tables["scores.csv"])
+    tables["tests.csv"] = compare(tables["cases.parquet"], study.spec.margin, homes)
+    for name, table in tables.items():
+        records.write_table(study.out / records.TABLES / name, table)

@@ -1,0 +1,150 @@
+"""Annotations beside what stand-ins were written from, and real files beside their own JSON."""
+
+import json
+import sqlite3
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from pyramids import write_coco, write_sliderunner
+from skipshift.data.slides.annotations import read_annotations
+from skipshift.specs import SkipshiftError
+
+FILES = "data/histology/annotations"
+OUTLINE = [(10, 10), (90, 12), (80, 70), (15, 60)]
+CLASSES = ["Dermis", "SCC"]
+
+
+def test_polygons_of_both_formats_are_the_same(tmp_path):
+    coco = write_coco(tmp_path / "a.json", {"s.svs": (200, 100, [("SCC", OUTLINE)])}, CLASSES)
+    rows = {"s.svs": (200, 100, [(3, "SCC", OUTLINE)])}
+    database = write_sliderunner(tmp_path / "a.sqlite", rows, CLASSES)
+    for path in (coco, database):
+        found = read_annotations(path)["s.svs"]
+        assert found.size == (200, 100)
+        assert [(shape.label, shape.kind) for shape in found.shapes] == [("SCC", "polygon")]
+        assert found.shapes[0].points.tolist() == [list(map(float, corner)) for corner in OUTLINE]
+
+
+def test_a_closed_outline_is_opened_and_several_are_as_many_polygons(tmp_path):
+    path = write_coco(tmp_path / "a.json", {"s.svs": (9, 9, [("SCC", OUTLINE)])}, CLASSES)
+    content = json.loads(path.read_text())
+    flat = np.ravel([*OUTLINE, OUTLINE[0]]).tolist()
+    content["annotations"][0]["segmentation"] = [flat, np.ravel(OUTLINE[:3]).tolist()]
+    path.write_text(json.dumps(content))
+    assert [len(shape.points) for shape in read_annotations(path)["s.svs"].shapes] == [4, 3]
+
+
+@pytest.mark.parametrize(
+    ("boxes", "middles"),
+    [
+        ([[100, 40, 150, 90], [7, 8, 9, 10]], [[125, 65], [8, 9]]),
+        ([[100, 40, 50, 50], [7, 8, 9, 10]], [[125, 65], [11.5, 13]]),
+    ],
+)
+def test_a_box_is_the_point_in_its_middle(tmp_path, boxes, middles):
+    path = tmp_path / "a.json"
+    annotations = [{"image_id": 1, "category_id": 2, "bbox": box} for box in boxes]
+    content = {
+        "images": [{"id": 1, "file_name": "1.tiff", "tumor_type": "melanoma"}],
+        "categories": [{"id": 2, "name": "mitotic figure"}],
+        "annotations": annotations,
+    }
+    path.write_text(json.dumps(content))
+    [found] = read_annotations(path).values()
+    assert (found.slide, found.size, found.about) == ("1.tiff", None, {"tumor_type": "melanoma"})
+    assert [shape.points[0].tolist() for shape in found.shapes] == middles
+    assert {shape.kind for shape in found.shapes} == {"point"}
+
+
+@pytest.mark.parametrize(
+    ("name", "slides", "points"),
+    [
+        ("MIDOG.json", 200, {"mitotic figure": 1721, "not mitotic figure": 2714}),
+        ("MIDOG++.json", 553, {"mitotic figure": 11937, "not mitotic figure": 14349}),
+    ],
+)
+def test_real_points_are_all_there(shared, name, slides, points):
+    path = shared / FILES / name
+    found = read_annotations(path)
+    assert len(found) == slides
+    shapes = [shape for slide in found.values() for shape in slide.shapes]
+    assert Counter(shape.label for shape in shapes) == points
+    boxes = [entry["bbox"] for entry in json.loads(path.read_text())["annotations"]]
+    middles = {((x + right) / 2, (y + down) / 2) for x, y, right, down in boxes}
+    assert {tuple(shape.points[0]) for shape in shapes} == middles
+    for slide in found.values():
+        assert all((shape.points <= slide.size).all() for shape in slide.shapes)
+
+
+def test_spots_and_circles_are_points_and_areas_polygons(tmp_path):
+    corners = [(10, 20), (30, 60)]
+    rows = [(1, "SCC", [(5, 6)]), (5, "SCC", corners), (2, "Dermis", corners), (6, "SCC", [])]
+    path = write_sliderunner(tmp_path / "a.sqlite", {"s.svs": (99, 99, rows)}, CLASSES)
+    spot, circle, area = read_annotations(path)["s.svs"].shapes
+    assert (spot.kind, spot.points.tolist()) == ("point", [[5, 6]])
+    assert (circle.kind, circle.points.tolist()) == ("point", [[20, 40]])
+    assert (area.label, area.kind) == ("Dermis", "polygon")
+    assert area.points.tolist() == [[10, 20], [30, 20], [30, 60], [10, 60]]
+
+
+def test_deleted_and_disputed_annotations_are_left_out(tmp_path):
+    rows = [(3, "SCC", OUTLINE)] * 4
+    path = write_sliderunner(tmp_path / "a.sqlite", {"s.svs": (99, 99, rows)}, CLASSES)
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE Annotations SET deleted = 1 WHERE uid = 1")
+        db.execute("UPDATE Annotations SET agreedClass = 0 WHERE uid > 1")
+        db.execute("UPDATE Annotations_label SET class = 1 WHERE annoId = 3")
+        db.execute("INSERT INTO Annotations_label (person, class, annoId) VALUES (2, 1, 4)")
+    db.close()
+    # the second is of one voice for SCC, the third of one for Dermis, the fourth of one for each
+    labels = [shape.label for shape in read_annotations(path)["s.svs"].shapes]
+    assert labels == ["SCC", "Dermis"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "fault"),
+    [
+        ("a.json", b"{", "a.json: cannot be read as COCO-style JSON"),
+        ("a.json", b'{"images": []}', "as COCO-style JSON: lacks 'categories'"),
+        (
+            "a.json",
+            b'{"images": [{"id": 1}], "categories": [], "annotations": []}',
+            "as COCO-style JSON: lacks 'file_name'",
+        ),
+        ("a.sqlite", b"SQLite format 3\0rubbish", "a.sqlite: cannot be read as a SlideRunner data"),
+        ("none.json", None, "none.json: cannot be read: No such file"),
+    ],
+)
+def test_what_is_no_annotation_file_is_named(tmp_path, name, content, fault):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(SkipshiftError, match=fault):
+        read_annotations(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"segmentation": {"counts": []}}, "run-length coded; write it as polygons"),
+        ({"segmentation": [1, 2, 3, 4]}, "a polygon of class SCC has 2 corners"),
+        ({"category_id": 9}, "lacks 9"),
+        ({"segmentation": [], "bbox": [1, 2]}, "index out of range"),
+    ],
+)
+def test_an_outline_that_is_none_is_named(tmp_path, change, fault):
+    path = write_coco(tmp_path / "a.json", {"s.svs": (9, 9, [("SCC", OUTLINE)])}, CLASSES)
+    content = json.loads(path.read_text())
+    content["annotations"][0] |= change
+    path.write_text(json.dumps(content))
+    with pytest.raises(SkipshiftError, match=fault):
+        read_annotations(path)
+
+
+def test_a_slide_named_twice_is_an_error(tmp_path):
+    slides = {"s.svs": (9, 9, []), "t.svs": (9, 9, [])}
+    path = write_coco(tmp_path / "a.json", slides, CLASSES)
+    path.write_text(path.read_text().replace("t.svs", "s.svs"))
+    with pytest.raises(SkipshiftError, match=r"a\.json: has the slide s\.svs twice"):
+        read_annotations(path)

@@ -1,0 +1,119 @@
+import numpy as np
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+from torch import nn
+
+from skipshift.networks.inference import fast_copy, labels_of, logits_of, run, use_bf16
+from skipshift.networks.unet import Unet
+
+
+def settled(net):
+    """Give batch norms statistics and weights that folding has to get right."""
+    torch.manual_seed(0)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.2, 0.2)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+    return net.eval()
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        Unet("resnet18"),
+        Unet("resnet34", skips=()),
+        Unet("tu-resnet18"),
+        smp.FPN("densenet121", encoder_weights=None),
+    ],
+    ids=["resnet18", "resnet34", "timm", "densenet"],
+)
+def test_a_folded_copy_gives_the_same_logits(net):
+    net, images = settled(net), torch.rand(2, 3, 64, 64)
+    folded = fast_copy(net, images, "fp32")
+    with torch.no_grad():
+        expected = net(images)
+        assert torch.allclose(folded(images), expected, atol=1e-3 * expected.abs().max())
+
+
+def test_no_batch_norm_of_the_unet_is_left_and_the_original_is_untouched():
+    net = settled(Unet())
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    folded = fast_copy(net, torch.rand(1, 3, 32, 32), "fp32")
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+    assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
+
+
+def test_bf16_moves_few_labels():
+    net, images = settled(Unet()), torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        exact = labels_of(fast_copy(net, images, "fp32")(images))
+        rough = labels_of(fast_copy(net, images, "bf16")(images.bfloat16()))
+    assert (exact != rough).mean() < 0.05
+
+
+def test_a_convolution_that_is_read_twice_is_an_error():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1)
+            nn.init.constant_(self.norm.running_var, 9)
+
+        def forward(self, images):
+            once = self.conv(images)
+            return once + self.norm(once)
+
+    with pytest.raises(ValueError, match="cannot be folded"):
+        fast_copy(Twice(), torch.rand(1, 1, 8, 8))
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_labels_are_the_most_likely_class(classes):
+    logits = torch.randn(2, classes, 8, 8)
+    assert np.array_equal(labels_of(logits), logits.argmax(1).numpy())
+
+
+def test_precision_is_what_was_asked_for():
+    assert use_bf16("bf16")
+    assert not use_bf16("fp32")
+    with pytest.raises(ValueError, match="precision must be auto, bf16 or fp32, got 'half'"):
+        use_bf16("half")
+
+
+def test_a_network_that_gives_a_dict_is_folded_too():
+    class Answers(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1))
+
+        def forward(self, images):
+            return {"out": self.layers(images), "aux": None}
+
+    net, images = Answers().eval(), torch.rand(2, 3, 8, 8)
+    fast = fast_copy(net, images, "fp32")
+    assert isinstance(fast.layers[1], nn.Identity)
+    assert torch.allclose(logits_of(fast(images)), logits_of(net(images)), atol=1e-5)
+
+
+def test_volumes_are_laid_out_channels_last():
+    net, images = nn.Conv3d(1, 2, 3).eval(), torch.rand(1, 1, 8, 8, 8)
+    fast = fast_copy(net, images, "fp32")
+    assert fast.weight.is_contiguous(memory_format=torch.channels_last_3d)
+    assert torch.allclose(fast(images), net(images), atol=1e-5)
+
+
+def test_one_channel_is_the_logit_of_the_second_class():
+    logits = torch.randn(2, 1, 4, 4)
+    two = torch.cat([torch.zeros_like(logits), logits], 1)
+    assert (labels_of(logits) == labels_of(two)).all()
+
+
+def test_what_is_no_map_of_logits_is_named():
+    with pytest.raises(ValueError, match=r"must give logits \(N, classes, H, W\), got \(1, 2\)"):
+        logits_of([torch.zeros(1, 2)])
+
+
+def test_an_image_that_does_not_fit_is_named():
+    with pytest.raises(ValueError, match=r"cannot run on \(1, 3, 8, 8\): "):
+        run(nn.Conv2d(1, 1, 1), torch.rand(1, 3, 8, 8))

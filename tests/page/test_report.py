@@ -1,0 +1,329 @@
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import planted
+from planted import Plan
+from skipshift import records
+from skipshift.page.ordering import of_classes
+from skipshift.page.report import main_table, write_report
+from skipshift.page.results import StudyResults, read_results, read_study_spec
+from skipshift.page.sentences import answer, entry, headline, sureness
+from skipshift.specs import SkipshiftError
+from skipshift.statistics.comparisons import AWAY, compare, signed
+from skipshift.statistics.scores import estimates
+
+SMALL = Plan(cases=25, channels=(4,) * 10)
+HEART = Plan(
+    encoders=("resnet18", "resnet34"),
+    classes=("background", "LV", "RV", "MYO"),
+    domains=("B", "A", "$C<b>"),
+    pairs=(),
+    cases=6,
+    homes=("A",),
+)
+
+
+# one worker, so that the planted study is made once
+pytestmark = pytest.mark.xdist_group("report")
+
+
+class Page(HTMLParser):
+    """What a test needs of a page: its links, pictures, ids, words and the numbers of tables."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.pictures: list[dict[str, str]] = []
+        self.links: list[str] = []
+        self.ids: list[str] = []
+        self.words = ""
+        self.numbers: list[tuple[str, str, str]] = []
+        self._where: list[tuple[str, dict[str, str]]] = []
+        self._row = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        values = {name: value or "" for name, value in attrs}
+        self.links += [values[name] for name in ("src", "href") if name in values]
+        self.ids += [values["id"]] if "id" in values else []
+        self.pictures += [values] if tag == "img" else []
+        if tag not in {"img", "meta", "br"}:
+            self._where.append((tag, values))
+
+    def handle_endtag(self, tag):
+        assert self._where.pop()[0] == tag
+
+    def handle_data(self, data):
+        tags = [tag for tag, _ in self._where]
+        self.words += data if not {"style", "script"} & set(tags) else ""
+        if tags[-1:] == ["th"] and self._where[-1][1].get("scope") == "row":
+            self._row = data
+        if tags[-2:] == ["td", "span"] and "data-domain" in self._where[-2][1]:
+            self.numbers.append((self._row, self._where[-2][1]["data-domain"], data))
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    folder = planted.plant(tmp_path_factory.mktemp("study"), SMALL)
+    write_report(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(study):
+    return Page((study / records.REPORT).read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def heart(tmp_path_factory):
+    folder = planted.plant(tmp_path_factory.mktemp("heart"), HEART)
+    splits = "case,domain,group,stratum,fold\nimage-0000,A,g0,,0\n"
+    (folder / records.SPLITS).write_text(splits)
+    write_report(folder)
+    return folder
+
+
+def found_in(plan: Plan, cases: pd.DataFrame | None = None) -> StudyResults:
+    cases = planted.plant_cases(plan) if cases is None else cases
+    foreground = plan.classes[1:]
+    runs = (
+        cases["run"]
+        .drop_duplicates()
+        .str.extract(r"(?P<encoder>.+?)\.(?P<variant>.+)\.fold(?P<fold>\d+)\.seed(?P<seed>\d+)")
+    )
+    iou = of_classes(planted.iou_of(cases), foreground)
+    homes = plan.domains[:1]
+    scores, tests = estimates(cases), compare(cases, 0.01, homes)
+    return StudyResults(iou, foreground, cases, runs, homes, scores, tests, 0.01)
+
+
+def renamed(cases: pd.DataFrame, **names: str) -> pd.DataFrame:
+    """Give the counts of one variant to another."""
+    parts = cases["run"].str.split(".", expand=True)
+    parts[1] = parts[1].map(lambda name: names.get(name.replace("-", "_"), name))
+    return cases.assign(run=parts.agg(".".join, axis=1))
+
+
+def test_the_page_asks_nothing_of_the_network(page):
+    assert page.links
+    assert all(link.startswith(("data:", "#")) for link in page.links)
+    assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)
+
+
+def test_each_figure_has_an_alternative_text_and_ids_are_unique(page):
+    assert len(page.pictures) == 7
+    assert all(len(picture["alt"]) > 20 for picture in page.pictures)
+    assert len(set(page.ids)) == len(page.ids)
+
+
+def test_the_page_is_below_three_megabytes_and_the_same_each_time(study):
+    first = (study / records.REPORT).read_bytes()
+    assert len(first) < 3e6
+    assert write_report(study).read_bytes() == first
+
+
+def test_the_numbers_of_the_page_are_those_of_the_table(study, page):
+    table = records.read_table(study / "tables" / "iou.csv")
+    table = table[table["class"] == "cell"]
+    names = table["encoder"] + " " + table["variant"]
+    expected = {
+        (n, d): f"{v:.3f}" for n, d, v in zip(names, table["domain"], table["iou"], strict=True)
+    }
+    shown = {(*key, value) for *key, value in page.numbers}
+    assert {(*key, value) for key, value in expected.items()} <= shown
+
+
+def test_figures_are_written_as_svg_and_png(study):
+    names = {path.name for path in (study / records.FIGURES).iterdir()}
+    stems = ("heatmap", "training", "variants", "samples-resnet18", "examples")
+    assert {f"{stem}.{kind}" for stem in stems for kind in ("svg", "png")} <= names
+    assert not [name for name in names if name.endswith(".part")]
+
+
+def test_table_ii_stands_beside_the_papers_numbers(page):
+    assert page.words.count("14,328,354") == 2
+    assert page.words.count("14,309,922") == 2
+
+
+@pytest.mark.parametrize("winner", ["L1-pruned", "L4-pruned", "baseline"])
+def test_the_planted_winner_is_named(winner):
+    swap = {"L1_pruned": winner, winner.replace("-", "_"): "L1-pruned"}
+    found = found_in(SMALL, renamed(planted.plant_cases(SMALL), **swap))
+    assert f"{winner} is the highest in-domain" in headline(found)
+    under_shift = dict(answer(found))["Under shift"]
+    if winner == "baseline":
+        assert "No variant is above the baseline" in under_shift
+    else:
+        assert f"The highest is {winner}; it is higher than the baseline" in under_shift
+
+
+def test_two_variants_with_the_same_skill_are_not_told_apart():
+    cases = planted.plant_cases(replace(SMALL, variants=("baseline",)))
+    cases = cases[cases["domain"] == "original"]
+    rng = np.random.default_rng(0)
+    cases, other = (cases.assign(fp=rng.integers(0, 3000, len(cases))) for _ in range(2))
+    other = other.assign(run="resnet18.L1-pruned.fold0.seed0")
+    plan = replace(SMALL, domains=("original",))
+    found = found_in(plan, pd.concat([cases, other], ignore_index=True))
+    assert "not told apart" in headline(found)
+    assert "the data cannot tell L1-pruned from the baseline" in answer(found)[0][1]
+
+
+def test_one_group_gives_no_interval():
+    cases = planted.plant_cases(SMALL).assign(group="one patient")
+    found = found_in(SMALL, cases)
+    assert "a single group gives no interval" in answer(found)[0][1]
+    assert "not told apart" in headline(found)
+
+
+def test_the_headline_agrees_with_the_table_of_tests(study):
+    found = read_results(study, read_study_spec(study))
+    tests = records.read_table(study / "tables" / "tests.csv").query("metric == 'iou'")
+    for domain in ("original", AWAY):
+        top = tests[tests["domain"] == domain].sort_values("effect").iloc[-1]
+        assert top["verdict"] == "higher"
+        assert f"{top['variant']} is the highest" in headline(found)
+        assert f"higher than the baseline by {top['effect']:.3f}" in str(answer(found))
+
+
+def test_a_study_from_before_the_tests_gets_them_from_its_cases(study, tmp_path):
+    spec = read_study_spec(study)
+    folder = shutil.copytree(study, tmp_path / "older")
+    for name in ("tests.csv", "scores.csv"):
+        (folder / "tables" / name).unlink()
+    older, found = read_results(folder, spec), read_results(study, spec)
+    pd.testing.assert_frame_equal(older.tests, found.tests)
+    pd.testing.assert_frame_equal(older.scores, found.scores)
+
+
+def test_every_test_of_the_table_is_on_the_page(study, page):
+    tests = records.read_table(study / "tables" / "tests.csv")
+    assert all(signed(effect) in page.words for effect in tests["effect"])
+    assert page.words.count("cannot tell") >= (tests["verdict"] == "cannot tell").sum()
+
+
+def test_several_homes_stand_side_by_side():
+    plan = replace(SMALL, domains=("A", "B"), variants=("baseline", "L1-pruned"))
+    found = replace(found_in(plan), homes=("A", "B"))
+    assert [text[:5] for label, text in answer(found) if label == "In-domain"] == ["On A,", "On B,"]
+    assert "on A (" in headline(found)
+
+
+def test_variants_without_a_baseline_are_not_compared():
+    found = found_in(replace(SMALL, variants=("L1-pruned", "L4-pruned")))
+    assert found.tests.empty
+    assert "No baseline was trained to compare with" in answer(found)[0][1]
+
+
+def test_one_training_each_is_said_to_say_nothing_of_another():
+    assert "trained once" in sureness(found_in(SMALL))
+    folds = sureness(found_in(replace(SMALL, folds=3)))
+    assert "trained once" not in folds
+    assert "mean over 3 runs (3 folds, one seed)" in folds
+    assert "One seed says nothing about seed noise" in folds
+
+
+def layers(excess: dict[str, float], width: float = 0.02) -> pd.DataFrame:
+    rows = planted.layers_of(planted.plant_shift(replace(SMALL, variants=("baseline",))))
+    rows["excess"] = rows["layer"].map(excess).fillna(0.1)
+    rows["distance"] = rows["null"] + rows["excess"]
+    return rows.assign(low=rows["distance"] - width, high=rows["distance"] + width)
+
+
+@pytest.mark.parametrize("layer", planted.LAYERS)
+def test_the_layer_with_the_planted_excess_is_named(layer):
+    text = entry(layers({layer: 0.5}))
+    assert f"is largest at {layer} (" in text
+    assert "open" not in text
+
+
+def test_layers_whose_intervals_overlap_are_left_in_open_order():
+    assert "which of them is first is open" in entry(layers({"e2": 0.5, "d1": 0.49}))
+
+
+def test_an_excess_within_its_interval_of_the_null_is_no_shift():
+    table = layers({"e2": 0.15}, width=0.2)
+    assert "does not stand clear of its null" in entry(table)
+    assert "No layer shows a shift" in headline(replace(found_in(SMALL), layers=table))
+
+
+def test_a_profile_without_null_names_no_layer():
+    assert "no layer can be named" in entry(layers({}).assign(excess=np.nan, null=np.nan))
+
+
+def test_the_plain_table_holds_the_numbers_within_a_hundred_columns(study):
+    table = records.read_table(study / "tables" / "iou.csv")
+    text = main_table(table)
+    assert max(map(len, text.splitlines())) <= 100
+    numbers = [word.rstrip("*") for word in text.split() if word.startswith("0.")]
+    shown = {number for number in numbers if len(number) == 5}
+    assert shown == {f"{v:.3f}" for v in table.query("`class` == 'cell'")["iou"]}
+
+
+def test_long_names_of_domains_wrap():
+    names = tuple(f"a scanner with a long name {i}" for i in range(8))
+    table = planted.iou_of(planted.plant_cases(replace(SMALL, domains=names)))
+    text = main_table(table)
+    assert max(map(len, text.splitlines())) <= 100
+    assert all(name in text for name in names)
+
+
+def test_several_classes_have_their_mean_as_headline_and_each_its_table(heart):
+    table = records.read_table(heart / "tables" / "iou.csv")
+    keys = ["encoder", "variant", "domain"]
+    mean = table[table["class"] != "background"].groupby(keys)["iou"].mean()
+    text = (heart / records.REPORT).read_text(encoding="utf-8")
+    shown = Page(text).numbers
+    assert ("resnet34 L1-pruned", "A", f"{mean['resnet34', 'L1-pruned', 'A']:.3f}") in shown
+    assert all(f"{name} IoU" in text for name in ("LV", "RV", "MYO"))
+    assert "background IoU" not in text
+
+
+def test_the_domain_of_the_training_cases_is_the_home(heart):
+    found = read_results(heart, read_study_spec(heart))
+    assert found.homes == ("A",)
+    assert set(found.away) == {"B", "$C<b>"}
+    assert answer(found)[0][1].startswith("On A, ")
+
+
+def test_names_are_escaped(heart):
+    text = (heart / records.REPORT).read_text(encoding="utf-8")
+    assert "$C&lt;b&gt;" in text
+    assert "<b>" not in text
+
+
+def test_a_study_without_profiles_says_so(heart):
+    text = Page((heart / records.REPORT).read_text(encoding="utf-8")).words
+    assert "No profile was measured" in text
+
+
+def test_files_that_are_wrong_are_named(tmp_path):
+    folder = planted.plant(tmp_path, replace(SMALL, variants=("baseline",), pairs=()))
+    run = folder / records.RUNS / "resnet18.baseline.fold0.seed0"
+    (run / records.SAMPLES).write_bytes(b"PK\x03\x04 no archive")
+    with pytest.raises(SkipshiftError, match=r"samples.npz: cannot be read as samples"):
+        write_report(folder)
+    (run / records.SAMPLES).unlink()
+    (run / records.HISTORY).write_text("epoch\n1\n")
+    with pytest.raises(SkipshiftError, match=r"history.csv: cannot be read as a history"):
+        write_report(folder)
+    records.write_json(run / records.RUN_RECORD, {"encoder": "resnet18"})
+    with pytest.raises(SkipshiftError, match=r"run.json: lacks variant, fold"):
+        write_report(folder)
+    (run / records.RUN_RECORD).unlink()
+    with pytest.raises(SkipshiftError, match=r"runs: holds no finished run"):
+        write_report(folder)
+
+
+def test_the_output_side_never_loads_torch(study):
+    code = (
+        "import sys; from pathlib import Path; from skipshift.page import report;"
+        f"report.write_report(Path({str(study)!r})); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

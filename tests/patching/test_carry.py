@@ -1,0 +1,291 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
+
+import architectures
+from skipshift import shifts
+from skipshift.data.manifest import Case
+from skipshift.networks.inference import labels_of, logits_of
+from skipshift.networks.unet import Unet
+from skipshift.patching.carry import _quantile_map, carry, paths_of
+from skipshift.specs import CarrySpec, EvaluationSpec
+from skipshift.statistics.scores import estimates, pooled_iou
+from skipshift.study.evaluation import evaluate
+
+FP32 = CarrySpec(precision="fp32", draws=50)
+TOY = {"skip": "near", "deep": "far"}
+TOY_SPEC = CarrySpec(paths=TOY, precision="fp32", draws=50)
+
+
+class Toy(nn.Module):
+    """Foreground where the pixel and the mean of its 2 x 2 window add up to more than 1."""
+
+    def __init__(self, classes=1):
+        super().__init__()
+        self.near, self.far = nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 1)
+        self.head = nn.Conv2d(1, classes, 1)
+        for conv in (self.near, self.far, self.head):
+            nn.init.ones_(conv.weight)
+            nn.init.zeros_(conv.bias)
+        nn.init.constant_(self.head.bias, -1.0)
+
+    def forward(self, images):
+        far = functional.interpolate(self.far(functional.avg_pool2d(images, 2)), scale_factor=2)
+        return self.head(self.near(images) + far)
+
+
+@pytest.fixture
+def toy_pair(rng):
+    """Images, the same with the pixels of each window turned about, and the masks of the first."""
+    images = rng.random((6, 1, 8, 8)).astype(np.float32)
+    windows = images.reshape(6, 1, 4, 2, 4, 2)[:, :, :, ::-1, :, ::-1]
+    with torch.no_grad():
+        masks = labels_of(Toy()(torch.from_numpy(images)))
+    return images, windows.reshape(images.shape).copy(), masks
+
+
+@pytest.fixture(scope="module")
+def net():
+    """A network that knows nothing and calls half of the pixels of noise foreground."""
+    torch.manual_seed(0)
+    net = Unet("resnet18").eval()
+    with torch.no_grad():
+        logits = net(torch.rand(4, 3, 64, 64))
+        net.segmentation_head[0].bias[0] += (logits[:, 1] - logits[:, 0]).median()
+    return net
+
+
+@pytest.fixture(scope="module")
+def images(net):
+    """Noise, the same noise darker, and what the network makes of the first."""
+    noise = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
+    pair = [part.transpose(0, 3, 1, 2) for part in (noise, shifts.brightness(noise, 0.5))]
+    with torch.no_grad():
+        return *pair, labels_of(net(torch.from_numpy(pair[0] / 255.0).float()))
+
+
+def test_the_path_that_alone_sees_a_shift_carries_all_of_it(toy_pair):
+    table = carry(Toy(), *toy_pair, spec=TOY_SPEC).set_index("path")
+    assert table["share"].tolist() == [0, 1, 0, 1]
+    assert table.loc["none", "iou"] < table.loc["none", "in_domain"] == 1
+
+
+def test_none_is_the_shifted_iou_and_all_the_reference_iou_of_evaluate(net, images):
+    table = carry(net, *images, spec=FP32).set_index("path")
+    cases = [
+        Case(f"{d}{i}", d, f"{i}", image.transpose(1, 2, 0), mask)
+        for d, part in zip("rs", images, strict=False)
+        for i, (image, mask) in enumerate(zip(part, images[2], strict=True))
+    ]
+    how = EvaluationSpec(precision="fp32", batch_size=5)
+    counts = evaluate(net, cases, ("ground", "cell"), how)
+    iou = pooled_iou(estimates(counts.assign(run="", encoder="", variant="")))
+    iou = iou[iou["class"] == "cell"].set_index("domain")["iou"]
+    assert table.loc["none", "iou"] == iou["s"]
+    assert table.loc["all", "iou"] == table.loc["none", "in_domain"] == iou["r"]
+    assert table.loc["all", "share"] == 1
+    assert 0.9 < iou["r"] > iou["s"]
+
+
+def test_all_paths_cost_less_than_a_forward_pass_each_and_two(net):
+    images = np.zeros((8, 3, 64, 64), np.uint8)
+    with FlopCounterMode(display=False) as bare:
+        net(torch.zeros(8, 3, 64, 64))
+    with FlopCounterMode(display=False) as ours:
+        carry(net, images, images, images[:, 0], spec=FP32)
+    assert ours.get_total_flops() < 5.5 * bare.get_total_flops()
+
+
+def test_paths_are_the_skips_that_are_there_and_the_bottleneck():
+    assert list(paths_of(Unet("resnet18"))) == ["L1", "L2", "L3", "L4", "bottleneck"]
+    assert list(paths_of(Unet("resnet18", skips=(2, 4)))) == ["L2", "L4", "bottleneck"]
+
+
+def test_a_pruned_skip_is_no_path():
+    with pytest.raises(ValueError, match=r"path 'L1': .*; its paths are L2, L3, L4, bottleneck$"):
+        paths_of(Unet.variant("L1-pruned"), ["L1"])
+
+
+def test_paths_are_named_or_addressed(net):
+    assert paths_of(net, ["L1", "encoder[3]"]) == {
+        "L1": "decoder.blocks.3(skip_connection)",
+        "encoder[3]": "encoder[3]",
+    }
+    assert paths_of(net, {"deep": "encoder[5]"}) == {"deep": "encoder[5]"}
+
+
+def test_shapley_shares_add_up_to_one(toy_pair, rng):
+    images, shifted, masks = toy_pair
+    shifted = shifted + 0.3 * rng.random(shifted.shape).astype(np.float32)
+    spec = CarrySpec(paths=TOY, precision="fp32", subsets=True, draws=50)
+    table = carry(Toy(), images, shifted, masks, spec=spec).set_index("path")
+    alone = table.loc[["skip", "deep"]]
+    # of two players each gets half of what it adds alone and half of what it adds to the other
+    assert alone["shapley"].sum() == pytest.approx(1)
+    expected = (alone["share"] + 1 - alone["share"].to_numpy()[::-1]) / 2
+    assert alone["shapley"].tolist() == pytest.approx(expected.tolist())
+
+
+def test_loaders_of_any_batches_give_what_arrays_give(toy_pair):
+    images, shifted, masks = toy_pair
+    parts = [[array[:4], array[4:]] for array in (images, shifted)]
+    whole = carry(Toy(), *toy_pair, spec=TOY_SPEC)
+    assert carry(Toy(), *parts, masks, spec=TOY_SPEC).equals(whole)
+
+
+def test_a_symmetric_network_shares_the_loss_equally(toy_pair, rng):
+    class Twins(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.left, self.right = nn.Identity(), nn.Identity()
+            self.head = nn.Conv2d(1, 1, 1)
+            nn.init.ones_(self.head.weight)
+            nn.init.constant_(self.head.bias, -1.0)
+
+        def forward(self, images):
+            return self.head(self.left(images) + self.right(images))
+
+    images = toy_pair[0]
+    masks = (2 * images[:, 0] > 1).astype(np.uint8)
+    spec = CarrySpec(paths={"a": "left", "b": "right"}, subsets=True, precision="fp32", draws=20)
+    table = carry(Twins(), images, rng.permuted(images, axis=3), masks, spec=spec)
+    table = table.set_index("path")
+    assert table.loc["a", "share"] == table.loc["b", "share"]
+    assert table.loc["a", "shapley"] == pytest.approx(0.5)
+
+
+def test_zero_and_mean_are_the_network_with_the_path_knocked_out(toy_pair):
+    images, shifted, masks = toy_pair
+    for mode, level in (("zero", 0.0), ("mean", float(images.mean()))):
+        spec = CarrySpec(paths=TOY, mode=mode, precision="fp32", draws=20)
+        table = carry(Toy(), images, shifted, masks, spec=spec).set_index("path")
+        windows = images.reshape(6, 4, 2, 4, 2).mean((2, 4)).repeat(2, 1).repeat(2, 2)
+        found = windows + level > 1
+        expected = (found & (masks == 1)).sum() / (found | (masks == 1)).sum()
+        assert table.loc["skip", "in_domain"] == pytest.approx(expected, abs=0.02)
+        assert table.loc["skip", "in_domain"] == table.loc["skip", "iou"]
+
+
+def test_quantiles_bring_an_affine_shift_of_other_images_back(rng):
+    images = rng.random((2, 40, 1, 8, 8)).astype(np.float32)
+    with torch.no_grad():
+        masks = [labels_of(Toy()(torch.from_numpy(part))) for part in images]
+    spec = CarrySpec(paths=TOY, mode="quantile", precision="fp32", draws=20)
+    table = carry(Toy(), images[0], 0.5 * images[1] + 0.1, tuple(masks), spec=spec)
+    table = table.set_index("path")
+    assert table.loc["none", "iou"] < 0.5
+    assert table.loc["all", "iou"] > 0.97
+
+
+def test_a_quantile_map_between_equal_sets_changes_nothing(rng):
+    values = torch.from_numpy(rng.normal(size=(3000, 3))).float().relu()
+    other = torch.from_numpy(rng.normal(size=(3, 5, 7))).float().relu() * 2
+    assert torch.allclose(_quantile_map(values, values)(other), other, atol=1e-5)
+
+
+def test_a_quantile_map_gives_the_quantiles_of_the_target(rng):
+    source, target = (torch.from_numpy(rng.gamma(a, size=(4000, 2))).float() for a in (2, 9))
+    mapped = _quantile_map(source, target)(source.T).T
+    levels = torch.tensor([0.05, 0.3, 0.5, 0.8, 0.95])
+    assert torch.allclose(mapped.quantile(levels, 0), target.quantile(levels, 0), rtol=0.02)
+
+
+def test_several_foreground_classes_are_averaged(toy_pair):
+    images, shifted, masks = toy_pair
+    net = Toy(classes=3)
+    # class 2 is never found: half of the IoU of class 1 is left where masks have both
+    nn.init.constant_(net.head.weight[0].data, 0.0)
+    nn.init.constant_(net.head.bias[0].data, 0.0)
+    nn.init.constant_(net.head.bias[2].data, -9.0)
+    masks = masks.copy()
+    masks[:, :, :2] = 2
+    table = carry(net, images, shifted, masks, spec=TOY_SPEC).set_index("path")
+    alone = carry(Toy(), images, shifted, masks % 2, spec=TOY_SPEC).set_index("path")
+    assert table.loc["all", "iou"] == pytest.approx(alone.loc["all", "iou"] / 2)
+
+
+def test_volumes_are_patched_as_images_are():
+    net, _ = architectures.build("nnU-Net PlainConvUNet 3-D")
+    rng = np.random.default_rng(0)
+    volumes = rng.random((2, 2, 1, 16, 32, 32)).astype(np.float32)
+    with torch.no_grad():
+        masks = labels_of(logits_of(net(torch.from_numpy(volumes[0]))))
+    table = carry(net, *volumes, masks, spec=FP32).set_index("path")
+    assert table.index.tolist() == ["none", "L0", "L1", "bottleneck", "all"]
+    assert table.loc["all", "iou"] == table.loc["all", "in_domain"] > table.loc["none", "iou"]
+
+
+def test_a_shift_that_costs_nothing_has_no_shares(toy_pair):
+    images, _, masks = toy_pair
+    table = carry(Toy(), images, images, masks, spec=TOY_SPEC)
+    assert table[["share", "low", "high"]].isna().all(axis=None)
+    assert (table["iou"] == 1).all()
+
+
+def test_one_group_has_no_interval(toy_pair):
+    table = carry(Toy(), *toy_pair, groups=["a"] * 6, spec=TOY_SPEC)
+    assert table["share"].notna().all()
+    assert table[["low", "high"]].isna().all(axis=None)
+
+
+def test_inference_mode_outside_does_not_matter(toy_pair):
+    with torch.inference_mode():
+        within = carry(Toy(), *toy_pair, spec=TOY_SPEC)
+    assert within.equals(carry(Toy(), *toy_pair, spec=TOY_SPEC))
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"shifted": 5}, "paired needs the same images in both sets, got 6 and 5; choose mode"),
+        ({"masks": 5}, "the reference has 6 images and 5 masks"),
+        ({"masks": np.zeros((6, 4, 4), np.uint8)}, r"as large as its images, \(8, 8\), got \(4, 4"),
+        ({"masks": np.zeros((6, 8, 8))}, "uint8 class indices, got float64"),
+        ({"masks": np.full((6, 8, 8), 7, np.uint8)}, "class indices below 2"),
+        ({"groups": ["a", "b"]}, "groups of the reference must be one label per image, 6"),
+        ({"reference": iter([])}, "reference must be an array or a loader that can be read more"),
+        ({"spec": CarrySpec(paths=("nearr",))}, r"path 'nearr': .*the nearest are near"),
+        ({"spec": CarrySpec()}, "paths must be named for a Odd"),
+        ({"spec": CarrySpec(paths={"all": "near"})}, "none called none or all"),
+        ({"spec": CarrySpec(paths={"a": "spare"})}, "path a: its module did not run"),
+        ({"spec": CarrySpec(paths={"a": "pair"})}, r"path a: must be a tensor .* got tuple"),
+        ({"spec": CarrySpec(paths={f"{i}": "near" for i in range(11)}, subsets=True)}, "2048"),
+    ],
+)
+def test_a_bad_argument_is_one_line(toy_pair, change, fault):
+    class Odd(Toy):
+        def __init__(self):
+            super().__init__()
+            self.spare, self.pair = nn.Identity(), Pair()
+
+        def forward(self, images):
+            return super().forward(self.pair(images)[0])
+
+    class Pair(nn.Module):
+        def forward(self, images):
+            return images, images
+
+    given = dict(zip(("reference", "shifted", "masks"), toy_pair, strict=True))
+    given["spec"] = TOY_SPEC
+    cut = {key: given[key][:n] for key, n in change.items() if isinstance(n, int)}
+    with pytest.raises(ValueError, match=fault) as error:
+        carry(Odd(), **{**given, **change, **cut})
+    assert "\n" not in str(error.value)
+
+
+def test_sides_that_the_network_cannot_take_are_named(net):
+    images = np.zeros((1, 3, 50, 64), np.uint8)
+    with pytest.raises(ValueError, match="multiples of 32, got 50 x 64"):
+        carry(net, images, images, np.zeros((1, 50, 64), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "fault"),
+    [({"mode": "swap"}, "mode must be one of paired, quantile"), ({"draws": 0}, "draws must be")],
+)
+def test_a_wrong_setting_is_named(wrong, fault):
+    with pytest.raises(ValueError, match=fault):
+        CarrySpec(**wrong)

@@ -1,0 +1,257 @@
+from itertools import product
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from skipshift.statistics.comparisons import AWAY, claim, compare, holm, tally, verdict_sentences
+from skipshift.statistics.counts import dice, iou
+from skipshift.statistics.scores import MEAN
+
+EXACT = 1e-8
+
+
+def cases_of(counts, variant="baseline", domain="original", name="cell", fold=0):
+    """Rows of cases.parquet: (groups, 3) counts, a case for each group."""
+    frame = pd.DataFrame(np.asarray(counts), columns=["tp", "fp", "fn"])
+    labels = [f"g{i:03d}" for i in range(len(frame))]
+    frame = frame.assign(domain=domain, case=labels, group=labels)
+    return frame.assign(run=f"resnet18.{variant}.fold{fold}.seed0", **{"class": name})
+
+
+def pair(ours, theirs, **names):
+    return pd.concat([cases_of(theirs, **names), cases_of(ours, "L1-pruned", **names)])
+
+
+def some(rng, groups=30, less=0):
+    hits = rng.integers(40, 90, groups) - less
+    return np.column_stack([hits, rng.integers(0, 20, groups), 100 - hits])
+
+
+def one(tests, metric="iou", domain="original"):
+    rows = tests[(tests["metric"] == metric) & (tests["domain"] == domain)]
+    assert len(rows) == 1
+    return rows.iloc[0]
+
+
+@pytest.mark.parametrize(("groups", "swaps"), [(8, 9999), (40, 9999)])
+@pytest.mark.parametrize(("metric", "score"), [("case_iou", iou), ("case_dice", dice)])
+def test_p_is_that_of_scipys_paired_permutation_test(rng, groups, swaps, metric, score):
+    ours, theirs = some(rng, groups), some(rng, groups, less=4)
+    p = one(compare(pair(ours, theirs), 0.01, swaps=swaps), metric)["p"]
+    expected = stats.permutation_test(
+        (score(ours), score(theirs)),
+        lambda x, y, axis: np.mean(x - y, axis),
+        permutation_type="samples",
+        vectorized=True,
+        rng=rng,
+    )
+    assert p == pytest.approx(expected.pvalue, abs=EXACT if 2**groups <= swaps + 1 else 0.02)
+
+
+def test_p_of_the_pooled_iou_is_that_of_every_swap_of_the_counts(rng):
+    ours, theirs = some(rng, 7), some(rng, 7, less=8)
+    row = one(compare(pair(ours, theirs), 0.01))
+    effects = []
+    for swap in product([False, True], repeat=7):
+        a, b = np.where(np.array(swap)[:, None], (theirs, ours), (ours, theirs))
+        effects.append(iou(a.sum(0)) - iou(b.sum(0)))
+    assert row["effect"] == pytest.approx(effects[0])
+    assert row["p"] == pytest.approx(np.mean(np.abs(effects) >= abs(effects[0]) - 1e-12))
+
+
+@pytest.mark.parametrize("margin", [0.005, 0.02, 0.2])
+def test_equivalence_is_that_of_two_one_sided_t_tests(rng, margin):
+    ours, theirs = some(rng), some(rng)
+    row = one(compare(pair(ours, theirs), margin), "case_iou")
+    differences = iou(ours) - iou(theirs)
+    below = stats.ttest_1samp(differences, margin, alternative="less").pvalue
+    above = stats.ttest_1samp(differences, -margin, alternative="greater").pvalue
+    assert row["p_equivalence"] == pytest.approx(max(below, above), rel=1e-6)
+
+
+def test_the_spread_of_pooled_iou_is_near_that_of_its_bootstrap(rng):
+    row = one(compare(pair(some(rng, 200), some(rng, 200)), 0.01, draws=4000))
+    spread = (row["high"] - row["low"]) / (2 * 1.96)
+    t = -stats.t.ppf(row["p_equivalence"], 199)
+    assert (0.01 - abs(row["effect"])) / t == pytest.approx(spread, rel=0.05)
+
+
+def test_the_interval_is_that_of_scipys_paired_bootstrap(rng):
+    ours, theirs = some(rng), some(rng, less=5)
+    row = one(compare(pair(ours, theirs), 0.01, draws=5000), "case_dice")
+    expected = stats.bootstrap(
+        (dice(ours) - dice(theirs),),
+        np.mean,
+        method="percentile",
+        # as wide as t of 30 groups, which plain percentiles are not
+        confidence_level=1 - 2 * stats.norm.cdf(np.sqrt(30 / 29) * stats.t.ppf(0.025, 29)),
+        n_resamples=5000,
+        rng=rng,
+    ).confidence_interval
+    assert [row["low"], row["high"]] == pytest.approx(list(expected), abs=2e-3)
+
+
+def simulated(rng, studies, groups, lift=0.0):
+    """Studies as domains of one table; true IoU 0.6 + lift and 0.6, cases of unlike hardness."""
+    share = rng.beta(12, 8, (studies, groups))
+    ours, theirs = (rng.binomial(200, np.clip(share + up, 0, 1)) for up in (lift, 0))
+    counts = [np.stack([hits, 0 * hits, 200 - hits], -1) for hits in (ours, theirs)]
+    return pd.concat([pair(*of, domain=str(i)) for i, of in enumerate(zip(*counts, strict=True))])
+
+
+@pytest.mark.parametrize("groups", [8, 40])
+def test_at_the_margin_the_interval_holds_95_and_equivalence_is_found_5_times_in_100(rng, groups):
+    tests = compare(simulated(rng, 300, groups, lift=0.02), 0.02, swaps=1).query("metric == 'iou'")
+    covered = (tests["low"] <= 0.02) & (tests["high"] >= 0.02)
+    assert 0.91 <= covered.mean() <= 0.98
+    assert 0.01 <= (tests["p_equivalence"] < 0.05).mean() <= 0.08
+
+
+def test_noise_is_called_a_difference_about_5_times_in_100(rng):
+    tests = compare(simulated(rng, 300, 12), 0.01, draws=1).query("metric == 'iou'")
+    assert 0.02 <= (tests["p"] < 0.05).mean() <= 0.08
+    assert (tests["p_adjusted"] < 0.05).sum() == 0
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_rejects_what_the_step_down_rule_rejects(p):
+    adjusted = holm(np.array(p))
+    for alpha in (0.01, 0.05, 0.2):
+        rejected, ranked = set(), sorted(range(len(p)), key=p.__getitem__)
+        for step, i in enumerate(ranked):
+            if p[i] * (len(p) - step) >= alpha:
+                break
+            rejected.add(i)
+        assert {i for i in range(len(p)) if adjusted[i] < alpha} == rejected
+
+
+def test_a_family_is_the_variants_and_domains_of_one_encoder_class_and_metric(rng):
+    parts = [pair(some(rng, 9), some(rng, 9), domain=d, name=c) for d in "AB" for c in ("x", "y")]
+    tests = compare(pd.concat(parts), 0.01)
+    for _, family in tests.groupby(["class", "metric"]):
+        assert family["domain"].tolist() == ["A", "B"]
+        assert family["p_adjusted"].to_numpy() == pytest.approx(holm(family["p"].to_numpy()))
+
+
+def test_the_baseline_beside_itself_is_equivalent(rng):
+    counts = some(rng)
+    tests = compare(pair(counts, counts), 0.01)
+    assert (tests[["effect", "low", "high"]] == 0).all(axis=None)
+    assert (tests["p"] == 1).all()
+    assert set(tests["verdict"]) == {"equivalent"}
+
+
+def test_changing_sides_changes_the_sign_alone(rng):
+    ours, theirs = some(rng), some(rng, less=3)
+    forth, back = (compare(pair(*sides), 0.01) for sides in ((ours, theirs), (theirs, ours)))
+    assert back["effect"].to_numpy() == pytest.approx(-forth["effect"].to_numpy())
+    assert back["low"].to_numpy() == pytest.approx(-forth["high"].to_numpy())
+    for name in ("p", "p_equivalence"):
+        assert back[name].to_numpy() == pytest.approx(forth[name].to_numpy())
+
+
+def test_the_order_of_the_rows_is_irrelevant(rng):
+    cases = pair(some(rng), some(rng))
+    shuffled = pd.concat([cases.iloc[:30].sample(frac=1), cases.iloc[30:].sample(frac=1)])
+    pd.testing.assert_frame_equal(compare(cases, 0.01), compare(shuffled, 0.01), check_exact=True)
+
+
+def test_images_of_one_group_count_as_one(rng):
+    cases = pair(some(rng, 10), some(rng, 10))
+    copies = pd.concat([cases, cases.assign(case=cases["case"] + "b")])
+    columns = ["effect", "low", "high", "groups", "p", "p_equivalence"]
+    once, twice = (compare(table, 0.01)[columns] for table in (cases, copies))
+    pd.testing.assert_frame_equal(once, twice)
+
+
+def test_folds_are_averaged_and_those_of_one_side_alone_are_left_out(rng):
+    ours, theirs = ([some(rng, 9) for _ in range(3)] for _ in range(2))
+    tables = [pair(ours[f], theirs[f], fold=f) for f in range(2)]
+    effect = one(compare(pd.concat([*tables, cases_of(theirs[2], fold=2)]), 0.01))["effect"]
+    each = [iou(ours[f].sum(0)) - iou(theirs[f].sum(0)) for f in range(2)]
+    assert effect == pytest.approx(np.mean(each))
+
+
+def test_the_mean_of_classes_and_of_domains_away_is_a_row_of_its_own(rng):
+    parts = [
+        pair(some(rng, 12), some(rng, 12), domain=domain, name=name)
+        for domain in "ABC"
+        for name in ("background", "LV", "RV")
+    ]
+    tests = compare(pd.concat(parts), 0.01, homes=["A"]).query("metric == 'iou'")
+    effects = tests.set_index(["domain", "class"])["effect"].unstack()
+    assert list(effects.columns) == ["LV", "RV", MEAN]
+    assert effects[MEAN].to_numpy() == pytest.approx(effects[["LV", "RV"]].mean(axis=1).to_numpy())
+    assert effects.loc[AWAY].to_numpy() == pytest.approx(effects.loc[["B", "C"]].mean().to_numpy())
+
+
+def test_a_class_that_no_case_has_is_left_open():
+    empty = np.zeros((5, 3), int)
+    row = one(compare(pair(empty, empty), 0.01))
+    assert row[["effect", "low", "p", "p_equivalence"]].isna().all()
+    assert "no case has the class" in claim(row, 0.01)
+
+
+def test_a_single_group_is_left_open(rng):
+    row = one(compare(pair(some(rng, 1), some(rng, 1)), 0.01))
+    assert row[["low", "high", "p", "p_equivalence"]].isna().all()
+    assert row["verdict"] == "cannot tell"
+
+
+@pytest.mark.parametrize("margin", [0, 1, -0.1])
+def test_a_margin_must_be_a_share(rng, margin):
+    with pytest.raises(ValueError, match=r"margin must be in \(0, 1\), got"):
+        compare(pair(some(rng), some(rng)), margin)
+
+
+def test_names_of_means_are_taken(rng):
+    with pytest.raises(ValueError, match="domain 'away' and class 'mean' are names of means"):
+        compare(pair(some(rng), some(rng), domain="away"), 0.01)
+
+
+# -- in words --------------------------------------------------------------------------------------
+
+
+def test_the_words_follow_the_numbers(rng):
+    better, same = some(rng, 60), some(rng, 60)
+    worse = same + np.c_[np.full(60, -30), np.zeros((60, 1), int), np.full(60, 30)]
+    cases = [
+        pair(same, same, domain="same"),
+        pair(same, worse, domain="up"),
+        pair(worse, same, domain="down"),
+        pair(better, same, domain="noise"),
+    ]
+    said = verdict_sentences(compare(pd.concat(cases), 0.01), 0.01)
+    assert said[0].startswith("With resnet18, the highest is baseline on same, down")
+    assert said[1].startswith("Against the baseline, L1-pruned is higher on up (by 0.")
+    for words in ("lower on down (by 0.", "equivalent within 0.01 on same"):
+        assert words in said[1]
+    assert said[1].endswith("not to be told apart on noise.")
+
+
+def test_two_halves_of_noise_cannot_be_told_apart(rng):
+    noise = some(rng, 80)
+    row = one(compare(pair(noise[:40], noise[40:]), 0.01))
+    assert row["verdict"] == "cannot tell"
+    assert claim(row, 0.01).startswith("the data cannot tell L1-pruned from the baseline")
+    assert "the data cannot tell" in verdict_sentences(row.to_frame().T, 0.01)[1].lower()
+
+
+def test_a_sure_difference_below_the_margin_is_said_to_be_one(rng):
+    theirs = some(rng, 60)
+    row = one(compare(pair(theirs + np.array([1, 0, -1]), theirs), 0.05))
+    assert "higher than the baseline by 0.009" in claim(row, 0.05)
+    assert "yet by less than the margin of 0.05" in claim(row, 0.05)
+
+
+def test_many_domains_are_counted_and_few_named(rng):
+    theirs = some(rng, 60)
+    shifted = [pair(theirs + np.array([9, 0, -9]), theirs, domain=f"d{i}") for i in range(5)]
+    tests = compare(pd.concat(shifted), 0.01).query("metric == 'iou'")
+    assert "higher on all 5 domains" in tally(tests, 0.01)
+    assert "higher on d0 and d1" not in tally(tests, 0.01)
+    assert "higher on both domains" in tally(tests.head(2), 0.01)

@@ -1,0 +1,48 @@
+import numpy as np
+import pytest
+import torch
+from torchmetrics.functional.segmentation import dice_score
+from torchmetrics.segmentation import MeanIoU
+
+from skipshift.statistics.counts import count, dice, iou
+
+
+@pytest.fixture
+def pair(rng):
+    return rng.integers(0, 3, (2, 5, 16, 24), dtype=np.uint8)
+
+
+def test_iou_from_counts_agrees_with_torchmetrics(pair):
+    masks, predictions = pair
+    metric = MeanIoU(num_classes=3, per_class=True, input_format="index")
+    # one tall image: torchmetrics averages over images, the paper pools them
+    metric.update(*(torch.from_numpy(p.reshape(1, -1, 24)).long() for p in (predictions, masks)))
+    assert iou(count(masks, predictions, 3).sum(0)) == pytest.approx(metric.compute().numpy())
+
+
+def test_dice_from_counts_agrees_with_torchmetrics(pair):
+    masks, predictions = (torch.from_numpy(p).long() for p in pair)
+    theirs = dice_score(predictions, masks, 3, average=None, input_format="index")
+    assert dice(count(*pair, 3)) == pytest.approx(theirs.numpy())
+
+
+def test_counts_of_parts_add_up_to_counts_of_the_whole(pair):
+    masks, predictions = pair
+    whole = count(masks.reshape(1, -1, 24), predictions.reshape(1, -1, 24), 3)[0]
+    assert np.array_equal(count(masks, predictions, 3).sum(0), whole)
+
+
+def test_a_class_that_is_absent_everywhere_is_nan():
+    empty = np.zeros((1, 4, 4), np.uint8)
+    assert np.isnan(iou(count(empty, empty, 2))[0, 1])
+    assert np.isnan(dice(count(empty, empty, 2))[0, 1])
+
+
+def test_labels_beyond_the_classes_are_refused(pair):
+    with pytest.raises(ValueError, match="class indices below 2"):
+        count(*pair, 2)
+
+
+def test_masks_and_predictions_must_have_one_shape(pair):
+    with pytest.raises(ValueError, match=r"must be \(N, H, W\) alike"):
+        count(pair[0], pair[1][:2], 3)

@@ -1,0 +1,81 @@
+"""A cluster of two nodes on one machine; it takes most of a minute to come up and go."""
+
+import threading
+import time
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from skipshift.specs import ExecutionSpec, ProfileSpec, SkipshiftError, StudySpec, TrainingSpec
+from skipshift.study import study
+from skipshift.study.cluster import pack, settle, unpack
+from skipshift.study.grid import ingredients
+from skipshift.study.study import open_study, run_study
+
+pytestmark = [
+    pytest.mark.ray,
+    # Ray's own: sockets and processes that it leaves to the collector
+    pytest.mark.filterwarnings("ignore"),
+]
+
+
+@pytest.fixture
+def spec(small_set):
+    return StudySpec(
+        manifest=small_set,
+        encoders=("resnet18",),
+        skips=("baseline", "L1-pruned", "L4-pruned"),
+        folds=2,
+        run_folds=(0,),
+        shifts=(),
+        profile_shifts=(),
+        training=TrainingSpec(encoder_weights=None, epochs=2, crop=32, precision="fp32"),
+        profile=ProfileSpec(null_draws=5, bootstrap_draws=5),
+        threads=1,
+    )
+
+
+def test_a_packed_study_is_the_same_study_in_another_place(spec, tmp_path):
+    here = open_study(spec, tmp_path / "out")
+    away, files = pack(here)
+    assert len(files) == 2 * len(here.cases)
+    unpack(files, tmp_path / "node" / "data")
+    there = settle(away, tmp_path / "node")
+    run = here.runs()[0]
+    assert ingredients(there, run) == ingredients(here, run)
+    for kind in ("image", "mask"):
+        for a, b in zip(here.cases[kind], there.cases[kind], strict=True):
+            assert open(a, "rb").read() == open(b, "rb").read()  # noqa: PTH123, SIM115
+
+
+def test_a_node_that_dies_in_mid_study_changes_nothing(spec, tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "write_report", lambda out: out / "report.html")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    run_study(spec, tmp_path / "alone")
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        doomed = cluster.add_node(num_cpus=1)
+
+        def kill_when_busy():
+            while ray.is_initialized() and ray.available_resources().get("CPU", 0):
+                time.sleep(0.1)
+            time.sleep(2)
+            cluster.remove_node(doomed, allow_graceful=False)
+            cluster.add_node(num_cpus=1)
+
+        ray.init(address=cluster.address, log_to_driver=False)
+        killer = threading.Thread(target=kill_when_busy)
+        killer.start()
+        run_study(spec, tmp_path / "out", ExecutionSpec(on="ray"))
+        killer.join()
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    for table in (tmp_path / "alone" / "tables").iterdir():
+        assert (tmp_path / "out" / "tables" / table.name).read_bytes() == table.read_bytes()
+
+
+def test_an_address_without_a_cluster_is_named(spec, tmp_path):
+    with pytest.raises(SkipshiftError, match=r"--address 127\.0\.0\.1:1: no Ray cluster"):
+        run_study(spec, tmp_path / "out", ExecutionSpec(on="ray", address="127.0.0.1:1"))

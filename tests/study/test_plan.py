@@ -1,0 +1,57 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from skipshift.data.prepare.options import SynthSpec
+from skipshift.data.prepare.synthetic import write_synthetic
+from skipshift.specs import ExecutionSpec, StudySpec, TrainingSpec, read_spec
+from skipshift.study.plan import plan_study
+from skipshift.study.study import run_study
+
+STUDIES = sorted((Path(__file__).parents[2] / "studies").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_a_ready_made_study_is_the_papers_or_a_small_one(path):
+    spec = read_spec(StudySpec, path)
+    if path.stem.startswith("paper"):
+        assert spec.encoders == ("resnet18", "resnet34")
+        assert len(spec.variants) * spec.folds == 25
+        own = TrainingSpec(crop=spec.training.crop, workers=spec.training.workers)
+        assert spec.training == own
+    else:
+        assert spec.training.encoder_weights is None
+        assert spec.run_folds is not None
+    first = path.read_text().splitlines()
+    assert any("skipshift study studies/" + path.name in line for line in first if line[:1] == "#")
+
+
+@pytest.fixture
+def spec(tmp_path):
+    return StudySpec(
+        manifest=write_synthetic(SynthSpec(tmp_path / "synthetic", images=20, size=64)),
+        encoders=("resnet18",),
+        skips=("baseline", "L4-pruned"),
+        folds=2,
+        shifts=("brightness:0.5",),
+        profile_shifts=(),
+        training=TrainingSpec(encoder_weights=None, epochs=3, crop=32, precision="fp32"),
+        threads=1,
+    )
+
+
+def test_a_plan_counts_what_there_is_and_what_is_left(spec, tmp_path, monkeypatch):
+    monkeypatch.setattr("skipshift.study.study.write_report", lambda out: out / "report.html")
+    only = ExecutionSpec(only="*.fold0.*")
+    text = plan_study(spec, tmp_path / "out", only)
+    assert "runs    2: 1 encoder x 2 variants x 1 fold x 1 seed" in text
+    assert (
+        "images  8 to train on, 8 to select by, 4 to test on, of 1 domain and under 1 shift" in text
+    )
+    assert "epochs  3 a run, each 1 steps of 8 crops of 32 x 32; 6 epochs in all" in text
+    assert "done    0 runs, 0 failed" in text
+    assert re.search(r"left    2 runs, about \d+ .* on this machine .* and [1-9]\.\d GiB", text)
+    assert not (tmp_path / "out").exists()
+    run_study(spec, tmp_path / "out", only)
+    assert plan_study(spec, tmp_path / "out", only).endswith("left    nothing")

@@ -1,0 +1,205 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from skipshift.data.manifest import read_cases, read_manifest
+from skipshift.networks.unet import Unet
+from skipshift.specs import EvaluationSpec, SkipshiftError, TrainingSpec
+from skipshift.statistics.counts import iou
+from skipshift.study.evaluation import evaluate, evaluate_manifest, predict
+from skipshift.study.loggers import loggers_of
+from skipshift.study.training import RunOutput, train
+
+SPEC = TrainingSpec(
+    encoder_weights=None, epochs=4, learning_rate=2e-3, crop=64, crops_per_image=4, decay_every=3
+)
+CLASSES = ("background", "cell")
+
+
+@pytest.fixture
+def cases(small_set):
+    return list(read_cases(read_manifest(small_set), 2))
+
+
+def make_net(seed=0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Unet("resnet18")
+
+
+def test_training_learns_and_keeps_the_best_epoch(cases, tmp_path):
+    done = train(make_net(), cases[:10], cases[10:], SPEC, 0, RunOutput(tmp_path / "run"))
+    scores = [row["validation_iou"] for row in done.history]
+    assert done.record["validation_iou"] == max(scores)
+    assert done.record["best_epoch"] == int(np.argmax(scores))
+    table = evaluate(done.net, cases[10:], CLASSES, EvaluationSpec(precision="fp32"))
+    pooled = table.groupby("class")[["tp", "fp", "fn"]].sum().loc[list(CLASSES)]
+    assert iou(pooled.to_numpy()).mean() == pytest.approx(max(scores), abs=0.02)
+    assert max(scores) > 0.7
+
+
+def test_the_rate_decays_in_steps(cases, tmp_path):
+    done = train(make_net(), cases[:4], cases[10:], replace(SPEC, epochs=7), 0, RunOutput(tmp_path))
+    rates = [row["learning_rate"] for row in done.history]
+    assert rates == pytest.approx([2e-3] * 3 + [2e-4] * 3 + [2e-5])
+
+
+def test_a_run_that_was_cut_off_ends_like_one_that_was_not(cases, tmp_path):
+    spec = replace(SPEC, epochs=3, precision="fp32")
+
+    def stop_in_the_last_epoch(items, _label, _total=None):
+        for step, item in enumerate(items):
+            if step == 11:
+                raise RuntimeError("power loss")
+            yield item
+
+    whole = train(make_net(), cases[:10], cases[10:], spec, 0, RunOutput(tmp_path / "whole"))
+    with pytest.raises(RuntimeError, match="power loss"):
+        train(
+            make_net(),
+            cases[:10],
+            cases[10:],
+            spec,
+            0,
+            RunOutput(tmp_path / "cut", progress=stop_in_the_last_epoch),
+        )
+    again = train(make_net(1), cases[:10], cases[10:], spec, 0, RunOutput(tmp_path / "cut"))
+    assert again.history == whole.history
+    for name, tensor in whole.net.state_dict().items():
+        assert torch.equal(tensor, again.net.state_dict()[name]), name
+
+
+def test_dropout_goes_on_where_it_was_cut_off(cases, tmp_path):
+    spec = replace(SPEC, epochs=2, precision="fp32", crops_per_image=1)
+
+    def dropping():
+        net = make_net()
+        net.decoder = torch.nn.Sequential(net.decoder, torch.nn.Dropout(0.5))
+        return net
+
+    def stop_in_the_second_epoch(items, _label, _total=None):
+        for step, item in enumerate(items):
+            if step == 1:
+                raise RuntimeError("power loss")
+            yield item
+
+    torch.rand(7)  # what was drawn before is of no account
+    cut = RunOutput(tmp_path / "cut", progress=stop_in_the_second_epoch)
+    whole = train(dropping(), cases[:8], cases[10:], spec, 0, RunOutput(tmp_path / "whole"))
+    with pytest.raises(RuntimeError, match="power loss"):
+        train(dropping(), cases[:8], cases[10:], spec, 0, cut)
+    again = train(dropping(), cases[:8], cases[10:], spec, 0, RunOutput(tmp_path / "cut"))
+    assert again.history == whole.history
+
+
+def test_two_processes_share_the_batches_of_a_run(cases, tmp_path):
+    spec = replace(SPEC, epochs=2, precision="fp32", devices=2)
+    done = train(make_net(), cases[:10], cases[10:13], spec, 0, RunOutput(tmp_path / "run"))
+    alone = train(
+        make_net(),
+        cases[:10],
+        cases[10:13],
+        replace(spec, devices=1),
+        0,
+        RunOutput(tmp_path / "one"),
+    )
+    assert len(done.history) == 2
+    # batch statistics are of halves, so the two trainings are alike and not equal
+    losses = [[row["train_loss"] for row in one.history] for one in (done, alone)]
+    assert losses[0] == pytest.approx(losses[1], rel=0.3)
+    checked = evaluate(done.net, cases[10:13], CLASSES, EvaluationSpec(precision="fp32"))
+    pooled = checked.groupby("class")[["tp", "fp", "fn"]].sum().loc[list(CLASSES)]
+    scored = done.record["validation_iou"]
+    assert iou(pooled.to_numpy()).mean() == pytest.approx(scored, abs=1e-3)
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_shards_of_cases_add_up_to_the_whole(small_set, tmp_path, processes):
+    make_net().save(tmp_path / "net")
+    rows = read_manifest(small_set)[:7]  # which neither 2 nor 3 divides
+    spec = EvaluationSpec(shifts=("brightness:0.75",), precision="fp32")
+    whole = evaluate_manifest(tmp_path / "net", rows, CLASSES, spec)
+    shared = replace(spec, processes=processes)
+    parts = evaluate_manifest(tmp_path / "net", rows, CLASSES, shared)
+    assert parts.equals(whole)
+    assert list(whole["case"].unique()) == list(rows["case"])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the trackers' own libraries
+@pytest.mark.parametrize(
+    ("tracker", "left"),
+    [
+        ("tensorboard", "tensorboard/run/events.*"),
+        ("mlflow", "mlflow.db"),
+        ("wandb", "wandb/*run*"),
+    ],
+)
+def test_a_tracker_keeps_the_curves(cases, tmp_path, monkeypatch, tracker, left):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    loggers = loggers_of((tracker,), tmp_path, "run")
+    spec = replace(SPEC, epochs=1, crops_per_image=1)
+    train(make_net(), cases[:8], cases[10:], spec, 0, RunOutput(tmp_path / "run", loggers))
+    assert list((tmp_path / "trackers").glob(left))
+
+
+def test_a_tracker_that_is_not_installed_names_its_extra(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    with pytest.raises(SkipshiftError, match=r"pip install 'skipshift\[mlflow\]'"):
+        loggers_of(("mlflow",), tmp_path, "run")
+
+
+def test_a_loss_that_is_not_finite_says_what_to_change(cases, tmp_path):
+    spec = replace(SPEC, learning_rate=1e30, precision="fp32")
+    with pytest.raises(SkipshiftError, match="the loss is nan in epoch 0; lower learning_rate"):
+        train(make_net(), cases[:10], cases[10:], spec, 0, RunOutput(tmp_path))
+
+
+def test_progress_counts_every_step(cases, tmp_path):
+    seen = []
+
+    def watch(items, label, total=None):
+        seen.extend([label, total])
+        for item in items:
+            seen.append(item)
+            yield item
+
+    train(
+        make_net(),
+        cases[:4],
+        cases[10:],
+        replace(SPEC, epochs=2),
+        0,
+        RunOutput(tmp_path / "run", progress=watch),
+    )
+    assert seen[:2] == ["train run", 4]
+    assert seen[2:] == [0, 1, 2, 3]
+
+
+def test_evaluation_counts_every_case_once_for_any_batch_size(cases):
+    net = make_net()
+    domains = ("brightness:0.75", "saturation:0")
+    specs = [EvaluationSpec(shifts=domains, precision="fp32", batch_size=size) for size in (1, 4)]
+    alone, together = (evaluate(net, cases[:5], CLASSES, spec) for spec in specs)
+    assert alone.equals(together)
+    assert len(alone) == 5 * 3 * 2
+    pixels = alone[alone["class"] == "cell"][["tp", "fn"]].sum(axis=1)
+    assert pixels.tolist() == [int(case.mask.sum()) for case in cases[:5] for _ in range(3)]
+
+
+def test_images_of_several_sizes_are_evaluated(cases):
+    narrow = replace(cases[0], image=cases[0].image[:32], mask=cases[0].mask[:32])
+    several = [cases[1], narrow, cases[2]]
+    predictions = [labels for _, labels in predict(make_net(), several, EvaluationSpec())]
+    assert [labels.shape for labels in predictions] == [(64, 64), (32, 64), (64, 64)]
+
+
+def test_a_case_that_the_network_cannot_take_is_named(cases):
+    odd = replace(cases[3], image=cases[3].image[:50], mask=cases[3].mask[:50])
+    with pytest.raises(SkipshiftError, match="case case-03: image sides must be multiples of 32"):
+        evaluate(make_net(), [odd], CLASSES)
+    grey = replace(cases[3], image=cases[3].image[..., :1])
+    with pytest.raises(SkipshiftError, match="case-03: has 1 channels, the network takes 3"):
+        evaluate(make_net(), [grey], CLASSES)

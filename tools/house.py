@@ -1,0 +1,95 @@
+"""The map of the house, made from the code: each module's first line, and which room imports which.
+
+`python -m tools.house` writes the map into docs/design.md and prints the arrows between rooms.
+"""
+
+import ast
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src/skipshift"
+PAGE = ROOT / "docs/design.md"
+START, END = "<!-- the map: made by `make map` -->", "<!-- end of the map -->"
+
+ROOMS = {
+    "": "names specs records progress extras shifts",
+    "data": "images volumes slices manifest splits preprocess sources crops",
+    "data.slides": "reader annotations registration quadtree",
+    "data.prepare": "options writing patterns labels folder mms specimens regions scc published "
+    "corrections stains point_patches mitosis procedural templates synthetic",
+    "data.checks": "findings thumbnails value_range channel_order orientation alignment duplicates "
+    "domains preflight",
+    "networks": "layers unet checkpoints inference allocator losses mask_proposals pooling hooks "
+    "feature_store features",
+    "statistics": "counts distances resampling two_sample scores recovery comparisons",
+    "page": "ordering style results sentences charts carry_chart pictures tables report review",
+    "profile": "fingerprints layerwise counting profile",
+    "patching": "cached_forward carry",
+    "study": "loggers training evaluation grid steps workers cluster study plan demo",
+    "cli": "arguments commands main",
+}
+"""Modules of each room, rooms and modules in the order in which they may import each other."""
+
+ORDER = [f"{room}.{name}".lstrip(".") for room, names in ROOMS.items() for name in names.split()]
+
+
+def modules() -> set[str]:
+    """Names of the modules that there are, without the packages themselves."""
+    paths = (p.relative_to(SOURCE).with_suffix("") for p in SOURCE.rglob("*.py"))
+    return {".".join(path.parts) for path in paths if not path.name.startswith("__")}
+
+
+def imports(module: str) -> Iterator[str]:
+    """Modules of the package that a module imports while it is being imported."""
+    tree = ast.parse((SOURCE / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8"))
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("skipshift"):
+            home = (node.module or "").removeprefix("skipshift").lstrip(".")
+            names = [alias.name for alias in node.names]
+            yield from [home] if home in ORDER else [f"{home}.{n}".lstrip(".") for n in names]
+
+
+def first_line(path: Path) -> str:
+    """First line of a file's docstring, without its full stop."""
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return text.partition("\n")[0].rstrip(".")
+
+
+def room_of(module: str) -> str:
+    """Top-level room of a module; the ground for those that lie in none."""
+    return module.partition(".")[0] if "." in module else "ground"
+
+
+def arrows() -> Counter[tuple[str, str]]:
+    """Count the imports between top-level rooms, (from, to) -> how many."""
+    pairs = ((room_of(m), room_of(to)) for m in ORDER for to in imports(m))
+    return Counter(pair for pair in pairs if pair[0] != pair[1])
+
+
+def drawn() -> str:
+    """Draw the map: a line a module, in the order of imports."""
+    width = max(len(name) for names in ROOMS.values() for name in names.split()) + 2
+    lines = []
+    for room, names in ROOMS.items():
+        folder = SOURCE / room.replace(".", "/")
+        title = first_line(folder / "__init__.py") if room else "Words, settings and files"
+        lines.append(f"{room.replace('.', '/') + '/' if room else 'ground'}: {title}")
+        lines += [f"  {n:{width}}{first_line(folder / f'{n}.py')}" for n in names.split()]
+    return "\n".join(lines)
+
+
+def page() -> str:
+    """Text of docs/design.md with the map as it is now."""
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(START)
+    _, _, after = rest.partition(END)
+    return f"{before}{START}\n```\n{drawn()}\n```\n{END}{after}"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
+    found = arrows()
+    for (source, target), number in sorted(found.items()):
+        print(f"{source} -> {target}: {number}")
+    print(f"{len(found)} arrows between rooms, {sum(found.values())} imports")

@@ -14,7 +14,7 @@ PAGE = ROOT / "docs/design.md"
 START, END = "<!-- the map: made by `make map` -->", "<!-- end of the map -->"
 
 ROOMS = {
-    "": "names specs records progress extras shifts",
+    "": "errors names specs records progress extras shifts",
     "data": "images volumes slices manifest splits preprocess sources crops",
     "data.slides": "reader annotations registration quadtree",
     "data.prepare": "options writing patterns labels folder mms specimens regions scc published "

@@ -3,6 +3,8 @@ from .data.prepare.options import SynthSpec as SynthSpec
 from .data.slides.annotations import read_annotations as read_annotations
 from .data.slides.reader import open_slide as open_slide
 from .data.slides.registration import Registration as Registration
+from .errors import ArgumentError as ArgumentError
+from .errors import SkipshiftError as SkipshiftError
 from .networks.checkpoints import load_net as load_net
 from .networks.layers import known_taps as known_taps
 from .networks.layers import taps_of as taps_of
@@ -16,7 +18,6 @@ from .specs import CarrySpec as CarrySpec
 from .specs import EvaluationSpec as EvaluationSpec
 from .specs import FingerprintSpec as FingerprintSpec
 from .specs import ProfileSpec as ProfileSpec
-from .specs import SkipshiftError as SkipshiftError
 from .specs import StudySpec as StudySpec
 from .specs import TrainingSpec as TrainingSpec
 from .statistics.distances import hellinger as hellinger

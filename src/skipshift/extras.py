@@ -3,7 +3,7 @@
 import importlib
 from typing import Any
 
-from skipshift.specs import SkipshiftError
+from skipshift.errors import SkipshiftError
 
 
 def load_extra(package: str, extra: str) -> Any:

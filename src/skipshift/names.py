@@ -7,6 +7,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, cast
 
+from skipshift.errors import ArgumentError
+
 LEVELS = (1, 2, 3, 4)
 """Skip levels: the skip at stride 2, 4, 8, 16 of the input (paper Fig. 1)."""
 
@@ -60,16 +62,16 @@ POOLINGS = ("average", "sample", "none")
 
 
 def check_sides(*sides: int) -> None:
-    """`ValueError` unless every side is a positive multiple of 32."""
+    """`ArgumentError` unless every side is a positive multiple of 32."""
     if any(side < STRIDE or side % STRIDE for side in sides):
         shown = " x ".join(str(side) for side in sides)
-        raise ValueError(f"image sides must be multiples of {STRIDE}, got {shown}; crop or pad")
+        raise ArgumentError(f"image sides must be multiples of {STRIDE}, got {shown}; crop or pad")
 
 
 def check_skips(skips: tuple[int, ...]) -> tuple[int, ...]:
-    """Skip levels in ascending order; `ValueError` for any that is not one of L1..L4."""
+    """Skip levels in ascending order; `ArgumentError` for any that is not one of L1..L4."""
     if not set(skips) <= set(LEVELS) or len(set(skips)) != len(skips):
-        raise ValueError(f"skips must be distinct levels 1..4, got {tuple(skips)}")
+        raise ArgumentError(f"skips must be distinct levels 1..4, got {tuple(skips)}")
     return tuple(sorted(skips))
 
 
@@ -85,7 +87,7 @@ def skips_of(variant: str) -> tuple[int, ...]:
     if variant.startswith("skips-") and levels.isdecimal():
         return check_skips(tuple(int(level) for level in levels))
     choices = ", ".join(VARIANTS)
-    raise ValueError(f"unknown variant {variant!r}; choose {choices}, or skips-13 for L1 and L3")
+    raise ArgumentError(f"unknown variant {variant!r}; choose {choices}, or skips-13 for L1 and L3")
 
 
 def variant_of(skips: tuple[int, ...]) -> str:
@@ -117,9 +119,9 @@ def parse_shift(domain: str) -> tuple[str, float] | None:
     try:
         factor = float(text)
     except ValueError:
-        raise ValueError(f"shift {domain!r} needs a number after the colon") from None
+        raise ArgumentError(f"shift {domain!r} needs a number after the colon") from None
     if not 0 <= factor < float("inf"):
-        raise ValueError(f"shift {domain!r} needs a finite factor >= 0")
+        raise ArgumentError(f"shift {domain!r} needs a finite factor >= 0")
     return kind, factor
 
 
@@ -155,15 +157,15 @@ def function_of(name: str) -> Callable[..., Any]:
     """
     module, colon, function = name.partition(":")
     if not (module and colon and function):
-        raise ValueError(f"{name!r} must be module:function")
+        raise ArgumentError(f"{name!r} must be module:function")
     folder = str(Path.cwd())
     sys.path.insert(0, folder)
     try:
         found = getattr(importlib.import_module(module), function, None)
     except ModuleNotFoundError as error:
-        raise ValueError(f"{name}: {error}; run from the folder that holds it") from None
+        raise ArgumentError(f"{name}: {error}; run from the folder that holds it") from None
     finally:
         sys.path.remove(folder)
     if not callable(found):
-        raise ValueError(f"{name}: {module} has no function {function}")
+        raise ArgumentError(f"{name}: {module} has no function {function}")
     return cast(Callable[..., Any], found)

@@ -19,7 +19,7 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from skipshift.specs import SkipshiftError
+from skipshift.errors import ArgumentError, SkipshiftError
 
 REPORT = "report.html"
 STUDY = "study.yaml"
@@ -284,7 +284,7 @@ def run_parts(names: "pd.Series[str]") -> pd.DataFrame:
     parts = names.str.extract(pattern)
     strange = names[parts["encoder"].isna()]
     if len(strange):
-        raise ValueError(
+        raise ArgumentError(
             f"a run must be named ENCODER.VARIANT.foldF.seedS, got {strange.iloc[0]!r}: name it so"
         )
     return parts.astype({"fold": "int64", "seed": "int64"})

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from skipshift.errors import ArgumentError
 from skipshift.names import ORIGINAL, PAPER_SHIFTS, parse_shift
 
 __all__ = ["PAPER_SHIFTS", "SHIFTS", "apply", "brightness", "contrast", "saturation"]
@@ -66,16 +67,16 @@ def apply(image: Pixels, domain: str) -> Pixels:
     if shift is None:
         if domain == ORIGINAL:
             return image
-        raise ValueError(f"{domain!r} is no shift: use KIND:FACTOR with KIND of {list(SHIFTS)}")
+        raise ArgumentError(f"{domain!r} is no shift: use KIND:FACTOR with KIND of {list(SHIFTS)}")
     kind, factor = shift
     return SHIFTS[kind](image, factor)
 
 
 def _check(image: Pixels, factor: float) -> None:
     if not 0 <= factor < float("inf"):
-        raise ValueError(f"factor must be a finite number >= 0, got {factor}")
+        raise ArgumentError(f"factor must be a finite number >= 0, got {factor}")
     if image.dtype != np.uint8 or image.ndim not in (3, 4) or image.shape[-1] not in (1, 3):
-        raise ValueError(
+        raise ArgumentError(
             f"image must be uint8 of shape (H, W, 3), (N, H, W, 3) or with one channel, "
             f"got {image.dtype} {image.shape}"
         )

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal, TypeVar, get_args
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from skipshift.errors import ArgumentError, SkipshiftError
 from skipshift.names import (
     DISTANCES,
     PAPER_SHIFTS,
@@ -32,10 +33,6 @@ Spec = TypeVar("Spec")
 
 _STRICT = ConfigDict(extra="forbid")
 """A misspelt key in a file is an error, never ignored."""
-
-
-class SkipshiftError(Exception):
-    """A file or folder of the user's is wrong: the message names it, the fault and the way out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,19 +96,19 @@ class TrainingSpec:
         check_least(self, 1, "epochs", "batch_size", "decay_every", "crops_per_image", "devices")
         check_least(self, 0, "workers")
         if self.batch_size % self.devices:
-            raise ValueError(
+            raise ArgumentError(
                 f"batch_size must be a multiple of devices, "
                 f"got {self.batch_size} and {self.devices}"
             )
         _check_crop("crop", self.crop)
         if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
+            raise ArgumentError(f"learning_rate must be above 0, got {self.learning_rate}")
         if min(self.cross_entropy, self.dice) < 0 or self.cross_entropy + self.dice == 0:
-            raise ValueError("cross_entropy and dice must be >= 0 and not both 0")
+            raise ArgumentError("cross_entropy and dice must be >= 0 and not both 0")
         if not 0 < self.scale[0] <= self.scale[1]:
-            raise ValueError(f"scale must be 0 < LOW <= HIGH, got {self.scale}")
+            raise ArgumentError(f"scale must be 0 < LOW <= HIGH, got {self.scale}")
         if not 0 <= self.flip <= 1:
-            raise ValueError(f"flip must be a probability in [0, 1], got {self.flip}")
+            raise ArgumentError(f"flip must be a probability in [0, 1], got {self.flip}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,9 +156,9 @@ class ProfileSpec:
             given = getattr(self, name)
             if not given or len(set(given)) != len(given) or not set(given) <= set(known):
                 choices = ", ".join(known)
-                raise ValueError(f"{name} must be distinct ones of {choices}, got {list(given)}")
+                raise ArgumentError(f"{name} must be distinct ones of {choices}, got {list(given)}")
         if self.bins != "fd" and self.bins < 2:
-            raise ValueError(f"bins must be at least 2, or fd, got {self.bins}")
+            raise ArgumentError(f"bins must be at least 2, or fd, got {self.bins}")
         check_least(self, 0, "null_draws", "bootstrap_draws", "permutation_draws", "memory")
         check_least(self, 1, "batch_size")
 
@@ -193,7 +190,9 @@ class FingerprintSpec:
 
     def __post_init__(self) -> None:
         if self.pooling not in POOLINGS:
-            raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, got {self.pooling!r}")
+            raise ArgumentError(
+                f"pooling must be one of {', '.join(POOLINGS)}, got {self.pooling!r}"
+            )
         check_least(self, 2, "bins")
         check_least(self, 0, "memory")
         check_least(self, 1, "batch_size")
@@ -232,10 +231,10 @@ class CarrySpec:
     def __post_init__(self) -> None:
         if self.mode not in get_args(CarryMode):
             choices = ", ".join(get_args(CarryMode))
-            raise ValueError(f"mode must be one of {choices}, got {self.mode!r}")
+            raise ArgumentError(f"mode must be one of {choices}, got {self.mode!r}")
         for name in ("draws", "batch_size"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+                raise ArgumentError(f"{name} must be at least 1, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,12 +304,12 @@ class StudySpec:
         axes = {"encoders": self.encoders, "skips": self.variants, "seeds": self.seeds}
         for name, values in axes.items():
             if len(set(values)) != len(values) or not values:
-                raise ValueError(f"{name} must be distinct, at least one, got {list(values)}")
+                raise ArgumentError(f"{name} must be distinct, at least one, got {list(values)}")
         _check_shifts(self.shifts)
         if len({*self.classes, "mean"}) != len(self.classes) + 1 or len(self.classes) < 2:
-            raise ValueError("classes must be at least two distinct names, none of them 'mean'")
+            raise ArgumentError("classes must be at least two distinct names, none of them 'mean'")
         if not 0 < self.margin < 1:
-            raise ValueError(f"margin must be in (0, 1), got {self.margin}")
+            raise ArgumentError(f"margin must be in (0, 1), got {self.margin}")
         check_least(self, 2, "folds")
         check_least(self, 1, "threads", "jobs")
         if self.evaluation_crop is not None:
@@ -360,7 +359,7 @@ class ExecutionSpec:
             check_least(self, 1, "jobs")
         check_least(self, 0, "gpus", "memory")
         if self.address and self.on != "ray":
-            raise ValueError("address belongs to a Ray cluster: add --on ray")
+            raise ArgumentError("address belongs to a Ray cluster: add --on ray")
 
 
 @dataclass(frozen=True)
@@ -416,22 +415,22 @@ class EvaluationSpec:
 
 
 def check_least(spec: object, least: int, *names: str) -> None:
-    """`ValueError` names the first of these fields that is below ``least``."""
+    """`ArgumentError` names the first of these fields that is below ``least``."""
     for name in names:
         if getattr(spec, name) < least:
-            raise ValueError(f"{name} must be at least {least}, got {getattr(spec, name)}")
+            raise ArgumentError(f"{name} must be at least {least}, got {getattr(spec, name)}")
 
 
 def _check_shifts(names: tuple[str, ...]) -> None:
     for shift in names:
         if parse_shift(shift) is None:
             kinds = ", ".join(PAPER_SHIFTS)
-            raise ValueError(f"shift {shift!r} must be KIND:FACTOR with KIND one of {kinds}")
+            raise ArgumentError(f"shift {shift!r} must be KIND:FACTOR with KIND one of {kinds}")
 
 
 def _check_crop(name: str, side: int) -> None:
     if side < 32 or side % 32:
-        raise ValueError(f"{name} must be a multiple of 32, got {side}")
+        raise ArgumentError(f"{name} must be a multiple of 32, got {side}")
 
 
 def to_plain(spec: object) -> Any:

@@ -9,7 +9,7 @@ import pytest
 
 from pyramids import write_coco, write_sliderunner
 from skipshift.data.slides.annotations import read_annotations
-from skipshift.specs import SkipshiftError
+from skipshift.errors import SkipshiftError
 
 FILES = "data/histology/annotations"
 OUTLINE = [(10, 10), (90, 12), (80, 70), (15, 60)]

@@ -19,7 +19,7 @@ from skipshift.data.checks.preflight import check_manifest
 from skipshift.data.images import write_png
 from skipshift.data.prepare.options import SynthSpec
 from skipshift.data.prepare.synthetic import write_synthetic
-from skipshift.specs import SkipshiftError
+from skipshift.errors import SkipshiftError
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from skipshift.data.manifest import read_manifest
 from skipshift.data.prepare.folder import prepare_folder
 from skipshift.data.prepare.options import FolderSpec
 from skipshift.data.prepare.patterns import compile_pattern
-from skipshift.specs import SkipshiftError
+from skipshift.errors import SkipshiftError
 
 DOCS = Path(__file__).parents[2] / "docs/data.md"
 

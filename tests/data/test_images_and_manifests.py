@@ -9,7 +9,7 @@ from skipshift.data.images import read_deep, read_image, read_mask, rescale, wri
 from skipshift.data.manifest import COLUMNS, centre_crop, read_cases, read_manifest
 from skipshift.data.sources import read_pair, read_set
 from skipshift.data.splits import draw_folds
-from skipshift.specs import SkipshiftError
+from skipshift.errors import SkipshiftError
 
 
 def edit(manifest, **changes):

@@ -30,10 +30,11 @@ from skipshift.data.prepare.published import read_lists, read_points
 from skipshift.data.prepare.stains import STAINS, haematoxylin, middle_parts, propose
 from skipshift.data.preprocess import unit
 from skipshift.data.slides.registration import Registration
+from skipshift.errors import SkipshiftError
 from skipshift.networks.mask_proposals import proposer
 from skipshift.page import review
 from skipshift.records import read_json
-from skipshift.specs import SkipshiftError, StudySpec, read_spec
+from skipshift.specs import StudySpec, read_spec
 
 STUDIES = Path(__file__).parents[2] / "studies"
 SIDE = 400

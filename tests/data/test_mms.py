@@ -16,7 +16,7 @@ from skipshift.data.prepare.mms import prepare_mms
 from skipshift.data.prepare.options import MmsSpec
 from skipshift.data.prepare.writing import describe
 from skipshift.data.volumes import open_volume
-from skipshift.specs import SkipshiftError
+from skipshift.errors import SkipshiftError
 
 ED, ES, FRAMES = 0, 2, 4
 AFFINE = np.array([[-1.2, 0, 0.5, 9], [0, -1.3, -0.6, 7], [0.2, -0.1, 9.0, 5], [0, 0, 0, 1]])

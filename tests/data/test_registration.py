@@ -7,7 +7,7 @@ from skipshift.data.slides.annotations import read_annotations
 from skipshift.data.slides.quadtree import register
 from skipshift.data.slides.reader import open_slide
 from skipshift.data.slides.registration import Registration, checkerboard
-from skipshift.specs import SkipshiftError
+from skipshift.errors import SkipshiftError
 
 SIDE = 2048
 TUMOR = "Tumor"

@@ -11,7 +11,7 @@ import tifffile
 from pyramids import write_pyramid
 from skipshift.data.slides import reader as slides
 from skipshift.data.slides.reader import open_slide
-from skipshift.specs import SkipshiftError
+from skipshift.errors import SkipshiftError
 
 SAMPLES = "data/histology/wsi_4scanner"
 

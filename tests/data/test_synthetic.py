@@ -26,7 +26,7 @@ from skipshift.data.prepare.synthetic import (
 )
 from skipshift.data.prepare.templates import Templates, cell_mask, load_templates, stain_mask
 from skipshift.data.splits import draw_holdout
-from skipshift.specs import SkipshiftError
+from skipshift.errors import SkipshiftError
 
 SMEAR = (
     Path(__file__).parents[3]

@@ -21,7 +21,8 @@ from skipshift.data.prepare.templates import (
     read_boxes,
     stain_mask,
 )
-from skipshift.specs import SkipshiftError, to_plain
+from skipshift.errors import SkipshiftError
+from skipshift.specs import to_plain
 
 BBBC041 = Path(__file__).parents[3] / "shared" / "data" / "bbbc041"
 SMEARS = sorted((BBBC041 / "images").glob("*.png"))

@@ -6,17 +6,10 @@ import pytest
 import yaml
 
 from skipshift.data.prepare.options import SynthSpec
+from skipshift.errors import SkipshiftError
 from skipshift.names import LEVELS, VARIANTS, parse_shift, skips_of, variant_of
 from skipshift.records import atomic, read_table, write_table
-from skipshift.specs import (
-    ProfileSpec,
-    SkipshiftError,
-    StudySpec,
-    TrainingSpec,
-    from_plain,
-    read_spec,
-    to_plain,
-)
+from skipshift.specs import ProfileSpec, StudySpec, TrainingSpec, from_plain, read_spec, to_plain
 
 
 def test_every_set_of_skips_has_one_name():

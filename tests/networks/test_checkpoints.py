@@ -8,10 +8,10 @@ import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from torch import nn
 
+from skipshift.errors import SkipshiftError
 from skipshift.networks.checkpoints import load_net
 from skipshift.networks.layers import taps_of
 from skipshift.networks.unet import Unet
-from skipshift.specs import SkipshiftError
 
 IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 PLAN = {

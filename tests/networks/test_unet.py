@@ -7,9 +7,9 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 
+from skipshift.errors import SkipshiftError
 from skipshift.names import VARIANTS
 from skipshift.networks.unet import Unet
-from skipshift.specs import SkipshiftError
 
 # Table II of the paper
 PARAMETERS = {

@@ -11,11 +11,11 @@ import pytest
 import planted
 from planted import Plan
 from skipshift import records
+from skipshift.errors import SkipshiftError
 from skipshift.page.ordering import of_classes
 from skipshift.page.report import main_table, write_report
 from skipshift.page.results import StudyResults, read_results, read_study_spec
 from skipshift.page.sentences import answer, entry, headline, sureness
-from skipshift.specs import SkipshiftError
 from skipshift.statistics.comparisons import AWAY, compare, signed
 from skipshift.statistics.scores import estimates
 

@@ -8,10 +8,11 @@ import torch
 from torch import nn
 
 import skipshift as ss
+from skipshift.errors import SkipshiftError
 from skipshift.networks.features import collect
 from skipshift.profile.profile import Profile, profile_features
 from skipshift.records import TABLE_COLUMNS
-from skipshift.specs import ProfileSpec, SkipshiftError
+from skipshift.specs import ProfileSpec
 from skipshift.statistics.distances import hellinger
 
 

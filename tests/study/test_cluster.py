@@ -7,7 +7,8 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from skipshift.specs import ExecutionSpec, ProfileSpec, SkipshiftError, StudySpec, TrainingSpec
+from skipshift.errors import SkipshiftError
+from skipshift.specs import ExecutionSpec, ProfileSpec, StudySpec, TrainingSpec
 from skipshift.study import study
 from skipshift.study.cluster import pack, settle, unpack
 from skipshift.study.grid import ingredients

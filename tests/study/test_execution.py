@@ -11,16 +11,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from skipshift.errors import SkipshiftError
 from skipshift.names import seen
 from skipshift.records import UnwritableError, read_json, read_table
-from skipshift.specs import (
-    ExecutionSpec,
-    ProfileSpec,
-    SkipshiftError,
-    StudySpec,
-    TrainingSpec,
-    to_plain,
-)
+from skipshift.specs import ExecutionSpec, ProfileSpec, StudySpec, TrainingSpec, to_plain
 from skipshift.study import steps, study, workers
 from skipshift.study.grid import Run
 from skipshift.study.study import open_study, run_study

@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from skipshift.data.images import read_image, write_png
+from skipshift.errors import SkipshiftError
 from skipshift.records import held, read_json, read_table
-from skipshift.specs import ExecutionSpec, ProfileSpec, SkipshiftError, StudySpec, TrainingSpec
+from skipshift.specs import ExecutionSpec, ProfileSpec, StudySpec, TrainingSpec
 from skipshift.study import steps, study
 from skipshift.study.study import open_study, run_study
 

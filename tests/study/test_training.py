@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from skipshift.data.manifest import read_cases, read_manifest
+from skipshift.errors import SkipshiftError
 from skipshift.networks.unet import Unet
-from skipshift.specs import EvaluationSpec, SkipshiftError, TrainingSpec
+from skipshift.specs import EvaluationSpec, TrainingSpec
 from skipshift.statistics.counts import iou
 from skipshift.study.evaluation import evaluate, evaluate_manifest, predict
 from skipshift.study.loggers import loggers_of

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from skipshift.errors import ArgumentError
 from skipshift.names import FINGERPRINTS
 from skipshift.specs import CarrySpec, EvaluationSpec, ExecutionSpec
 
@@ -57,9 +58,9 @@ class CheckSpec:
 
     def __post_init__(self) -> None:
         if self.crop is not None and (self.crop < 32 or self.crop % 32):
-            raise ValueError(f"crop must be a multiple of 32, got {self.crop}")
+            raise ArgumentError(f"crop must be a multiple of 32, got {self.crop}")
         if self.workers < 1:
-            raise ValueError(f"workers must be at least 1, got {self.workers}")
+            raise ArgumentError(f"workers must be at least 1, got {self.workers}")
 
 
 @dataclass(frozen=True)
@@ -158,18 +159,20 @@ class ProfileRunSpec:
     def __post_init__(self) -> None:
         if self.fingerprint is None:
             if self.shifted is None or self.out is None:
-                raise ValueError("SHIFTED and OUT are missing; or give --fingerprint OUT.npz")
+                raise ArgumentError("SHIFTED and OUT are missing; or give --fingerprint OUT.npz")
             if self.edges is not None or self.part is not None:
-                raise ValueError("edges and part belong to a new fingerprint; add --fingerprint")
+                raise ArgumentError("edges and part belong to a new fingerprint; add --fingerprint")
             return
         if self.shifted is not None:
-            raise ValueError("a fingerprint is of one set: leave SHIFTED and OUT out")
+            raise ArgumentError("a fingerprint is of one set: leave SHIFTED and OUT out")
         if not str(self.fingerprint).endswith(FINGERPRINTS):
-            raise ValueError(f"a fingerprint must end in .npz or .json, got {self.fingerprint}")
+            raise ArgumentError(f"a fingerprint must end in .npz or .json, got {self.fingerprint}")
         if self.part is not None and (self.edges or self.reference.endswith(FINGERPRINTS)):
-            raise ValueError("part comes with the fingerprint that is given; leave --part out")
+            raise ArgumentError("part comes with the fingerprint that is given; leave --part out")
         if self.bins == "fd":
-            raise ValueError("bins of a fingerprint must be a number, got fd: its edges stay fixed")
+            raise ArgumentError(
+                "bins of a fingerprint must be a number, got fd: its edges stay fixed"
+            )
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,10 @@ from skipshift.data.prepare.options import (
     SccSpec,
     SynthSpec,
 )
+from skipshift.errors import ArgumentError, SkipshiftError
 from skipshift.names import FINGERPRINTS, parse_shift
 from skipshift.progress import Progress, silent
-from skipshift.specs import DemoSpec, SkipshiftError, StudySpec, read_spec, to_plain
+from skipshift.specs import DemoSpec, StudySpec, read_spec, to_plain
 
 if TYPE_CHECKING:
     import numpy as np
@@ -187,8 +188,8 @@ def evaluate(spec: EvaluateSpec, progress: Progress = silent) -> str:
         number = count_classes(net, next(read_cases(rows[:1], 256, how.crop)), how)
         classes = classes or [f"class {index}" for index in range(number)]
         if len(classes) != number:
-            raise ValueError(f"it tells {number} classes apart, not {', '.join(classes)}")
-    except ValueError as error:
+            raise ArgumentError(f"it tells {number} classes apart, not {', '.join(classes)}")
+    except ArgumentError as error:
         raise SkipshiftError(f"{spec.net} on {spec.manifest}: {error}") from None
     counts = evaluate_manifest(spec.net, rows, classes, how, progress, spec.builder)
     encoder, variant = type(net).__name__, spec.net.name
@@ -227,7 +228,7 @@ def profile(spec: ProfileRunSpec, progress: Progress = silent) -> str:
     (reference, own), (shifted, others) = sides
     try:
         measured = profile_shift(net, reference, shifted, layers, (own, others), settings)
-    except ValueError as error:
+    except ArgumentError as error:
         raise SkipshiftError(f"{spec.net} on {spec.reference}, {spec.shifted}: {error}") from None
     measured.save(spec.out)
     kinds = product(settings.distances, settings.pooling)
@@ -314,7 +315,7 @@ def _write_fingerprint(
         else:
             made = fingerprint(net, images, None, layers, groups, fresh)
         made.save(spec.fingerprint)
-    except ValueError as error:
+    except ArgumentError as error:
         raise SkipshiftError(f"{spec.net} on {spec.reference}: {error}") from None
     told = f"{made}; {max(made.outside().values()):.1%} of a layer beyond the edges at most"
     left = 0 if groups is None else len(set(groups)) - made.groups.sum()
@@ -353,7 +354,7 @@ def carry(spec: CarryRunSpec, progress: Progress = silent) -> str:
     groups, their_groups = ([case.group for case in cases] for cases in sets)
     try:
         table = measure(net, reference, shifted, (masks, others), (groups, their_groups), settings)
-    except ValueError as error:
+    except ArgumentError as error:
         raise SkipshiftError(f"{spec.net} on {spec.reference}, {spec.shifted}: {error}") from None
     about = {"net": str(spec.net), "reference": spec.reference, "shifted": spec.shifted}
     records.write_table(spec.out / "carry.csv", table)

@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from skipshift.cli import commands
 from skipshift.data.checks.findings import CheckError
+from skipshift.errors import ArgumentError, SkipshiftError
 from skipshift.networks.allocator import keep_memory
-from skipshift.specs import SkipshiftError
 
 T = TypeVar("T")
 
@@ -45,7 +45,7 @@ def _run(words: list[str], debug: bool) -> int:
         app(words or ["--help"], exit_on_error=False, print_error=False)
     except KeyboardInterrupt:
         return _fail("interrupted; the same command goes on where it stopped", 130)
-    except (CycloptsError, ValueError) as error:
+    except (CycloptsError, ArgumentError) as error:
         if debug:
             traceback.print_exc()
         return _fail(f"{_one_line(error)} (see skipshift --help)", 2)

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from skipshift.errors import ArgumentError, SkipshiftError
 from skipshift.records import write_bytes
-from skipshift.specs import SkipshiftError
 
 Pixels = npt.NDArray[np.uint8]
 Deep = npt.NDArray[Any]
@@ -77,11 +77,11 @@ def in_channels(pixels: Deep, channels: int) -> Deep:
 def rescale(pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint16] | None:
     """Stretch numbers of any kind to the full range of 16 bits; None where all are equal.
 
-    `ValueError` for NaN or infinity.
+    `ArgumentError` for NaN or infinity.
     """
     low, high = float(pixels.min()), float(pixels.max())
     if not np.isfinite(low + high):
-        raise ValueError("has values that are no finite numbers; correct the file")
+        raise ArgumentError("has values that are no finite numbers; correct the file")
     if low == high:
         return None
     levels = (pixels.astype(np.float64) - low) * (65535 / (high - low))
@@ -171,7 +171,7 @@ def write_png(path: Path, pixels: Deep) -> None:
         pixels = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
     done, buffer = cv2.imencode(".png", pixels)
     if not done:
-        raise ValueError(f"cannot encode an array of shape {pixels.shape} as PNG")
+        raise ArgumentError(f"cannot encode an array of shape {pixels.shape} as PNG")
     write_bytes(path, buffer.tobytes())
 
 

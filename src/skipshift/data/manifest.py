@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from skipshift.data.images import Pixels, read_image, read_mask
-from skipshift.specs import SkipshiftError
+from skipshift.errors import ArgumentError, SkipshiftError
 
 Level = TypeVar("Level", bound=np.generic)
 
@@ -150,10 +150,10 @@ def check_sizes(file: Path, mask: tuple[int, ...], image: tuple[int, ...]) -> No
 
 
 def centre_crop(pixels: npt.NDArray[Level], side: int) -> npt.NDArray[Level]:
-    """Cut the centred square of ``side`` from (H, W, ...); `ValueError` if it does not fit."""
+    """Cut the centred square of ``side`` from (H, W, ...); `ArgumentError` if it does not fit."""
     height, width = pixels.shape[:2]
     if side > min(height, width):
-        raise ValueError(f"a crop of {side} does not fit an image of {width} x {height}")
+        raise ArgumentError(f"a crop of {side} does not fit an image of {width} x {height}")
     top, left = (height - side) // 2, (width - side) // 2
     return pixels[top : top + side, left : left + side]
 
@@ -166,7 +166,7 @@ def square_crop(pixels: npt.NDArray[Level]) -> npt.NDArray[Level]:
     """
     height, width = pixels.shape[:2]
     if min(height, width) < 32:
-        raise ValueError(f"an image must be at least 32 x 32, got {width} x {height}")
+        raise ArgumentError(f"an image must be at least 32 x 32, got {width} x {height}")
     return centre_crop(pixels, min(height, width) // 32 * 32)
 
 
@@ -178,7 +178,7 @@ def _read_case(row: pd.DataFrame, classes: int, crop: int | None) -> Case:
     if crop is not None:
         try:
             image, mask = centre_crop(image, crop), centre_crop(mask, crop)
-        except ValueError as error:
+        except ArgumentError as error:
             raise SkipshiftError(f"{values['image']}: {error}") from None
     image, mask = np.ascontiguousarray(image), np.ascontiguousarray(mask)
     return Case(values["case"], values["domain"], values["group"], image, mask)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from skipshift.errors import ArgumentError
 from skipshift.names import function_of
 
 Floats = npt.NDArray[np.float32]
@@ -17,7 +18,7 @@ Preprocess = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
 def unit(image: npt.NDArray[Any]) -> Floats:
     """Divide by the largest level of the type: x / 255, or x / 65535 of 16 bits."""
     if image.dtype not in (np.uint8, np.uint16):
-        raise ValueError(
+        raise ArgumentError(
             f"preprocess unit needs images of 8 or 16 bits, got {image.dtype}; "
             f"choose minmax, zscore, none or a function"
         )
@@ -43,7 +44,7 @@ def zscore(image: npt.NDArray[Any]) -> Floats:
 def imagenet(image: npt.NDArray[Any]) -> Floats:
     """Scale RGB to unit, then by the means and spreads of ImageNet that torchvision gives."""
     if image.shape[0] != 3:
-        raise ValueError(f"preprocess imagenet needs 3 channels, got {image.shape[0]}")
+        raise ArgumentError(f"preprocess imagenet needs 3 channels, got {image.shape[0]}")
     mean = np.array([0.485, 0.456, 0.406], np.float32)
     spread = np.array([0.229, 0.224, 0.225], np.float32)
     levels = np.moveaxis(unit(image), 0, -1)
@@ -62,12 +63,15 @@ PREPROCESS: Mapping[str, Preprocess] = {
 
 
 def preprocess_of(name: str) -> Preprocess:
-    """Find a function of `PREPROCESS`, or another by ``module:function``; `ValueError` if none."""
+    """Find a function of `PREPROCESS`, or another one by ``module:function``.
+
+    `ArgumentError` if there is none.
+    """
     if ":" in name:
         return function_of(name)
     if name not in PREPROCESS:
         choices = ", ".join(PREPROCESS)
-        raise ValueError(f"unknown preprocess {name!r}; choose {choices} or module:function")
+        raise ArgumentError(f"unknown preprocess {name!r}; choose {choices} or module:function")
     return PREPROCESS[name]
 
 

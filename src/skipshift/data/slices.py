@@ -10,7 +10,7 @@ import numpy.typing as npt
 from skipshift.data import volumes
 from skipshift.data.images import read_deep
 from skipshift.data.volumes import Plane, Values, Volume, open_volume, spacing_text
-from skipshift.specs import SkipshiftError
+from skipshift.errors import SkipshiftError
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".npy", *volumes.ENDINGS)
 

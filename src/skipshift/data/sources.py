@@ -13,8 +13,8 @@ from skipshift import shifts
 from skipshift.data import volumes as nifti
 from skipshift.data.images import read_deep
 from skipshift.data.manifest import Case, centre_crop, read_cases, read_manifest
+from skipshift.errors import ArgumentError, SkipshiftError
 from skipshift.names import parse_shift
-from skipshift.specs import SkipshiftError
 
 ARRAY = ".npy"
 ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ARRAY, *nifti.ENDINGS)
@@ -43,7 +43,7 @@ def read_set(source: str, crop: int | None = None, volumes: bool = False) -> Ima
         for image in _read(file, volumes):
             try:
                 images.append(image if crop is None else _cropped(image, crop))
-            except ValueError as error:
+            except ArgumentError as error:
                 raise SkipshiftError(f"{source}: {error}; choose a smaller crop") from None
             files.append(file)
             groups.append(group)

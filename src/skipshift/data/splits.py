@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from skipshift.specs import SkipshiftError
+from skipshift.errors import SkipshiftError
 
 CASE = ["case", "domain", "group", "stratum"]
 """What identifies a case in a table of folds."""

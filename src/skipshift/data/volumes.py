@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from skipshift.errors import SkipshiftError
 from skipshift.extras import load_extra
-from skipshift.specs import SkipshiftError
 
 ENDINGS = (".nii", ".nii.gz")
 

@@ -8,11 +8,11 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn
 
+from skipshift.errors import ArgumentError, SkipshiftError
 from skipshift.extras import load_extra
 from skipshift.names import function_of
 from skipshift.networks.unet import Unet, load_weights, read_weights
 from skipshift.records import read_json
-from skipshift.specs import SkipshiftError
 
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "net.")
 """What data-parallel, compiled and Lightning modules put before each name."""
@@ -41,7 +41,9 @@ def load_net(source: Path | str, builder: str | None = None) -> nn.Module:
     if builder is not None:
         net = function_of(builder)()
         if not isinstance(net, nn.Module):
-            raise ValueError(f"{builder} must return a torch.nn.Module, got {type(net).__name__}")
+            raise ArgumentError(
+                f"{builder} must return a torch.nn.Module, got {type(net).__name__}"
+            )
         load_weights(net, _own_names(net, read_weights(source)), str(source))
     elif source.suffix == ".pt2":
         net = _exported(source)

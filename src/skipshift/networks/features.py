@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from skipshift.errors import ArgumentError
 from skipshift.names import STRIDE
 from skipshift.networks.feature_store import FeatureStore
 from skipshift.networks.hooks import tapped
@@ -55,8 +56,8 @@ def collect(
 
     Returns
     -------
-    Pooling -> layer name -> blocks (n, K, D) float32, N images in all. `ValueError` names a layer
-    with NaN or infinity.
+    Pooling -> layer name -> blocks (n, K, D) float32, N images in all. `ArgumentError` names a
+    layer with NaN or infinity.
     """
     net = unwrap(net)
     held = FeatureStore(float("inf")) if store is None else store
@@ -74,7 +75,7 @@ def collect(
     finally:
         net.train(mode)
     if not names:
-        raise ValueError("a set of images must hold at least one image")
+        raise ArgumentError("a set of images must hold at least one image")
     _check_shapes(shapes)
     return {kind: {name: held.take((kind, name)) for name in names} for kind in pooling}
 
@@ -99,7 +100,7 @@ def _passes(
             with tapped(net, taps, partial(_pool, pooling, rngs, cells)) as kept:
                 run(net, images)
         if missing := [name for name in taps if name not in kept]:
-            raise ValueError(f"layer {missing[0]}: its module did not run in the forward pass")
+            raise ArgumentError(f"layer {missing[0]}: its module did not run in the forward pass")
         yield {name: kept[name] for name in taps}
 
 
@@ -123,12 +124,12 @@ def _pool(
     """Pool a map (N, D, *sides) in each of several ways: (N, D, *kept)."""
     if not isinstance(output, Tensor) or output.ndim != len(cells) + 2:
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise ValueError(
+        raise ArgumentError(
             f"layer {name}: its output must be a tensor (N, D, {', '.join('hwd'[: len(cells)])}), "
             f"got {shape}; for one of several outputs add its index, as in {name}[0]"
         )
     if output.shape[1] == 0:
-        raise ValueError(f"layer {name}: has no channels; leave it out")
+        raise ArgumentError(f"layer {name}: has no channels; leave it out")
     fitting = [min(pair) for pair in zip(cells, output.shape[2:], strict=True)]
     return [POOLINGS[kind](output, fitting, rngs[name]) for kind in pooling]
 
@@ -138,7 +139,7 @@ def _on_cpu(name: str, kept: list[Tensor]) -> Iterator[npt.NDArray[np.float32]]:
     for pooled in kept:
         part = vectors(pooled).cpu().contiguous().numpy()
         if not np.isfinite(part).all():
-            raise ValueError(
+            raise ArgumentError(
                 f"layer {name}: features hold NaN or infinity; check weights and inputs"
             )
         yield part
@@ -147,16 +148,18 @@ def _on_cpu(name: str, kept: list[Tensor]) -> Iterator[npt.NDArray[np.float32]]:
 def _check_shapes(shapes: Mapping[tuple[str, str], set[tuple[int, ...]]]) -> None:
     for (_, name), found in shapes.items():
         if len(found) > 1:
-            raise ValueError(
+            raise ArgumentError(
                 f"layer {name}: images of one set must have one size, got {sorted(found)}"
             )
 
 
 def batches_of(images: Images, size: int, name: str) -> Iterator[Tensor]:
-    """Batches of an array, or of a loader as they come; `ValueError` names an empty array."""
+    """Batches of an array, or of a loader as they come; `ArgumentError` names an empty array."""
     if isinstance(images, np.ndarray | Tensor):
         if images.ndim not in (4, 5) or len(images) == 0:
-            raise ValueError(f"{name} must be (N, C, H, W) with N >= 1, got {tuple(images.shape)}")
+            raise ArgumentError(
+                f"{name} must be (N, C, H, W) with N >= 1, got {tuple(images.shape)}"
+            )
         array, starts = images, range(0, len(images), size)
         images = (array[start : start + size] for start in starts)
     for batch in images:
@@ -170,5 +173,5 @@ def groups_of(features: Features, groups: Groups | None, name: str) -> npt.NDArr
     own = [f"{name} {index}" for index in range(images)]
     labels = np.asarray(own if groups is None else groups)
     if labels.shape != (images,):
-        raise ValueError(f"groups of the {name} must be one label per image, {images}")
+        raise ArgumentError(f"groups of the {name} must be one label per image, {images}")
     return labels

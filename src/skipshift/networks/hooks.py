@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
+from skipshift.errors import ArgumentError
 from skipshift.networks.layers import Address, module_of, parse, unwrap
 
 T = TypeVar("T")
@@ -36,8 +37,8 @@ def visited(
 ) -> Iterator[None]:
     """Call ``visit(name, tensor at its address)`` in forward passes; what it returns goes on.
 
-    None leaves the tensor as it is. `ValueError` if a module runs more than once in a forward pass
-    and the address does not say which run is meant.
+    None leaves the tensor as it is. `ArgumentError` if a module runs more than once in a forward
+    pass and the address does not say which run is meant.
     """
     net = unwrap(net)
     calls: Counter[str] = Counter()
@@ -46,7 +47,7 @@ def visited(
         def hook(module: nn.Module, inputs: Any, named: Any, output: Any = None) -> Any:
             calls[name] += 1
             if address.call is None and calls[name] > 1:
-                raise ValueError(
+                raise ArgumentError(
                     f"layer {name}: its module runs more than once in a forward pass; "
                     f"say which run is meant, {address.path}@1 or {address.path}@2"
                 )

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from skipshift.errors import ArgumentError
 from skipshift.specs import Precision
 
 
 def use_bf16(precision: Precision, device: str = "cpu") -> bool:
     """Decide whether to compute in bf16; ``auto`` says yes where the processor has it built in."""
     if precision not in ("auto", "bf16", "fp32"):
-        raise ValueError(f"precision must be auto, bf16 or fp32, got {precision!r}")
+        raise ArgumentError(f"precision must be auto, bf16 or fp32, got {precision!r}")
     if precision != "auto":
         return precision == "bf16"
     if device == "cuda":
@@ -53,12 +54,12 @@ def fast_copy(net: nn.Module, example: Tensor, precision: Precision = "auto") ->
 
 
 def run(net: nn.Module, images: Tensor) -> Any:
-    """Run a network; `ValueError` if it cannot take images of this shape."""
+    """Run a network; `ArgumentError` if it cannot take images of this shape."""
     try:
         return net(images)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"the network cannot run on {tuple(images.shape)}: {reason}") from error
+        raise ArgumentError(f"the network cannot run on {tuple(images.shape)}: {reason}") from error
 
 
 def logits_of(output: Any) -> Tensor:
@@ -67,7 +68,7 @@ def logits_of(output: Any) -> Tensor:
         output = next(iter(output.values() if isinstance(output, Mapping) else output))
     if not isinstance(output, Tensor) or output.ndim not in (4, 5):
         got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise ValueError(f"the network must give logits (N, classes, H, W), got {got}")
+        raise ArgumentError(f"the network must give logits (N, classes, H, W), got {got}")
     return output
 
 
@@ -97,7 +98,7 @@ def _fold_batch_norms(net: nn.Module, example: Tensor) -> None:
             setattr(net.get_submodule(parent), child, new)
     after = logits_of(net(example))
     if not torch.allclose(before, after, rtol=1e-2, atol=1e-3 * float(before.abs().max())):
-        raise ValueError(
+        raise ArgumentError(
             "batch norms of this network cannot be folded: a convolution is read by more than its "
             "batch norm"
         )

@@ -21,6 +21,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from skipshift.errors import ArgumentError
+
 Layers = Sequence[str] | Mapping[str, str]
 """Names of default layers, addresses, or patterns of either, in which ``*`` stands for any part of
 one step of a path and ``**`` for any steps; as a mapping, name -> address."""
@@ -80,14 +82,14 @@ class Address:
 
 
 def parse(address: str) -> Address:
-    """Take an address apart; `ValueError` if it is none.
+    """Take an address apart; `ArgumentError` if it is none.
 
     >>> parse("decoder(skips)[0]")
     Address(path='decoder', argument='skips', call=None, part='0')
     """
     found = re.fullmatch(r"([^][()@]*)(?:\((\w+)\))?(?:@(\d+))?(?:\[(:\d+|\w+)\])?", address)
     if found is None:
-        raise ValueError(
+        raise ArgumentError(
             f"layer {address!r} is no address; write it as module, module[1], module(argument) "
             f"or module@2"
         )
@@ -107,16 +109,16 @@ def unwrap(net: nn.Module) -> nn.Module:
 
 
 def module_of(net: nn.Module, address: str) -> nn.Module:
-    """Find the module of an address; `ValueError` names the nearest ones if there is none."""
+    """Find the module of an address; `ArgumentError` names the nearest ones if there is none."""
     place = parse(address)
     try:
         module = net.get_submodule(place.path)
     except AttributeError:
-        raise ValueError(_unknown(net, address)) from None
+        raise ArgumentError(_unknown(net, address)) from None
     if place.argument is not None:
         arguments = list(inspect.signature(module.forward).parameters)
         if place.argument not in arguments:
-            raise ValueError(
+            raise ArgumentError(
                 f"layer {address}: {type(module).__name__} has no argument {place.argument!r}, "
                 f"only {', '.join(arguments)}"
             )
@@ -132,7 +134,7 @@ def taps_of(
     unchanged, which would be the same row twice; of an unknown architecture the last module at
     each spatial size, found in one forward pass of ``example`` (1, C, ...). Modules that match a
     pattern come in the order in which the network holds them.
-    `ValueError` if a layer is not there, or if there is nothing to choose layers by.
+    `ArgumentError` if a layer is not there, or if there is nothing to choose layers by.
     """
     net, wrapped = unwrap(net), net
     if layers is not None and wrapped is not net:
@@ -152,11 +154,11 @@ def taps_of(
             taps = _by_size(net, example)
         if not taps:
             some = ", ".join(name for name, _ in list(net.named_modules())[1:6])
-            raise ValueError(
+            raise ArgumentError(
                 f"layers must be named for a {type(net).__name__}; its modules begin with {some}"
             )
     if not taps:
-        raise ValueError("layers must name at least one module")
+        raise ArgumentError("layers must name at least one module")
     return taps
 
 
@@ -210,7 +212,7 @@ def _matching(net: nn.Module, known: Mapping[str, str], layer: str) -> dict[str,
     for names in (known, modules):
         if found := {n: address for n, address in names.items() if pattern.fullmatch(n)}:
             return found
-    raise ValueError(_unknown(net, layer))
+    raise ArgumentError(_unknown(net, layer))
 
 
 def _without_wrapper(layers: Layers) -> Layers:

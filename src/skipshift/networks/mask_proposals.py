@@ -8,8 +8,8 @@ from skipshift.data.images import Pixels
 from skipshift.data.prepare.point_patches import Propose
 from skipshift.data.prepare.stains import middle_parts
 from skipshift.data.preprocess import Preprocess, prepare
+from skipshift.errors import ArgumentError, SkipshiftError
 from skipshift.networks.inference import best_device, labels_of, logits_of, run
-from skipshift.specs import SkipshiftError
 
 
 def proposer(net: nn.Module, preprocess: Preprocess) -> Propose:
@@ -25,7 +25,7 @@ def proposer(net: nn.Module, preprocess: Preprocess) -> Propose:
         with torch.inference_mode():
             try:
                 labels = labels_of(logits_of(run(net, batch)))
-            except ValueError as error:
+            except ArgumentError as error:
                 raise SkipshiftError(f"proposals: {error}; name another network") from None
         if labels.shape[1:] != image.shape[:2]:
             raise SkipshiftError(

@@ -14,10 +14,10 @@ from segmentation_models_pytorch.encoders import encoders, get_encoder
 from timm import is_model, list_models
 from torch import Tensor, nn
 
+from skipshift.errors import ArgumentError, SkipshiftError
 from skipshift.names import LEVELS, check_sides, check_skips, skips_of, variant_of
 from skipshift.networks.layers import taps_of
 from skipshift.records import RUN_RECORD, WEIGHTS, read_json, write_bytes, write_json
-from skipshift.specs import SkipshiftError
 
 DECODER_CHANNELS = (256, 128, 64, 32, 16)
 
@@ -54,14 +54,14 @@ class Unet(nn.Module):
     ) -> None:
         super().__init__()
         if classes < 2:
-            raise ValueError(f"classes must be at least 2 with the background, got {classes}")
+            raise ArgumentError(f"classes must be at least 2 with the background, got {classes}")
         self.skips = check_skips(tuple(skips))
         self.encoder_name, self.classes, self.in_channels = encoder, classes, in_channels
         self.encoder = _make_encoder(encoder, encoder_weights, in_channels)
         channels: list[int] = list(self.encoder.out_channels)  # type: ignore[arg-type]
         for level in set(LEVELS) - set(self.skips):
             if channels[level] == 0:
-                raise ValueError(
+                raise ArgumentError(
                     f"skips must keep {level}: {encoder} has no feature at stride {2**level}, "
                     f"so there is no L{level} to prune"
                 )
@@ -103,7 +103,7 @@ class Unet(nn.Module):
         H and W must be multiples of 32. No colour is normalised.
         """
         if images.ndim != 4 or images.shape[1] != self.in_channels:
-            raise ValueError(
+            raise ArgumentError(
                 f"images must be (N, {self.in_channels}, H, W), got {tuple(images.shape)}"
             )
         check_sides(*images.shape[2:])
@@ -167,7 +167,7 @@ def _make_encoder(name: str, weights: str | Path | None, in_channels: int) -> nn
         near = [known for known in encoders if known[:6] == name[:6]]
         near += [f"tu-{known}" for known in list_models(f"{name.removeprefix('tu-')[:6]}*")]
         choices = ", ".join((near or ["resnet18", "resnet34"])[:5])
-        raise ValueError(f"unknown encoder {name!r}; the nearest are {choices}")
+        raise ArgumentError(f"unknown encoder {name!r}; the nearest are {choices}")
     encoder: nn.Module
     if weights == "imagenet":
         encoder = _imagenet_encoder(name)

@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Arc, Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from skipshift.errors import ArgumentError
 from skipshift.names import skips_of
 from skipshift.page.ordering import Panel, best, grid, layer_order, ordered_variants, panels
 from skipshift.page.style import INK, MUTED, NULL, WIDTH, colour_of, frame, styled, write
@@ -38,7 +39,7 @@ def heatmap(iou: pd.DataFrame, class_name: str) -> Figure:
     """
     values = grid(iou, class_name)
     if values.empty:
-        raise ValueError(f"the table has no class {class_name!r}: {sorted(set(iou['class']))}")
+        raise ArgumentError(f"the table has no class {class_name!r}: {sorted(set(iou['class']))}")
     marks = best(values, 2)
     encoders = list(values.index.get_level_values("encoder"))
     tops = _row_tops(encoders)
@@ -187,7 +188,7 @@ def violins(shift: pd.DataFrame, layers: pd.DataFrame) -> Figure:
     """
     for name in ("reference", "shifted", "distance"):
         if shift[name].nunique() != 1:
-            raise ValueError(f"violins need one {name}, got {sorted(shift[name].unique())}")
+            raise ArgumentError(f"violins need one {name}, got {sorted(shift[name].unique())}")
     names = layer_order(layers if set(shift["layer"]) <= set(layers["layer"]) else shift)
     variants = ordered_variants(shift["variant"])
     encoders = list(shift["encoder"].unique())
@@ -293,7 +294,7 @@ def profile_figure(layers: pd.DataFrame, label: str) -> Figure:
     rows = layers.sort_values("depth", kind="stable")
     names = [str(name) for name in rows["layer"]]
     if len(set(names)) != len(names):
-        raise ValueError("a profile has one row for each layer; choose one run and one pair")
+        raise ArgumentError("a profile has one row for each layer; choose one run and one pair")
     skips = _skip_pairs(rows, names)
     crowded = len(names) * (max(map(len, names)) + 1) > 90
     strip = 0.95 if skips else 0.12

@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 
 from skipshift import records
+from skipshift.errors import SkipshiftError
 from skipshift.names import seen
 from skipshift.page.ordering import in_domain, of_classes, ordered_variants
-from skipshift.specs import SkipshiftError, StudySpec, read_spec
+from skipshift.specs import StudySpec, read_spec
 from skipshift.statistics.comparisons import compare
 from skipshift.statistics.scores import estimates, headline_class
 

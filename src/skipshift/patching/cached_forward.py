@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map  # torch has no public walk through outputs
 
+from skipshift.errors import ArgumentError
 from skipshift.networks.inference import logits_of, run
 from skipshift.networks.layers import module_of
 
@@ -23,7 +24,7 @@ def remembered(
     tensors, not changed in place since, gives what it gave: of an encoder nothing is computed
     again, of a decoder what comes after the first patch. Remembered are the largest modules with no
     address inside. Call it in ``torch.no_grad()``: inference mode does not count changes in place.
-    `ValueError` if the network changes the batch itself.
+    `ArgumentError` if the network changes the batch itself.
     """
     calls: dict[nn.Module, list[_Call]] = {}
     learning = True
@@ -49,7 +50,7 @@ def remembered(
         before = images._version
         logits = logits_of(run(net, images))
         if images._version != before:
-            raise ValueError("the network changes its images in place; let it change a copy")
+            raise ArgumentError("the network changes its images in place; let it change a copy")
         learning = False
         return logits
 

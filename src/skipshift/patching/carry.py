@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from skipshift.errors import ArgumentError
 from skipshift.networks.features import Groups, Images, as_input, batches_of
 from skipshift.networks.hooks import tapped, visited
 from skipshift.networks.inference import fast_copy, labels_of, logits_of, run
@@ -82,7 +83,7 @@ def carry(
     ``in_domain`` is the IoU of the reference, in modes ``zero`` and ``mean`` with the same paths
     knocked out. ``shapley`` is given for single paths if ``spec.subsets``.
 
-    `ValueError` names the argument or path at fault.
+    `ArgumentError` names the argument or path at fault.
     """
     spec = spec or CarrySpec()
     net = unwrap(net)
@@ -113,7 +114,7 @@ def paths_of(
     known = dict(reversed(known.items()))
     if paths is None:
         if not known:
-            raise ValueError(
+            raise ArgumentError(
                 f"paths must be named for a {type(net).__name__}: give name -> address of each "
                 f"tensor that the decoder reads"
             )
@@ -122,11 +123,13 @@ def paths_of(
     for path in () if isinstance(paths, Mapping) else paths:
         try:
             found |= {path: known[path]} if path in known else taps_of(net, [path])
-        except ValueError as error:
+        except ArgumentError as error:
             has = f"; its paths are {', '.join(known)}" if known else ""
-            raise ValueError(f"path {path!r}: {error}{has}") from None
+            raise ArgumentError(f"path {path!r}: {error}{has}") from None
     if not found or {NONE, ALL} & set(found):
-        raise ValueError(f"paths must be at least one, none called none or all, got {list(found)}")
+        raise ArgumentError(
+            f"paths must be at least one, none called none or all, got {list(found)}"
+        )
     return found
 
 
@@ -157,14 +160,14 @@ class _Set:
             seen = part.stop
             sides = tuple(images.shape[2:])
             if self.masks.shape[1:] != sides:
-                raise ValueError(
+                raise ArgumentError(
                     f"masks of the {self.name} must be as large as its images, {sides}, "
                     f"got {self.masks.shape[1:]}"
                 )
             if seen <= len(self.masks):
                 yield images, self.masks[part], codes[part]
         if seen != len(self.masks):
-            raise ValueError(
+            raise ArgumentError(
                 f"masks must be one for each image: the {self.name} has {seen} images and "
                 f"{len(self.masks)} masks"
             )
@@ -185,7 +188,7 @@ def _pair(
     ]
     sizes = [len(i) if isinstance(i, np.ndarray | Tensor) else 0 for i in images]
     if paired and sizes[0] != sizes[1] and all(sizes):
-        raise ValueError(
+        raise ArgumentError(
             f"mode paired needs the same images in both sets, got {sizes[0]} and {sizes[1]}; "
             f"choose mode quantile, zero or mean for images that are not paired"
         )
@@ -194,18 +197,18 @@ def _pair(
 
 def _labelled(name: str, images: Images, masks: Masks, groups: Groups | None) -> _Set:
     if iter(images) is images:
-        raise ValueError(
+        raise ArgumentError(
             f"{name} must be an array or a loader that can be read more than once, "
             f"got a {type(images).__name__}"
         )
     masks = np.asarray(masks)
     if masks.dtype != np.uint8 or masks.ndim not in (3, 4) or len(masks) == 0:
-        raise ValueError(
+        raise ArgumentError(
             f"masks must be (N, H, W) uint8 class indices, got {masks.dtype} {masks.shape}"
         )
     labels = np.arange(len(masks)) if groups is None else np.asarray(groups)
     if labels.shape != (len(masks),):
-        raise ValueError(f"groups of the {name} must be one label per image, {len(masks)}")
+        raise ArgumentError(f"groups of the {name} must be one label per image, {len(masks)}")
     return _Set(name, images, masks, labels)
 
 
@@ -227,7 +230,7 @@ class _Bench:
         with tapped(fast, taps, _copied) as maps:
             logits = logits_of(run(fast, example.to(next(fast.parameters()).dtype)))
         if idle := [path for path in taps if path not in maps]:
-            raise ValueError(f"path {idle[0]}: its module did not run in the forward pass")
+            raise ArgumentError(f"path {idle[0]}: its module did not run in the forward pass")
         return cls(fast, taps, spec, max(2, logits.shape[1]))
 
     def input(self, images: Tensor) -> Tensor:
@@ -256,7 +259,7 @@ def _copied(path: str, value: Any) -> Tensor:
 def _map(path: str, value: Any) -> Tensor:
     if not isinstance(value, Tensor) or value.ndim < 3:
         got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        raise ValueError(
+        raise ArgumentError(
             f"path {path}: must be a tensor (N, D, h, w), got {got}; for one of several outputs "
             f"add its index, as in encoder[2]"
         )
@@ -282,7 +285,7 @@ def _paired(bench: _Bench, rows: Rows, pair: tuple[_Set, _Set]) -> tuple[Counts,
         *batches, strict=True
     ):
         if images.shape != shifted.shape:
-            raise ValueError(
+            raise ArgumentError(
                 f"mode paired needs images of one shape in both sets, got {tuple(images.shape)} "
                 f"and {tuple(shifted.shape)}"
             )

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from skipshift.errors import ArgumentError
 from skipshift.networks.feature_store import FeatureStore
 from skipshift.networks.features import (
     Features,
@@ -70,14 +71,14 @@ def fingerprint(
 
     Returns
     -------
-    A `Fingerprint`, of a single smaller part where the groups fill none. `ValueError` if anything
-    but the images differs from how ``edges`` was made.
+    A `Fingerprint`, of a single smaller part where the groups fill none. `ArgumentError` if
+    anything but the images differs from how ``edges`` was made.
     """
     spec = spec or (FingerprintSpec() if edges is None else _spec_of(edges.making))
     batches = batches_of(images, spec.batch_size, "images")
     first = next(batches, None)
     if first is None:
-        raise ValueError("images must hold at least one image")
+        raise ArgumentError("images must hold at least one image")
     making = _making(net, first, edges, layers, spec)
     if edges is not None:
         edges.check(making)
@@ -104,11 +105,11 @@ def fingerprint_like(
 ) -> Fingerprint:
     """Make a fingerprint of images, or check one, to be compared with another that is given.
 
-    `ValueError` names what is otherwise in ``given``: pooling, bins, layers, the network.
+    `ArgumentError` names what is otherwise in ``given``: pooling, bins, layers, the network.
     """
     own = _spec_of(given.making)
     if spec.pooling != (own.pooling,) or spec.bins != own.bins:
-        raise ValueError(
+        raise ArgumentError(
             f"pooling and bins must be those of the fingerprint, {own.pooling} and {own.bins}, "
             f"got {', '.join(spec.pooling)} and {spec.bins}"
         )

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from skipshift.errors import ArgumentError, SkipshiftError
 from skipshift.names import FINGERPRINTS
 from skipshift.records import write_bytes
-from skipshift.specs import SkipshiftError, from_plain, to_plain
+from skipshift.specs import from_plain, to_plain
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,8 @@ class Fingerprint:
     def merge(self, *others: "Fingerprint") -> "Fingerprint":
         """Join the parts of several sets; their order does not matter.
 
-        `ValueError` if a fingerprint is of another network, made otherwise or over other edges, or
-        shares a part with one before it.
+        `ArgumentError` if a fingerprint is of another network, made otherwise or over other edges,
+        or shares a part with one before it.
         """
         sides = (self, *others)
         seen: set[bytes] = set()
@@ -106,7 +107,9 @@ class Fingerprint:
             self.check(side)
             own = {part.tobytes() for part in side.counts}
             if seen & own:
-                raise ValueError("fingerprints share a part: a set is there twice; leave one out")
+                raise ArgumentError(
+                    "fingerprints share a part: a set is there twice; leave one out"
+                )
             seen |= own
         parts = in_order(
             np.concatenate([side.counts for side in sides]),
@@ -116,7 +119,7 @@ class Fingerprint:
         return Fingerprint(self.making, self.channels, self.low, self.high, *parts)
 
     def check(self, other: "Fingerprint | Making") -> None:
-        """`ValueError` names the first thing that was made otherwise, the edges last."""
+        """`ArgumentError` names the first thing that was made otherwise, the edges last."""
         making = other.making if isinstance(other, Fingerprint) else other
         for field in fields(Making):
             own, theirs = (getattr(made, field.name) for made in (self.making, making))
@@ -126,19 +129,21 @@ class Fingerprint:
                 own, theirs = own[:12], theirs[:12]
             if field.name == "layers":
                 own, theirs = (", ".join(dict(layers)) for layers in (own, theirs))
-            raise ValueError(
+            raise ArgumentError(
                 f"{field.name} must be that of the fingerprint, {own}, got {theirs}; "
                 f"make both sides alike"
             )
         if isinstance(other, Fingerprint) and not all(
             map(np.array_equal, (self.low, self.high), (other.low, other.high))
         ):
-            raise ValueError("edges must be the same: make one fingerprint with those of the other")
+            raise ArgumentError(
+                "edges must be the same: make one fingerprint with those of the other"
+            )
 
     def save(self, path: Path | str) -> None:
         """Write a .npz, or the same as .json, which can be read by eye and is larger."""
         if (self.groups < self.making.part).any():
-            raise ValueError(
+            raise ArgumentError(
                 f"{self.groups.sum()} groups cannot fill a part of {self.making.part}; add images "
                 f"of more groups, or make it with smaller parts"
             )
@@ -152,7 +157,7 @@ class Fingerprint:
         elif str(path).endswith(FINGERPRINTS):
             np.savez_compressed(buffer, about=np.array(json.dumps(about)), **arrays)
         else:
-            raise ValueError(f"a fingerprint must end in .npz or .json, got {path}")
+            raise ArgumentError(f"a fingerprint must end in .npz or .json, got {path}")
         write_bytes(Path(path), buffer.getvalue())
 
     @classmethod
@@ -175,7 +180,7 @@ class Fingerprint:
                 or not fitting
                 or len(found.channels) != len(making.layers)
             ):
-                raise ValueError(f"counts must be {shape} and the rest alike")
+                raise ArgumentError(f"counts must be {shape} and the rest alike")
         except _BROKEN as error:
             reason = " ".join(str(error).split())
             raise SkipshiftError(f"{path}: cannot be read as a fingerprint: {reason}") from None
@@ -200,7 +205,7 @@ def read_fingerprint(source: str) -> Fingerprint:
     first, *others = map(Fingerprint.load, paths)
     try:
         return first.merge(*others)
-    except ValueError as error:
+    except ArgumentError as error:
         raise SkipshiftError(f"{source}: {error}") from None
 
 

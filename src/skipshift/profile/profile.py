@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 from torch import nn
 
+from skipshift.errors import ArgumentError
 from skipshift.names import listed
 from skipshift.networks.feature_store import FeatureStore
 from skipshift.networks.features import Features, Groups, Images, batches_of, collect, groups_of
@@ -70,7 +71,7 @@ class Profile:
         rows = self.layers
         rows = rows[(rows["measure"] == chosen[0]) & (rows["pooling"] == chosen[1])]
         if rows.empty:
-            raise ValueError(
+            raise ArgumentError(
                 f"this profile has no {chosen[0]} of pooling {chosen[1]}; it has "
                 f"{', '.join(self.spec.distances)} of {', '.join(self.spec.pooling)}"
             )
@@ -205,7 +206,7 @@ def profile_shift(
 
     Returns
     -------
-    A `Profile`. `ValueError` names the argument or layer at fault.
+    A `Profile`. `ArgumentError` names the argument or layer at fault.
     """
     spec = spec or ProfileSpec()
     groups = groups or (None, None)
@@ -270,7 +271,7 @@ def profile_features(
             b = sets[1][pooling][name]
             widths = a[0].shape[2], b[0].shape[2]
             if widths[0] != widths[1]:
-                raise ValueError(
+                raise ArgumentError(
                     f"layer {name}: both sets must have the same channels, "
                     f"got {widths[0]} and {widths[1]}"
                 )
@@ -291,7 +292,7 @@ def profile_fingerprints(
     """
     making = reference.making
     if whole := [name for name in spec.distances if name not in DISTANCES]:
-        raise ValueError(
+        raise ArgumentError(
             f"distances must be of channels where a fingerprint is compared, got {whole[0]}; "
             f"choose from {', '.join(DISTANCES)}"
         )

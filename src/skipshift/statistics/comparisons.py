@@ -24,6 +24,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import stdtr
 
+from skipshift.errors import ArgumentError
 from skipshift.names import BASELINE, listed
 from skipshift.records import TABLE_COLUMNS
 from skipshift.statistics.counts import ratio
@@ -104,7 +105,7 @@ def compare(
     intervals and equivalence are rough; p holds, but cannot be small: 5 groups give 0.0625 at best.
     """
     if not 0 < margin < 1:
-        raise ValueError(f"margin must be in (0, 1), got {margin}")
+        raise ArgumentError(f"margin must be in (0, 1), got {margin}")
     foreground = foreground_of(cases)
     tables = []
     for name, inside in _places(cases, homes).items():
@@ -132,7 +133,7 @@ def _places(cases: pd.DataFrame, homes: Sequence[str]) -> dict[str, list[str]]:
     """Domains to average, by the name of their mean."""
     domains = [str(domain) for domain in cases["domain"].unique()]
     if AWAY in domains or MEAN in set(cases["class"]):
-        raise ValueError(f"domain {AWAY!r} and class {MEAN!r} are names of means: rename yours")
+        raise ArgumentError(f"domain {AWAY!r} and class {MEAN!r} are names of means: rename yours")
     away = [domain for domain in domains if domain not in homes]
     several = {AWAY: away} if homes and len(away) > 1 else {}
     return {domain: [domain] for domain in domains} | several

@@ -3,6 +3,8 @@
 import numpy as np
 import numpy.typing as npt
 
+from skipshift.errors import ArgumentError
+
 Counts = npt.NDArray[np.int64]
 """(..., C, 3): true positives, false positives, false negatives of each class, in pixels."""
 
@@ -20,13 +22,13 @@ def count(masks: npt.NDArray[np.uint8], predictions: npt.NDArray[np.uint8], clas
     (N, C, 3) int64: tp, fp, fn.
     """
     if masks.shape != predictions.shape or masks.ndim != 3:
-        raise ValueError(
+        raise ArgumentError(
             f"masks and predictions must be (N, H, W) alike, got {masks.shape} {predictions.shape}"
         )
     if not 2 <= classes <= 16:
-        raise ValueError(f"classes must be 2..16, got {classes}")
+        raise ArgumentError(f"classes must be 2..16, got {classes}")
     if max(masks.max(initial=0), predictions.max(initial=0)) >= classes:
-        raise ValueError(f"masks and predictions must hold class indices below {classes}")
+        raise ArgumentError(f"masks and predictions must hold class indices below {classes}")
     cells = masks * np.uint8(classes) + predictions
     confusion = np.stack([np.bincount(c.ravel(), minlength=classes**2) for c in cells])
     confusion = confusion.reshape(-1, classes, classes)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from skipshift.errors import ArgumentError
+
 Floats = npt.NDArray[np.floating]
 
 Frequencies = npt.NDArray[np.floating]
@@ -52,10 +54,10 @@ def hellinger(features_a: Floats, features_b: Floats, bins: int = 100) -> npt.ND
     array([0.541])
     """
     if bins < 1:
-        raise ValueError(f"bins must be at least 1, got {bins}")
+        raise ArgumentError(f"bins must be at least 1, got {bins}")
     a, b = _checked(features_a, "features_a"), _checked(features_b, "features_b")
     if a.shape[1] != b.shape[1]:
-        raise ValueError(
+        raise ArgumentError(
             f"both sets must have the same channels, got {a.shape[1]} and {b.shape[1]}"
         )
     low, high = joint_range(channel_range(a), channel_range(b))
@@ -121,7 +123,7 @@ def bin_index(features: Floats, low: Floats, high: Floats, bins: int) -> npt.NDA
     """Bin of each value, (M, D) int64 in 0..bins - 1, by the rule of `add_counts`."""
     span = high - low
     if not np.isfinite(span).all():
-        raise ValueError("features span more than float64 can hold; scale them down")
+        raise ArgumentError("features span more than float64 can hold; scale them down")
     place = np.subtract(features, low, dtype=np.float64)
     place *= bins / np.where(span > 0, span, 1.0)
     index = place.astype(np.int64)
@@ -279,10 +281,10 @@ def between(
 def _checked(features: Floats, name: str) -> Floats:
     array = np.asarray(features)
     if array.ndim != 2 or array.shape[0] == 0:
-        raise ValueError(f"{name} must be (M, D) with M >= 1, got shape {array.shape}")
+        raise ArgumentError(f"{name} must be (M, D) with M >= 1, got shape {array.shape}")
     if not np.issubdtype(array.dtype, np.floating):
         array = array.astype(np.float64)
     bad = np.flatnonzero(~np.isfinite(array).all(0))
     if bad.size:
-        raise ValueError(f"{name} has NaN or infinity in channel {bad[0]}; both must be finite")
+        raise ArgumentError(f"{name} has NaN or infinity in channel {bad[0]}; both must be finite")
     return array

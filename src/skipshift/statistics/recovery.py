@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from skipshift.errors import ArgumentError
 from skipshift.specs import CarrySpec
 from skipshift.statistics.counts import iou
 from skipshift.statistics.resampling import Weights, percentile_interval, resamples
@@ -34,7 +35,7 @@ def rows_of(paths: tuple[str, ...], subsets: bool) -> Rows:
     ['none', 'L1', 'L2', 'L3', 'L1+L2', 'L1+L3', 'L2+L3', 'all']
     """
     if subsets and len(paths) > _MOST_PATHS:
-        raise ValueError(
+        raise ArgumentError(
             f"subsets of {len(paths)} paths are {2 ** len(paths)} passes; "
             f"name at most {_MOST_PATHS} paths"
         )

@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtr, stdtrit
 
+from skipshift.errors import ArgumentError
+
 Weights = npt.NDArray[np.float64]
 """(draws, groups): how often each group counts in each draw."""
 
@@ -56,7 +58,7 @@ def splits(groups: Groups, draws: int, rng: np.random.Generator) -> tuple[Sides,
     """
     own, others = groups.sizes
     if own < 2:
-        raise ValueError(f"a null needs at least 2 groups to halve, got {own}")
+        raise ArgumentError(f"a null needs at least 2 groups to halve, got {own}")
     taken = min(others, own // 2)
     near, far, moved = (np.zeros((draws, own + others)) for _ in range(3))
     for row in range(draws):
@@ -129,7 +131,7 @@ def holm(p: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 def resamples(groups: int, draws: int, rng: np.random.Generator) -> Weights:
     """Bootstrap resamples: each row draws ``groups`` groups with replacement."""
     if groups < 1:
-        raise ValueError("a bootstrap needs at least one group")
+        raise ArgumentError("a bootstrap needs at least one group")
     # twice as fast as multinomial
     picked = rng.integers(groups, size=(draws, groups)) + groups * np.arange(draws)[:, None]
     counts = np.bincount(picked.ravel(), minlength=draws * groups)

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial.distance import pdist, squareform
 
+from skipshift.errors import ArgumentError
 from skipshift.statistics.resampling import Groups, Sides, Weights
 
 Vectors = npt.NDArray[np.float64]
@@ -147,7 +148,7 @@ def _cka(pool: Pool) -> Callable[[Sides], npt.NDArray[np.float64]]:
     first, second = np.flatnonzero(pool.place < own), np.flatnonzero(pool.place >= own)
     first, second = (side[np.argsort(names[side], kind="stable")] for side in (first, second))
     if not np.array_equal(names[first], names[second]):
-        raise ValueError("cka needs paired sets: the same groups with as many images in both")
+        raise ArgumentError("cka needs paired sets: the same groups with as many images in both")
     x, y = (pool.vectors[side] @ pool.vectors[side].T for side in (first, second))
 
     def of(sides: Sides) -> npt.NDArray[np.float64]:

@@ -13,8 +13,9 @@ from typing import Any
 import pandas as pd
 
 from skipshift import records
+from skipshift.errors import SkipshiftError
 from skipshift.networks.allocator import keep_memory
-from skipshift.specs import ExecutionSpec, SkipshiftError
+from skipshift.specs import ExecutionSpec
 from skipshift.study.grid import Run, Study
 from skipshift.study.steps import attempt, record_failure
 

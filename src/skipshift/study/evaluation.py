@@ -16,11 +16,12 @@ from skipshift import shifts
 from skipshift.data.images import Pixels
 from skipshift.data.manifest import Case, read_cases
 from skipshift.data.preprocess import prepare, preprocess_of
+from skipshift.errors import ArgumentError, SkipshiftError
 from skipshift.names import ORIGINAL, check_sides
 from skipshift.networks.checkpoints import load_net
 from skipshift.networks.inference import best_device, fast_copy, labels_of, logits_of, run
 from skipshift.progress import Progress, silent
-from skipshift.specs import EvaluationSpec, SkipshiftError
+from skipshift.specs import EvaluationSpec
 from skipshift.statistics.counts import count
 
 Shifted = tuple[Case, str, Pixels]
@@ -181,7 +182,7 @@ def _check(net: nn.Module, case: Case) -> None:
     channels = getattr(net, "in_channels", case.image.shape[2])
     try:
         check_sides(*case.mask.shape)
-    except ValueError as error:
+    except ArgumentError as error:
         raise SkipshiftError(f"case {case.case}: {error}") from None
     if case.image.shape[2] != channels:
         raise SkipshiftError(

@@ -11,6 +11,7 @@ import pandas as pd
 
 from skipshift import records
 from skipshift.data.splits import parts_of
+from skipshift.errors import ArgumentError
 from skipshift.specs import StudySpec, to_plain
 
 STEPS = (records.RUN_RECORD, "cases.parquet", records.SAMPLES, "layers.csv")
@@ -52,7 +53,7 @@ class Study:
         spec, number = self.spec, self.folds["fold"].max() + 1
         folds = range(number) if spec.run_folds is None else spec.run_folds
         if outside := set(folds) - set(range(number)):
-            raise ValueError(f"run_folds must be in 0..{number - 1}, got {min(outside)}")
+            raise ArgumentError(f"run_folds must be in 0..{number - 1}, got {min(outside)}")
         axes = (spec.encoders, spec.variants, folds, spec.seeds)
         return [Run(*at) for at in itertools.product(*axes)]
 

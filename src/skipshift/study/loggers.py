@@ -7,7 +7,8 @@ from pathlib import Path
 
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
-from skipshift.specs import SkipshiftError, Tracker
+from skipshift.errors import SkipshiftError
+from skipshift.specs import Tracker
 
 FOLDER = "trackers"
 """Folder of a study that holds what trackers keep in files."""

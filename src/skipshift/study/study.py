@@ -20,10 +20,11 @@ from skipshift.data.checks.preflight import check_manifest
 from skipshift.data.images import image_size
 from skipshift.data.manifest import read_manifest
 from skipshift.data.splits import CASE, draw_folds, leave_out_domains, read_folds
+from skipshift.errors import SkipshiftError
 from skipshift.names import parse_shift, seen
 from skipshift.page.report import write_report
 from skipshift.progress import Progress, silent
-from skipshift.specs import ExecutionSpec, SkipshiftError, StudySpec, to_plain
+from skipshift.specs import ExecutionSpec, StudySpec, to_plain
 from skipshift.statistics.comparisons import AWAY, compare
 from skipshift.statistics.scores import estimates, pooled_iou
 from skipshift.study.cluster import run_tasks

@@ -26,12 +26,13 @@ from torch.utils.data import DataLoader, Dataset
 from skipshift.data.crops import Crops, EpochSampler, Strides, processes
 from skipshift.data.images import Pixels
 from skipshift.data.manifest import Case
+from skipshift.errors import SkipshiftError
 from skipshift.networks.inference import best_device, labels_of, use_bf16
 from skipshift.networks.losses import segmentation_loss
 from skipshift.networks.unet import Unet
 from skipshift.progress import Progress, silent
 from skipshift.records import atomic
-from skipshift.specs import SkipshiftError, TrainingSpec
+from skipshift.specs import TrainingSpec
 from skipshift.statistics.counts import count, iou
 
 CHECKPOINTS = "checkpoints"

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from skipshift.specs import SkipshiftError
+from skipshift.errors import SkipshiftError
 
 SHOWN = 3
 """Cases that a finding names."""

@@ -16,9 +16,9 @@ from skipshift.data.checks.duplicates import Descriptor, find_copies, fingerprin
 from skipshift.data.checks.findings import Finding, found
 from skipshift.data.images import one_thread_an_image, read_deep, read_mask, to_8_bit
 from skipshift.data.manifest import centre_crop, check_sizes, locate, read_rows, row_faults
+from skipshift.errors import ArgumentError, SkipshiftError
 from skipshift.names import STRIDE, check_sides
 from skipshift.progress import Progress, silent
-from skipshift.specs import SkipshiftError
 
 SPACING = "spacing"
 """Optional column of a manifest: the distance of pixels, ``0.25`` or ``1.2x1.25``, in one unit."""
@@ -108,7 +108,7 @@ def look_at(image_file: Path, mask_file: Path, crop: int | None) -> Look:
         return Look(faults)
     try:
         check_sides(*(image if crop is None else centre_crop(image, crop)).shape[:2])
-    except ValueError as error:
+    except ArgumentError as error:
         faults[SIDES] = f"{image_file}: {error}"
     if mask is None or mask.shape != image.shape[:2]:
         return Look(faults, image.shape[2], labels)

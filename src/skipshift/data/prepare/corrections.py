@@ -9,7 +9,7 @@ import numpy as np
 
 from skipshift.data.images import Pixels, read_numbers
 from skipshift.data.prepare.writing import read_csv
-from skipshift.specs import SkipshiftError
+from skipshift.errors import SkipshiftError
 
 ACCEPT, REJECT, PAINT = MARKS = ("accept", "reject", "paint")
 """The mask is right; the object is none, so the case is to go; the mask comes as a painted PNG."""

@@ -25,8 +25,9 @@ from skipshift.data.prepare.writing import (
 from skipshift.data.slices import read_slices
 from skipshift.data.splits import draw_holdout
 from skipshift.data.volumes import Values
+from skipshift.errors import ArgumentError, SkipshiftError
 from skipshift.progress import Progress, silent
-from skipshift.specs import SkipshiftError, to_plain
+from skipshift.specs import to_plain
 
 _RECIPE_VERSION = 1
 """To be raised by any change of the readers that changes the bytes of a set."""
@@ -48,7 +49,7 @@ _BYTES_DEPEND_ON = (
 def prepare_folder(spec: FolderSpec, progress: Progress = silent) -> Path:
     """Write the set and return the path of its manifest.
 
-    Images of 8 and of 16 bits keep their levels; masks become class indices. `ValueError` for
+    Images of 8 and of 16 bits keep their levels; masks become class indices. `ArgumentError` for
     options that do not fit each other, `SkipshiftError` names the file at fault.
     """
     legend = legend_of(spec)
@@ -80,7 +81,7 @@ def split_items(items: Sequence[Item], spec: FolderSpec) -> tuple[list[Item], li
     domains = sorted({item.domain for item in items})
     train = spec.train or tuple(domains)
     if not set(train) <= set(domains) or (not spec.train and len(domains) > 1):
-        raise ValueError(
+        raise ArgumentError(
             f"train must name domains to train on, of {', '.join(domains)}; got {list(spec.train)}"
         )
     strata = {item.group: item.stratum for item in items if item.domain in train}
@@ -135,7 +136,7 @@ def _levels(pixels: Values, spec: FolderSpec, item: Item) -> Deep | None:
         pixels = square_crop(pixels) if spec.square else pixels
         if spec.rescale:
             return rescale(pixels)
-    except ValueError as error:
+    except ArgumentError as error:
         raise SkipshiftError(f"{item.image}: {error}") from None
     if pixels.dtype not in (np.uint8, np.uint16):
         raise SkipshiftError(

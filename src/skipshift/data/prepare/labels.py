@@ -13,7 +13,7 @@ from skipshift.data.images import Pixels, read_labels, read_numbers
 from skipshift.data.prepare.options import FolderSpec
 from skipshift.data.slices import Decode, read_label_slices
 from skipshift.data.volumes import Plane
-from skipshift.specs import SkipshiftError
+from skipshift.errors import ArgumentError, SkipshiftError
 
 Numbers = npt.NDArray[np.int64]
 """(Z, H, W)."""
@@ -39,7 +39,7 @@ class Legend:
 
 
 def legend_of(spec: FolderSpec) -> Legend:
-    """Find the classes and how masks name them; `ValueError` where the options do not fit."""
+    """Find the classes and how masks name them; `ArgumentError` where the options do not fit."""
     if spec.colours:
         pairs = [text.rpartition("=")[::2] for text in spec.colours]
         names = [name for name, _ in pairs]
@@ -56,7 +56,7 @@ def legend_of(spec: FolderSpec) -> Legend:
         default = ("background", "object", *(["border"] if spec.border else []))
         classes = spec.classes or default
         if len(classes) != len(default):
-            raise ValueError(f"classes must name {', '.join(default)}, got {list(classes)}")
+            raise ArgumentError(f"classes must name {', '.join(default)}, got {list(classes)}")
         return Legend(classes, decode=read_numbers, instances=True, border=spec.border)
     return Legend(spec.classes or ("background", "object"))
 
@@ -132,7 +132,7 @@ def _tell_unknown(
 
 def _cover(classes: tuple[str, ...], names: Sequence[str]) -> tuple[str, ...]:
     if missing := [name for name in names if name not in classes]:
-        raise ValueError(f"classes must hold {missing[0]!r} too, got {list(classes)}")
+        raise ArgumentError(f"classes must hold {missing[0]!r} too, got {list(classes)}")
     return classes
 
 
@@ -143,4 +143,4 @@ def _number(value: str, in_colour: bool) -> int:
             return int(digits, 16 if in_colour else 10)
     except ValueError:
         pass
-    raise ValueError(f"colours must be all NAME=#RRGGBB or all NAME=VALUE, got {value!r}")
+    raise ArgumentError(f"colours must be all NAME=#RRGGBB or all NAME=VALUE, got {value!r}")

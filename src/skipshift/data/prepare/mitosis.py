@@ -19,9 +19,10 @@ from skipshift.data.slides.annotations import Annotated, Points
 from skipshift.data.slides.reader import ENDINGS
 from skipshift.data.slides.registration import Transfer, read_registrations
 from skipshift.data.splits import draw_holdout
+from skipshift.errors import SkipshiftError
 from skipshift.names import ORIGINAL
 from skipshift.progress import Progress, silent
-from skipshift.specs import SkipshiftError, to_plain
+from skipshift.specs import to_plain
 
 CLASSES = ("background", FIGURE)
 

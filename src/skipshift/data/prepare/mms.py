@@ -25,8 +25,9 @@ from skipshift.data.prepare.writing import (
     write_set,
 )
 from skipshift.data.volumes import Values, Volume, open_volume, spacing_text
+from skipshift.errors import ArgumentError, SkipshiftError
 from skipshift.progress import Progress, silent
-from skipshift.specs import SkipshiftError, to_plain
+from skipshift.specs import to_plain
 
 CLASSES = ("background", "LV", "MYO", "RV")
 """Names of the challenge's labels 0..3; masks keep the numbers."""
@@ -316,7 +317,7 @@ def _check_labels(labels: Values, path: Path, time: int) -> None:
 def _cut(pixels: Values, path: Path) -> npt.NDArray[np.uint16] | None:
     try:
         return rescale(square_crop(pixels))
-    except ValueError as error:
+    except ArgumentError as error:
         raise SkipshiftError(f"{path}: {error}") from None
 
 

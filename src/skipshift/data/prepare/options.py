@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from skipshift.errors import ArgumentError
+
 
 @dataclass(frozen=True)
 class SynthSpec:
@@ -55,24 +57,24 @@ class SynthSpec:
     def __post_init__(self) -> None:
         low, high = self.cells
         if not 1 <= low <= high:
-            raise ValueError(f"cells must be two numbers 1 <= LOW <= HIGH, got {low} {high}")
+            raise ArgumentError(f"cells must be two numbers 1 <= LOW <= HIGH, got {low} {high}")
         if self.images < 1:
-            raise ValueError(f"images must be at least 1, got {self.images}")
+            raise ArgumentError(f"images must be at least 1, got {self.images}")
         if not 32 <= self.size <= self.canvas <= 20000:
-            raise ValueError(
+            raise ArgumentError(
                 f"size and canvas must be 32 <= size <= canvas <= 20000, "
                 f"got {self.size} and {self.canvas}"
             )
         if not 0 <= self.holdout < 1:
-            raise ValueError(f"holdout must be in [0, 1), got {self.holdout}")
+            raise ArgumentError(f"holdout must be in [0, 1), got {self.holdout}")
         if self.seed < 0:
-            raise ValueError(f"seed must be >= 0, got {self.seed}")
+            raise ArgumentError(f"seed must be >= 0, got {self.seed}")
         if self.workers < 1:
-            raise ValueError(f"workers must be at least 1, got {self.workers}")
+            raise ArgumentError(f"workers must be at least 1, got {self.workers}")
         if self.smear is None and (self.templates or self.boxes):
-            raise ValueError("templates and boxes belong to a smear: give smear too")
+            raise ArgumentError("templates and boxes belong to a smear: give smear too")
         if self.templates and self.boxes:
-            raise ValueError("give templates or boxes, not both")
+            raise ArgumentError("give templates or boxes, not both")
 
 
 @dataclass(frozen=True)
@@ -117,20 +119,20 @@ class MmsSpec:
     def __post_init__(self) -> None:
         vendors = [text.partition(":")[0] for text in self.centres]
         if not all(all(text.partition(":")) for text in self.centres):
-            raise ValueError(f"centres must be VENDOR:CENTRE, got {' '.join(self.centres)}")
+            raise ArgumentError(f"centres must be VENDOR:CENTRE, got {' '.join(self.centres)}")
         if len(set(vendors)) != len(vendors):
-            raise ValueError(f"centres must name each vendor once, got {' '.join(self.centres)}")
+            raise ArgumentError(f"centres must name each vendor once, got {' '.join(self.centres)}")
         if self.train not in vendors:
-            raise ValueError(f"train must be one of the vendors {vendors}, got {self.train!r}")
+            raise ArgumentError(f"train must be one of the vendors {vendors}, got {self.train!r}")
         if min(self.train_subjects, self.test_subjects) < 1:
-            raise ValueError(
+            raise ArgumentError(
                 f"train_subjects and test_subjects must be at least 1, "
                 f"got {self.train_subjects} and {self.test_subjects}"
             )
         if self.seed < 0:
-            raise ValueError(f"seed must be >= 0, got {self.seed}")
+            raise ArgumentError(f"seed must be >= 0, got {self.seed}")
         if self.workers < 1:
-            raise ValueError(f"workers must be at least 1, got {self.workers}")
+            raise ArgumentError(f"workers must be at least 1, got {self.workers}")
 
 
 @dataclass(frozen=True)
@@ -196,21 +198,21 @@ class FolderSpec:
     def __post_init__(self) -> None:
         named = ["=" in text for text in self.masks]
         if not self.masks or (any(named) and not all(named)) or named.count(False) > 1:
-            raise ValueError(
+            raise ArgumentError(
                 f"masks must be one pattern, or NAME=PATTERN each, got {list(self.masks)}"
             )
         if sum((bool(self.colours), self.instances, any(named))) > 1:
-            raise ValueError("colours, instances and masks of NAME=PATTERN exclude each other")
+            raise ArgumentError("colours, instances and masks of NAME=PATTERN exclude each other")
         if self.border and not self.instances:
-            raise ValueError("border belongs to instances: give instances too")
+            raise ArgumentError("border belongs to instances: give instances too")
         if not 0 <= self.holdout < 1:
-            raise ValueError(f"holdout must be in [0, 1), got {self.holdout}")
+            raise ArgumentError(f"holdout must be in [0, 1), got {self.holdout}")
         if self.columns and self.table is None:
-            raise ValueError("columns belong to a table: give table too")
+            raise ArgumentError("columns belong to a table: give table too")
         if self.seed < 0:
-            raise ValueError(f"seed must be >= 0, got {self.seed}")
+            raise ArgumentError(f"seed must be >= 0, got {self.seed}")
         if self.workers < 1:
-            raise ValueError(f"workers must be at least 1, got {self.workers}")
+            raise ArgumentError(f"workers must be at least 1, got {self.workers}")
 
 
 @dataclass(frozen=True)
@@ -308,21 +310,21 @@ class SccSpec:
         pairs = [text.partition("=") for text in self.scanners]
         names = [[domain for domain, _, _ in pairs], [scanner for _, _, scanner in pairs]]
         if not pairs or not all(map(all, pairs)) or any(len(set(n)) < len(n) for n in names):
-            raise ValueError(
+            raise ArgumentError(
                 f"scanners must be DOMAIN=SCANNER, each once, got {' '.join(self.scanners)}"
             )
         if not set(self.train) <= set(names[0]):
-            raise ValueError(f"train must be some of the domains {names[0]}, got {self.train}")
+            raise ArgumentError(f"train must be some of the domains {names[0]}, got {self.train}")
         if self.size < 32 or self.size % 32:
-            raise ValueError(f"size must be a multiple of 32, got {self.size}")
+            raise ArgumentError(f"size must be a multiple of 32, got {self.size}")
         if self.mpp is not None and self.mpp <= 0:
-            raise ValueError(f"mpp must be above 0, got {self.mpp}")
+            raise ArgumentError(f"mpp must be above 0, got {self.mpp}")
         for name in ("tissue", "holdout"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+                raise ArgumentError(f"{name} must be in [0, 1), got {getattr(self, name)}")
         for text in self.labels:
             if not re.fullmatch(r".+=(background|non-tumor|tumor)", text):
-                raise ValueError(
+                raise ArgumentError(
                     f"labels must be NAME=background, =non-tumor or =tumor, got {text!r}"
                 )
         _check_least(self, patches=1, seed=0, workers=1)
@@ -331,7 +333,7 @@ class SccSpec:
 def _check_least(spec: Any, **least: int) -> None:
     for name, number in least.items():
         if getattr(spec, name) < number:
-            raise ValueError(f"{name} must be at least {number}, got {getattr(spec, name)}")
+            raise ArgumentError(f"{name} must be at least {number}, got {getattr(spec, name)}")
 
 
 @dataclass(frozen=True)
@@ -408,22 +410,22 @@ class MitosisSpec:
 
     def __post_init__(self) -> None:
         if not all(all(text.rpartition("=")) for text in self.scanners):
-            raise ValueError(f"scanners must be DOMAIN=SCANNER, got {' '.join(self.scanners)}")
+            raise ArgumentError(f"scanners must be DOMAIN=SCANNER, got {' '.join(self.scanners)}")
         kinds = {text.rpartition("=")[2] for text in self.labels}
         if not kinds <= {"figure", "negative", "other"}:
-            raise ValueError(
+            raise ArgumentError(
                 f"labels must be NAME=figure, =negative or =other, got {' '.join(self.labels)}"
             )
         for name in ("holdout", "workers"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+                raise ArgumentError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not min(self.mpp or 1.0, self.most_error) > 0:
-            raise ValueError(
+            raise ArgumentError(
                 f"mpp and most_error must be above 0, got {self.mpp} and {self.most_error}"
             )
         if self.size < 32 or self.size % 32:
-            raise ValueError(f"size must be a multiple of 32, got {self.size}")
+            raise ArgumentError(f"size must be a multiple of 32, got {self.size}")
         if self.proposals is None and (self.net or self.preprocess != "unit"):
-            raise ValueError("net and preprocess belong to proposals: give proposals too")
+            raise ArgumentError("net and preprocess belong to proposals: give proposals too")
         if self.seed < 0:
-            raise ValueError(f"seed must be at least 0, got {self.seed}")
+            raise ArgumentError(f"seed must be at least 0, got {self.seed}")

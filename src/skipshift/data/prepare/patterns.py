@@ -9,8 +9,8 @@ from pathlib import Path
 from skipshift.data.prepare.options import FolderSpec
 from skipshift.data.prepare.writing import Remarks, read_csv
 from skipshift.data.slices import ENDINGS
+from skipshift.errors import ArgumentError, SkipshiftError
 from skipshift.names import ORIGINAL
-from skipshift.specs import SkipshiftError
 
 FIELDS = ("domain", "group", "case")
 COLUMNS = ("case", "domain", "group", "split", "stratum")
@@ -50,12 +50,12 @@ def compile_pattern(pattern: str) -> "re.Pattern[str]":
             expression += re.escape(part)
         elif name not in FIELDS:
             known = ", ".join(f"{{{field}}}" for field in FIELDS)
-            raise ValueError(f"pattern {pattern!r} has {part}, which is none of {known}")
+            raise ArgumentError(f"pattern {pattern!r} has {part}, which is none of {known}")
         else:
             expression += f"(?P={name})" if name in seen else f"(?P<{name}>[^/]+)"
             seen.add(name)
     if "case" not in seen:
-        raise ValueError(f"pattern {pattern!r} must have {{case}}, the name of a case")
+        raise ArgumentError(f"pattern {pattern!r} must have {{case}}, the name of a case")
     return re.compile(expression)
 
 
@@ -125,7 +125,7 @@ def _by_key(
     """Mask files by the fields that their pattern shares with that of the images."""
     keys = tuple(compile_pattern(pattern).groupindex)
     if alien := set(keys) - set(compile_pattern(spec.images).groupindex):
-        raise ValueError(
+        raise ArgumentError(
             f"pattern {pattern!r} has {{{min(alien)}}}, which the pattern of the images has not"
         )
     found: dict[tuple[str, ...], list[Path]] = defaultdict(list)
@@ -147,7 +147,7 @@ def _rows(spec: FolderSpec) -> dict[str, Fields] | None:
     for text in spec.columns:
         name, _, column = text.partition("=")
         if name not in COLUMNS:
-            raise ValueError(f"columns must be NAME=COLUMN with NAME of {COLUMNS}, got {text!r}")
+            raise ArgumentError(f"columns must be NAME=COLUMN with NAME of {COLUMNS}, got {text!r}")
         if column not in table:
             raise SkipshiftError(f"{path}: has no column {column!r}, only {list(table.columns)}")
         table[name] = table[column]

@@ -19,7 +19,7 @@ from skipshift.data.prepare.writing import Made, Remarks, Sample
 from skipshift.data.slides.annotations import Annotated, Points
 from skipshift.data.slides.reader import Slide, open_slide
 from skipshift.data.slides.registration import Transfer
-from skipshift.specs import SkipshiftError
+from skipshift.errors import SkipshiftError
 
 FIGURE, NEGATIVE = "mitotic figure", "hard negative"
 """Strata; masks hold 1 where a mitotic figure is and 0 elsewhere."""

@@ -8,7 +8,7 @@ from skipshift.data.prepare.specimens import DATASETS
 from skipshift.data.prepare.writing import read_csv
 from skipshift.data.slides.annotations import Annotated, read_annotations
 from skipshift.data.slides.reader import ENDINGS
-from skipshift.specs import SkipshiftError
+from skipshift.errors import SkipshiftError
 
 _TOLD = ("Dataset", "Scanner", "Specimen")
 """Columns of a list, in the order of `Row`."""

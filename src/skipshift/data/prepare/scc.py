@@ -42,8 +42,9 @@ from skipshift.data.prepare.writing import (
 from skipshift.data.slides.annotations import Annotated, Points, Shape, read_annotations
 from skipshift.data.slides.reader import Slide, open_slide
 from skipshift.data.slides.registration import read_registrations
+from skipshift.errors import SkipshiftError
 from skipshift.progress import Progress, silent
-from skipshift.specs import SkipshiftError, to_plain
+from skipshift.specs import to_plain
 
 CLASSES = ("background", "non-tumor", "tumor")
 

@@ -14,7 +14,7 @@ from skipshift.data.slides.annotations import Annotated, Points, Shape
 from skipshift.data.slides.reader import ENDINGS
 from skipshift.data.slides.registration import Affine, Registration, carry_by
 from skipshift.data.splits import draw_holdout
-from skipshift.specs import SkipshiftError
+from skipshift.errors import SkipshiftError
 
 Carry = Callable[[Points], Points]
 """(N, 2) places on one slide -> places on another."""

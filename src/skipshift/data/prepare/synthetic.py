@@ -20,6 +20,7 @@ from skipshift.data.prepare.options import SynthSpec
 from skipshift.data.prepare.templates import Boxes, Templates, cell_mask, load_templates, stain_mask
 from skipshift.data.prepare.writing import IMAGES, MANIFEST, MASKS, holds, run_all, write_table
 from skipshift.data.splits import draw_holdout
+from skipshift.errors import ArgumentError
 from skipshift.names import ORIGINAL
 from skipshift.progress import Progress, silent
 from skipshift.records import write_json
@@ -213,7 +214,7 @@ def _resize(pixels: Pixels, side: int) -> Pixels:
 def _check_canvas(spec: SynthSpec, templates: Templates) -> None:
     sides = [max(part.shape[:2]) for part in (*templates.cells, *templates.artifacts)]
     if max(sides) > spec.canvas:
-        raise ValueError(
+        raise ArgumentError(
             f"canvas must be at least {max(sides)}, the side of the largest template, "
             f"got {spec.canvas}"
         )

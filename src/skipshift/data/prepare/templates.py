@@ -17,8 +17,9 @@ from scipy import ndimage
 from skipshift.data.images import Pixels, read_image
 from skipshift.data.prepare.options import SynthSpec
 from skipshift.data.prepare.procedural import draw_artifacts, draw_background, draw_cells
+from skipshift.errors import ArgumentError, SkipshiftError
 from skipshift.records import read_json
-from skipshift.specs import SkipshiftError, from_plain
+from skipshift.specs import from_plain
 
 INFECTED = ("trophozoite", "ring", "schizont", "gametocyte")
 """Categories of BBBC041 that are picked before its red blood cells."""
@@ -58,11 +59,11 @@ class Boxes:
         width, height = self.size
         for name in ("cells", "artifacts"):
             if len(getattr(self, name)) != 3:
-                raise ValueError(f"{name} must be three boxes, got {len(getattr(self, name))}")
+                raise ArgumentError(f"{name} must be three boxes, got {len(getattr(self, name))}")
         for box in (self.background, *self.cells, *self.artifacts):
             x0, y0, x1, y1 = box
             if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
-                raise ValueError(
+                raise ArgumentError(
                     f"box {list(box)} must be [x0, y0, x1, y1] inside the {width} x {height} image"
                 )
 

@@ -14,9 +14,9 @@ import pandas as pd
 
 from skipshift.data.images import Deep, Pixels, one_thread_an_image, write_png
 from skipshift.data.manifest import known_first, read_manifest
+from skipshift.errors import SkipshiftError
 from skipshift.progress import Progress
 from skipshift.records import read_json, unwritable, write_bytes, write_json
-from skipshift.specs import SkipshiftError
 
 MANIFEST = "manifest.csv"
 IMAGES = "images"

@@ -12,8 +12,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from skipshift.errors import ArgumentError, SkipshiftError
 from skipshift.records import write_json
-from skipshift.specs import SkipshiftError
 
 Points = npt.NDArray[np.float64]
 """(N, 2), x and y in pixels of the slide's full resolution."""
@@ -163,7 +163,7 @@ def _coco_shapes(entry: Mapping[str, Any], label: str, corners: bool) -> list[Sh
     outlines = entry.get("segmentation")
     if outlines:
         if isinstance(outlines, dict):
-            raise ValueError("a segmentation is run-length coded; write it as polygons")
+            raise ArgumentError("a segmentation is run-length coded; write it as polygons")
         several = isinstance(outlines[0], list)
         return [_polygon(label, outline) for outline in (outlines if several else [outlines])]
     x, y, right, down = map(float, entry["bbox"])
@@ -177,7 +177,7 @@ def _polygon(label: str, numbers: Any) -> Shape:
     if len(points) > 3 and np.array_equal(points[0], points[-1]):
         points = points[:-1]
     if len(points) < 3 or not np.isfinite(points).all():
-        raise ValueError(f"a polygon of class {label} has {len(points)} corners, or no numbers")
+        raise ArgumentError(f"a polygon of class {label} has {len(points)} corners, or no numbers")
     return Shape(label, "polygon", points)
 
 

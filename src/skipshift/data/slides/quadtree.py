@@ -26,8 +26,8 @@ from skipshift.data.slides.registration import (
     power_below,
     view_of,
 )
+from skipshift.errors import SkipshiftError
 from skipshift.progress import Progress, silent
-from skipshift.specs import SkipshiftError
 
 Held = Callable[[Points], npt.NDArray[np.bool_]]
 

@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 
 from skipshift.data.images import Pixels
+from skipshift.errors import SkipshiftError
 from skipshift.extras import load_extra
-from skipshift.specs import SkipshiftError
 
 _EXTRA = "slides"
 

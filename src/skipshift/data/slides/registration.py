@@ -14,8 +14,8 @@ import numpy.typing as npt
 from skipshift.data.images import Pixels
 from skipshift.data.slides.annotations import Annotated, Points
 from skipshift.data.slides.reader import Slide
+from skipshift.errors import SkipshiftError
 from skipshift.records import read_json, write_json
-from skipshift.specs import SkipshiftError
 
 Affine = npt.NDArray[np.float64]
 """(3, 3), of full-resolution pixels (x, y, 1) unless said."""

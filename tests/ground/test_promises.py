@@ -1,0 +1,52 @@
+"""What CONTRIBUTING promises of every docstring and every command."""
+
+import ast
+
+import pytest
+from tools import house
+
+
+def public(tree):
+    """Public functions, classes and methods of a module, (name, node, docstring of its class)."""
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            yield node.name, node, ""
+            for inner in node.body if isinstance(node, ast.ClassDef) else []:
+                if isinstance(inner, ast.FunctionDef) and not inner.name.startswith("_"):
+                    yield f"{node.name}.{inner.name}", inner, ast.get_docstring(node) or ""
+
+
+def raised(function):
+    """Names of the errors that a function raises itself."""
+    for node in ast.walk(function):
+        call = node.exc if isinstance(node, ast.Raise) else None
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name | ast.Attribute):
+            yield call.func.id if isinstance(call.func, ast.Name) else call.func.attr
+
+
+@pytest.mark.parametrize("module", house.ORDER)
+def test_a_public_docstring_names_the_errors_that_it_raises(module):
+    path = house.SOURCE / f"{module.replace('.', '/')}.py"
+    silent = [
+        f"{name}: {error}"
+        for name, node, around in public(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef)
+        for error in set(raised(node))
+        if f"`{error}`" not in (ast.get_docstring(node) or "") + around
+    ]
+    assert not silent
+
+
+@pytest.mark.parametrize("module", house.ORDER)
+def test_every_field_of_a_spec_has_a_docstring(module):
+    path = house.SOURCE / f"{module.replace('.', '/')}.py"
+    bare = []
+    for _, node, _ in public(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.ClassDef) or not node.name.endswith("Spec"):
+            continue
+        for field, after in zip(node.body, [*node.body[1:], None], strict=True):
+            told = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+            name = getattr(getattr(field, "target", None), "id", "")
+            if isinstance(field, ast.AnnAssign) and not name.startswith("__") and not told:
+                bare.append(f"{node.name}.{name}")
+    assert not bare

@@ -15,7 +15,7 @@ START, END = "<!-- the map: made by `make map` -->", "<!-- end of the map -->"
 
 ROOMS = {
     "": "errors names specs records progress extras shifts",
-    "data": "images volumes slices manifest splits preprocess sources crops",
+    "data": "images volumes slices manifest splits preprocess batches sources crops",
     "data.slides": "reader annotations registration quadtree",
     "data.prepare": "options writing patterns labels folder mms specimens regions scc published "
     "corrections stains point_patches mitosis procedural templates synthetic",
@@ -25,10 +25,10 @@ ROOMS = {
     "feature_store features",
     "statistics": "counts distances resampling two_sample scores recovery comparisons",
     "page": "ordering style results sentences charts carry_chart pictures tables report review",
-    "profile": "fingerprints layerwise counting profile",
-    "patching": "cached_forward carry",
+    "profile": "fingerprints layerwise counting inputs profile",
+    "patching": "cached_forward inputs carry",
     "study": "loggers training evaluation grid steps workers cluster study plan demo",
-    "cli": "arguments commands main",
+    "cli": "arguments help_text commands main",
 }
 """Modules of each room, rooms and modules in the order in which they may import each other."""
 

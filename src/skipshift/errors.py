@@ -1,9 +1,27 @@
-"""Errors that a user can mend: a wrong file, a wrong argument."""
+"""Errors that a user can fix: a wrong file or a wrong argument."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class SkipshiftError(Exception):
-    """A file or folder of the user's is wrong: the message names it, the fault and the way out."""
+    """A file or folder of the user is wrong: the message names it, what is wrong and what to do."""
 
 
 class ArgumentError(SkipshiftError, ValueError):
     """An argument or setting is wrong: the message names it, the rule and the value given."""
+
+
+@contextmanager
+def naming(files: str) -> Iterator[None]:
+    """Raise an `ArgumentError` of the block as a `SkipshiftError` that names the files behind it.
+
+    >>> with naming("net on images"):
+    ...     raise ArgumentError("images must have 3 channels, got 1")
+    Traceback (most recent call last):
+    skipshift.errors.SkipshiftError: net on images: images must have 3 channels, got 1
+    """
+    try:
+        yield
+    except ArgumentError as error:
+        raise SkipshiftError(f"{files}: {error}") from error

@@ -54,6 +54,9 @@ _DISTANCE = {
     **_KIND,
 }
 
+PROFILE_LAYERS = "profile/layers.csv"
+"""Layers of a single profile: the columns of a study's layers.csv without run and domains."""
+
 TABLE_COLUMNS: Mapping[str, Mapping[str, str]] = {
     "cases.parquet": {
         "run": "str",
@@ -121,7 +124,7 @@ TABLE_COLUMNS: Mapping[str, Mapping[str, str]] = {
             "float64",
         ),
     },
-    "profile.csv": {**_LAYER, **_DISTANCE},
+    PROFILE_LAYERS: {**_LAYER, **_DISTANCE},
     "channels.parquet": {
         **_LAYER,
         "channel": "int64",
@@ -242,9 +245,9 @@ def read_json(path: Path) -> Any:
         raise SkipshiftError(f"{path}: cannot be read as JSON: {error}") from None
 
 
-def write_table(path: Path, frame: pd.DataFrame) -> None:
-    """Write a table under one of the names of `TABLE_COLUMNS`, with just its columns and types."""
-    columns = TABLE_COLUMNS[path.name]
+def write_table(path: Path, frame: pd.DataFrame, table: str | None = None) -> None:
+    """Write a table with the columns and types of `TABLE_COLUMNS`, by default of the file's name."""
+    columns = TABLE_COLUMNS[table or path.name]
     frame = frame[list(columns)].astype(dict(columns)).reset_index(drop=True)
     if path.suffix == ".parquet":
         buffer = io.BytesIO()
@@ -254,9 +257,9 @@ def write_table(path: Path, frame: pd.DataFrame) -> None:
         write_bytes(path, frame.to_csv(index=False, lineterminator="\n").encode())
 
 
-def read_table(path: Path) -> pd.DataFrame:
+def read_table(path: Path, table: str | None = None) -> pd.DataFrame:
     """Read a table back; `SkipshiftError` if it is absent, broken or lacks a column."""
-    columns = TABLE_COLUMNS[path.name]
+    columns = TABLE_COLUMNS[table or path.name]
     try:
         frame = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
         return frame[list(columns)].astype(dict(columns))

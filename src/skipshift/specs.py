@@ -1,6 +1,6 @@
-"""What to do, as frozen dataclasses: one object is the argument, the command line and the file.
+"""Settings as frozen dataclasses: one object is the argument, the command line and the file.
 
-This module must stay free of torch, so that help and reports start at once.
+Imports neither torch nor pandas, pydantic or yaml, so that help starts at once.
 """
 
 import dataclasses
@@ -8,9 +8,6 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, get_args
-
-import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from skipshift.errors import ArgumentError, SkipshiftError
 from skipshift.names import (
@@ -31,36 +28,36 @@ CarryMode = Literal["paired", "quantile", "zero", "mean"]
 
 Spec = TypeVar("Spec")
 
-_STRICT = ConfigDict(extra="forbid")
-"""A misspelt key in a file is an error, never ignored."""
+_STRICT = {"extra": "forbid"}
+"""Settings of pydantic: a misspelt key in a file is an error, never ignored."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSpec:
     """How one network is trained. The defaults are the paper's protocol (section IV-C).
 
-    Fields that the paper leaves open say so.
+    Fields that the paper does not specify say so.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
 
     encoder_weights: str | None = "imagenet"
-    """First weights of the encoder: imagenet, none, or a file (torchvision, timm or smp keys)."""
+    """Initial encoder weights: imagenet, null (random) or a file (torchvision, timm or smp keys)."""
 
     epochs: int = 50
     """Passes over the training set."""
 
     batch_size: int = 8
-    """Images in one step."""
+    """Images per training step."""
 
     learning_rate: float = 1e-4
     """Adam's initial learning rate."""
 
     decay_every: int = 20
-    """Epochs after which the learning rate is decayed. Not stated in the paper."""
+    """Epochs between two decays of the learning rate. Not stated in the paper."""
 
     decay_factor: float = 0.1
-    """What the learning rate is multiplied by at each decay. Not stated in the paper."""
+    """Factor of the learning rate at each decay. Not stated in the paper."""
 
     cross_entropy: float = 1.0
     """Weight of the cross-entropy in the loss. Not stated in the paper."""
@@ -72,25 +69,25 @@ class TrainingSpec:
     """Side of the random training crop in pixels, a multiple of 32. Not stated in the paper."""
 
     crops_per_image: int = 1
-    """Crops drawn from each training image in an epoch. Not stated in the paper."""
+    """Crops drawn from each training image per epoch. Not stated in the paper."""
 
     flip: float = 0.5
-    """Probability of a horizontal and, drawn apart, of a vertical flip. Not stated in the paper."""
+    """Probability of a horizontal flip, and of a vertical one. Not stated in the paper."""
 
     rotation: float = 180.0
-    """Largest rotation either way in degrees. Not stated in the paper."""
+    """Largest rotation in either direction, in degrees. Not stated in the paper."""
 
     scale: tuple[float, float] = (0.8, 1.25)
-    """Range of the magnification. Not stated in the paper."""
+    """Range of the random magnification. Not stated in the paper."""
 
     precision: Precision = "auto"
-    """bf16 autocast, fp32, or bf16 wherever the processor computes in it (auto)."""
+    """bf16 (autocast), fp32, or auto: bf16 where the hardware is faster with it."""
 
     workers: int = 0
-    """Processes that cut and warp crops; 0 does it in the training process itself."""
+    """Processes that load and augment crops; 0 does it in the training process itself."""
 
     devices: int = 1
-    """GPUs (or processes, where there is none) that share each batch of one run."""
+    """GPUs (without one: processes) that share each batch of a run."""
 
     def __post_init__(self) -> None:
         check_least(self, 1, "epochs", "batch_size", "decay_every", "crops_per_image", "devices")
@@ -100,7 +97,7 @@ class TrainingSpec:
                 f"batch_size must be a multiple of devices, "
                 f"got {self.batch_size} and {self.devices}"
             )
-        _check_crop("crop", self.crop)
+        check_crop("crop", self.crop)
         if not self.learning_rate > 0:
             raise ArgumentError(f"learning_rate must be above 0, got {self.learning_rate}")
         if min(self.cross_entropy, self.dice) < 0 or self.cross_entropy + self.dice == 0:
@@ -115,38 +112,42 @@ class TrainingSpec:
 class ProfileSpec:
     """How a profile is measured (section IV-B)."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
 
     distances: tuple[str, ...] = ("hellinger",)
-    """Distances to measure side by side; the first is the one that figures show."""
+    """Distances to measure side by side; figures show the first.
+
+    Per channel: hellinger, jensen-shannon, kullback-leibler, total-variation, kolmogorov-smirnov,
+    wasserstein, wasserstein-scaled, energy. Of a layer as a whole: mmd, auc, gdv, cka.
+    """
 
     pooling: tuple[str, ...] = ("average",)
-    """What to keep of each cell of 32 x 32 pixels, side by side: average, sample, none.
+    """How to pool the features of each cell of 32 x 32 pixels: average, sample, none.
 
     The paper's average is over up to 1,024 positions in shallow layers; sample keeps one random
     position instead, none keeps all.
     """
 
     bins: int | Literal["fd"] = 100
-    """Bins of the histograms, B of eq. 4, or fd: Freedman and Diaconis' number for each layer.
+    """Bins of the histograms (B of eq. 4), or fd: by Freedman and Diaconis' rule in each layer.
 
     Not stated in the paper.
     """
 
     null_draws: int = 100
-    """Random splits of the reference domain, by group, from which the null is averaged."""
+    """Random splits of the reference, by group, to average the null (the noise floor) over."""
 
     bootstrap_draws: int = 200
-    """Bootstrap resamples of the groups from which the 95 % interval is taken."""
+    """Bootstrap resamples of the groups for the 95 % interval."""
 
     permutation_draws: int = 1000
-    """Shuffles of the groups between the two sets from which p is taken."""
+    """Permutations of the groups between the two sets for p."""
 
     memory: float = 1.0
-    """GiB of pooled features to hold in memory; beyond it they go to a temporary folder."""
+    """GiB of pooled features to keep in memory; the rest goes to a temporary folder."""
 
     batch_size: int = 8
-    """Images in one forward pass."""
+    """Images per forward pass."""
 
     seed: int = 0
     """Seed of splits, resamples, permutations and random positions."""
@@ -156,7 +157,10 @@ class ProfileSpec:
             given = getattr(self, name)
             if not given or len(set(given)) != len(given) or not set(given) <= set(known):
                 choices = ", ".join(known)
-                raise ArgumentError(f"{name} must be distinct ones of {choices}, got {list(given)}")
+                raise ArgumentError(
+                    f"{name} must be one or more of {choices}, each once, "
+                    f"got {', '.join(map(str, given)) or 'none'}"
+                )
         if self.bins != "fd" and self.bins < 2:
             raise ArgumentError(f"bins must be at least 2, or fd, got {self.bins}")
         check_least(self, 0, "null_draws", "bootstrap_draws", "permutation_draws", "memory")
@@ -165,28 +169,28 @@ class ProfileSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class FingerprintSpec:
-    """How a set of images is turned into a fingerprint."""
+    """How a fingerprint is made: the per-channel histograms of a set's features."""
 
     preprocess: str = "unit"
-    """What was done to the images before the network sees them: a name that both sides agree on."""
+    """Preprocessing of each image: unit, minmax, zscore, imagenet, none or module:function."""
 
     pooling: str = "average"
-    """What to keep of each cell of 32 x 32 pixels: average, sample or none."""
+    """How to pool the features of each cell of 32 x 32 pixels: average, sample or none."""
 
     bins: int = 100
-    """Bins between the edges; one more at either end counts what lies beyond."""
+    """Bins between the edges; one more at each end counts the values beyond them."""
 
     part: int | None = None
-    """Groups that are counted together at least; None: 5, or more so that parts are at most 12."""
+    """Groups per part, the least that is counted by itself; 5 or, for at most 12 parts, more."""
 
     memory: float = 1.0
-    """GiB of pooled features to hold in memory; beyond it they go to a temporary folder."""
+    """GiB of pooled features to keep in memory; the rest goes to a temporary folder."""
 
     batch_size: int = 8
-    """Images in one forward pass."""
+    """Images per forward pass."""
 
     seed: int = 0
-    """Seed of random positions, and of which groups are counted together."""
+    """Seed of random positions, and of which groups share a part."""
 
     def __post_init__(self) -> None:
         if self.pooling not in POOLINGS:
@@ -202,46 +206,44 @@ class FingerprintSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class CarrySpec:
-    """How it is measured what each path of a network carries."""
+    """How activation patching is done: which paths are patched, with what, and how often."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
 
     paths: dict[str, str] | tuple[str, ...] | None = None
-    """Names such as L1, addresses, or name -> address; else every skip and the bottleneck."""
+    """Paths to patch: names such as L1, or addresses; every skip and the bottleneck by default."""
 
     mode: CarryMode = "paired"
-    """What a path is fed: the reference's features of the same image (paired); its own, mapped to
-    the reference's distribution (quantile); nothing (zero); the reference's mean (mean)."""
+    """What a path is fed. Patching: the reference's features of the same image (paired), or its own
+    mapped to the reference's distribution (quantile). Ablation: zero, or the reference's mean."""
 
     subsets: bool = False
-    """Patch every set of paths, 2^k of them, and share the loss out by Shapley's values."""
+    """Patch every subset of the k paths, 2^k of them, and attribute the loss by Shapley values."""
 
     draws: int = 1000
-    """Bootstrap resamples of the groups from which the 95 % interval is taken."""
+    """Bootstrap resamples of the groups for the 95 % interval."""
 
     batch_size: int = 8
-    """Images in one forward pass."""
+    """Images per forward pass."""
 
     precision: Precision = "auto"
-    """bf16, fp32, or bf16 wherever the processor computes in it (auto)."""
+    """bf16, fp32, or auto: bf16 where the hardware is faster with it."""
 
     seed: int = 0
-    """Seed of the resamples, and of the positions from which distributions are taken."""
+    """Seed of the resamples, and of the random positions that quantiles are taken from."""
 
     def __post_init__(self) -> None:
         if self.mode not in get_args(CarryMode):
             choices = ", ".join(get_args(CarryMode))
             raise ArgumentError(f"mode must be one of {choices}, got {self.mode!r}")
-        for name in ("draws", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ArgumentError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_least(self, 1, "draws", "batch_size")
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudySpec:
     """A grid of runs: encoders x variants x folds x seeds, each evaluated on every domain."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
 
     manifest: Path
     """The cases: a CSV `case,image,mask,domain,group,split,stratum`."""
@@ -253,7 +255,7 @@ class StudySpec:
     """Encoders of segmentation_models_pytorch."""
 
     skips: Literal["paper", "all"] | tuple[str, ...] = "paper"
-    """Variants to train: the paper's five, all 16 sets of skips, or names such as skips-13."""
+    """Variants to train: paper (its five), all (16 subsets of skips), or names such as skips-13."""
 
     folds: int = 5
     """Folds into which the training cases are split, stratified and grouped."""
@@ -265,22 +267,22 @@ class StudySpec:
     """
 
     run_folds: tuple[int, ...] | None = None
-    """Folds to run; all of them if absent."""
+    """Folds to run; all by default."""
 
     seeds: tuple[int, ...] = (0,)
     """Seeds of each training."""
 
     shifts: tuple[str, ...] = field(default_factory=paper_shifts)
-    """Synthetic shifts of the test images to evaluate, each a domain."""
+    """Synthetic shifts of the test images to evaluate; each is a domain of its own."""
 
     profile_shifts: tuple[str, ...] = ("brightness:0.75",)
     """Shifts or domains to profile against the original test images (Fig. 8)."""
 
     margin: float = 0.01
-    """Largest difference of a score (IoU, Dice) that does not matter, in (0, 1)."""
+    """Equivalence margin: the largest negligible difference of a score (IoU, Dice), in (0, 1)."""
 
     evaluation_crop: int | None = None
-    """Side of a centred crop of validation and test images, a multiple of 32; whole if absent."""
+    """Side of a centred crop of validation and test images, a multiple of 32; whole by default."""
 
     training: TrainingSpec = field(default_factory=TrainingSpec)
     """How each run is trained."""
@@ -289,14 +291,14 @@ class StudySpec:
     """How profiles are measured."""
 
     trackers: tuple[Tracker, ...] = ()
-    """Where training curves go besides each run's history.csv: tensorboard, mlflow, wandb."""
+    """Loggers of training curves besides each run's history.csv: tensorboard, mlflow, wandb."""
 
     threads: int = 2
-    """Processor threads that compute a run. Rounding depends on them: with equal threads (and kind
-    of processor) tables are equal to the byte, whatever the number of jobs."""
+    """CPU threads per run. Rounding depends on them: with equal threads on one kind of processor
+    the tables are equal to the byte, whatever the number of jobs."""
 
     jobs: int = 1
-    """Runs at a time on one machine; the command line's --jobs goes before it."""
+    """Runs at a time on one machine; --jobs of the command line overrides it."""
 
     def __post_init__(self) -> None:
         for variant in self.variants:
@@ -312,8 +314,7 @@ class StudySpec:
             raise ArgumentError(f"margin must be in (0, 1), got {self.margin}")
         check_least(self, 2, "folds")
         check_least(self, 1, "threads", "jobs")
-        if self.evaluation_crop is not None:
-            _check_crop("evaluation_crop", self.evaluation_crop)
+        check_crop("evaluation_crop", self.evaluation_crop)
 
     @property
     def variants(self) -> tuple[str, ...]:
@@ -328,59 +329,61 @@ class ExecutionSpec:
     """Which runs of a study to do now, and where. None of it changes a result."""
 
     only: str = "*"
-    """Pattern of the names of the runs to do now, e.g. 'resnet18.*.fold0.*'."""
+    """Do only runs whose names match this pattern, e.g. 'resnet18.*.fold0.*'."""
 
     retry_failed: bool = False
-    """Do runs again that failed before."""
+    """Repeat runs that failed before."""
 
     redo_changed: bool = False
-    """Do again what was made with other settings than those of the study file now."""
+    """Repeat runs whose settings differ from those of the study file now."""
 
     take: tuple[Path, ...] = ()
-    """Folders of the same study whose finished runs to take in."""
+    """Folders of the same study to copy finished runs from."""
 
     on: Literal["local", "ray"] = "local"
-    """Where runs are done: on this machine, or as tasks of a Ray cluster."""
+    """Where to run: on this machine, or as tasks of a Ray cluster."""
 
     jobs: int | None = None
-    """Runs at a time on this machine; the study file's jobs if absent."""
+    """Runs at a time on this machine; the study file's jobs by default."""
 
     address: str | None = None
-    """Address of the Ray cluster; the one of RAY_ADDRESS or else one on this machine if absent."""
+    """Address of the Ray cluster; by default RAY_ADDRESS, or a new cluster on this machine."""
 
     gpus: float = 0.0
-    """GPUs that a run asks of the Ray cluster; a fraction lets several share one."""
+    """GPUs of the Ray cluster per run; with a fraction several runs share one."""
 
-    memory: float = 0.0
-    """Memory that a run asks of the Ray cluster, in GiB."""
+    memory_per_run: float = 0.0
+    """Memory of the Ray cluster per run, in GiB."""
 
     def __post_init__(self) -> None:
         if self.jobs is not None:
             check_least(self, 1, "jobs")
-        check_least(self, 0, "gpus", "memory")
+        check_least(self, 0, "gpus", "memory_per_run")
         if self.address and self.on != "ray":
-            raise ArgumentError("address belongs to a Ray cluster: add --on ray")
+            raise ArgumentError("address is of a Ray cluster: add --on ray")
 
 
 @dataclass(frozen=True)
 class DemoSpec:
-    """Show the whole story on synthetic data, in minutes on two cores.
+    """Run the whole pipeline on synthetic data, in minutes on two cores.
 
     Makes a small synthetic malaria set, trains a baseline U-net and two pruned ones from scratch,
-    measures each on every shift of the paper, profiles them layer by layer and writes a page.
+    evaluates each on every shift of the paper, profiles them layer by layer and writes a page.
+
+    Example: skipshift demo out/demo --size smallest
     """
 
     out: Path
-    """Folder to write, a study folder with the images in synthetic/; a second call goes on."""
+    """Folder to write: a study, with the images in synthetic/; run again, it resumes."""
 
     smear: Path | None = field(default=None, kw_only=True)
-    """RGB picture of a real blood smear to cut templates from; drawn templates without it."""
+    """RGB image of a real blood smear to cut templates from; drawn templates by default."""
 
     templates: Path | None = field(default=None, kw_only=True)
-    """JSON file with the boxes to cut from the smear; shipped or found ones without it."""
+    """JSON file with the boxes to cut from the smear; by default shipped or detected ones."""
 
     size: Literal["small", "smallest"] = field(default="small", kw_only=True)
-    """small is true to the paper's findings; smallest only shows that everything runs."""
+    """small reproduces the paper's findings; smallest only shows that everything runs."""
 
     seed: int = field(default=0, kw_only=True)
     """Seed of images and training."""
@@ -391,18 +394,19 @@ class EvaluationSpec:
     """How a network is evaluated on test cases."""
 
     shifts: tuple[str, ...] = ()
-    """Synthetic shifts to apply as well, e.g. brightness:0.75."""
+    """Synthetic shifts to evaluate too, e.g. brightness:0.75."""
 
     crop: int | None = None
-    """Side of a centred crop of the images, a multiple of 32; whole images without it."""
+    """Side of a centred crop of the images, a multiple of 32; whole images by default."""
 
     precision: Precision = "auto"
-    """bf16, fp32, or bf16 wherever the processor computes in it (auto)."""
+    """bf16, fp32, or auto: bf16 where the hardware is faster with it."""
 
     preprocess: str = "unit"
-    """What is done to each image: unit, minmax, zscore, imagenet, none or module:function."""
+    """Preprocessing of each image: unit, minmax, zscore, imagenet, none or module:function."""
 
     batch_size: int = 8
+    """Images per forward pass."""
 
     processes: int = 1
     """Processes that share the cases, each on a GPU of its own where there are several."""
@@ -410,12 +414,11 @@ class EvaluationSpec:
     def __post_init__(self) -> None:
         check_least(self, 1, "processes", "batch_size")
         _check_shifts(self.shifts)
-        if self.crop is not None:
-            _check_crop("crop", self.crop)
+        check_crop("crop", self.crop)
 
 
 def check_least(spec: object, least: int, *names: str) -> None:
-    """`ArgumentError` names the first of these fields that is below ``least``."""
+    """Raise `ArgumentError` for the first of these fields that is below ``least``."""
     for name in names:
         if getattr(spec, name) < least:
             raise ArgumentError(f"{name} must be at least {least}, got {getattr(spec, name)}")
@@ -428,13 +431,14 @@ def _check_shifts(names: tuple[str, ...]) -> None:
             raise ArgumentError(f"shift {shift!r} must be KIND:FACTOR with KIND one of {kinds}")
 
 
-def _check_crop(name: str, side: int) -> None:
-    if side < 32 or side % 32:
+def check_crop(name: str, side: int | None) -> None:
+    """Raise `ArgumentError` unless a side is a positive multiple of 32, or None for no crop."""
+    if side is not None and (side < 32 or side % 32):
         raise ArgumentError(f"{name} must be a multiple of 32, got {side}")
 
 
 def to_plain(spec: object) -> Any:
-    """Turn a spec into dicts, lists and strings, as YAML and JSON take them."""
+    """Convert a spec to the dicts, lists and strings of YAML and JSON."""
     if dataclasses.is_dataclass(spec) and not isinstance(spec, type):
         return {f.name: to_plain(getattr(spec, f.name)) for f in dataclasses.fields(spec)}
     if isinstance(spec, tuple | list):
@@ -443,21 +447,38 @@ def to_plain(spec: object) -> Any:
 
 
 def from_plain(kind: type[Spec], values: object, source: str) -> Spec:
-    """Build a spec from plain values; `SkipshiftError` names ``source`` and the first fault."""
+    """Build a spec from plain values; `SkipshiftError` names ``source`` and the first error."""
+    from pydantic import TypeAdapter, ValidationError
+
     try:
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
-        fault = error.errors()[0]
-        where = ".".join(str(part) for part in fault["loc"])
-        reason = fault["msg"].removeprefix("Value error, ")
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        reason = first["msg"].removeprefix("Value error, ")
         raise SkipshiftError(f"{source}: {where + ': ' if where else ''}{reason}") from None
 
 
 def read_spec(kind: type[Spec], path: Path) -> Spec:
-    """Read a spec from a YAML file; relative paths in it stay as written."""
+    """Read a spec from a YAML file; relative paths in it stay as written.
+
+    `SkipshiftError` names the file and the first error in it.
+    """
+    import yaml
+
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise SkipshiftError(f"{path}: cannot be read as YAML: {reason}") from None
     return from_plain(kind, values, str(path))
+
+
+def read_study(path: Path) -> StudySpec:
+    """Read a study file as `read_spec` does; relative paths in it start from its folder."""
+    spec = read_spec(StudySpec, path)
+    training = spec.training
+    if training.encoder_weights not in (None, "imagenet"):
+        weights = str((path.parent / training.encoder_weights).absolute())
+        training = dataclasses.replace(training, encoder_weights=weights)
+    return dataclasses.replace(spec, manifest=path.parent / spec.manifest, training=training)

@@ -14,11 +14,11 @@ import yaml
 from skipshift.cli.main import app, main, show
 from skipshift.data.images import write_png
 from skipshift.networks.unet import Unet
-from skipshift.records import read_table
+from skipshift.records import PROFILE_LAYERS, read_table
 
 COMMANDS = [
-    "demo", "synth", "prepare", "register", "check", "study", "evaluate", "profile", "carry",
-    "report",
+    "demo", "synth", "prepare", "register", "check", "study", "evaluate", "profile", "fingerprint",
+    "carry", "report",
 ]  # fmt: skip
 
 
@@ -76,29 +76,23 @@ def test_every_command_is_in_the_readme_and_has_help(skipshift):
         ),
         (["profile", "{net}", "a", "b", "o", "--preprocess", "hue"], "unknown preprocess 'hue'"),
         (["profile", "{net}", "a", "b", "o", "--layers", "e3"], "layer 'e3' is not in the network"),
-        (["profile", "{net}", "a", "b", "o", "--net", "net"], "'net' must be module:function"),
-        (["profile", "{net}", "a"], "SHIFTED and OUT are missing; or give --fingerprint"),
-        (["profile", "{net}", "a", "b", "o", "--part", "2"], "belong to a new fingerprint"),
-        (["profile", "{net}", "a", "b", "o", "--fingerprint", "f.npz"], "is of one set"),
-        (["profile", "{net}", "a", "--fingerprint", "f.csv"], "must end in .npz or .json"),
-        (["profile", "{net}", "a", "--fingerprint", "f.npz", "--bins", "fd"], "must be a number"),
+        (["profile", "{net}", "a", "b", "o", "--builder", "net"], "'net' must be module:function"),
+        (["profile", "{net}", "a"], "requires an argument"),
+        (["profile", "{net}", "a", "b", "o", "--part", "2"], "Unknown option"),
+        (["profile", "{net}", "a", "b", "o", "--crop", "40"], "crop must be a multiple of 32"),
+        (["profile", "{net}", "a", "b", "o", "--null-draws", "-1"], "null_draws must be at least"),
+        (["fingerprint", "{net}", "a", "f.csv"], "OUT must end in .npz or .json, got f.csv"),
+        (["fingerprint", "{net}", "a", "f.npz", "--bins", "fd"], 'unable to convert "fd" into int'),
         (
-            [
-                "profile",
-                "{net}",
-                "{manifest}",
-                "--fingerprint",
-                "f.npz",
-                "--pooling",
-                "none,sample",
-            ],
+            ["fingerprint", "{net}", "{manifest}", "f.npz", "--pooling", "none,sample"],
             "pooling must be one of average, sample, none, got 'none,sample'",
         ),
-        (["profile", "{net}", "{manifest}", "--fingerprint", "f.npz", "--part", "0"], "at least 1"),
+        (["fingerprint", "{net}", "{manifest}", "f.npz", "--part", "0"], "at least 1"),
         (
-            ["profile", "{net}", "a", "--fingerprint", "f.npz", "--edges", "e", "--part", "2"],
-            "part comes with the fingerprint that is given",
+            ["fingerprint", "{net}", "a", "f.npz", "--edges", "e", "--part", "2"],
+            "part is fixed by the fingerprint given as edges or IMAGES: leave --part out",
         ),
+        (["carry", "{net}", "{manifest}", "brightness:0.5", "o", "--crop", "40"], "of 32"),
     ],
 )
 def test_a_bad_argument_is_one_line_and_exit_code_2(skipshift, small_set, run_folder, words, fault):
@@ -123,15 +117,15 @@ def test_a_bad_argument_is_one_line_and_exit_code_2(skipshift, small_set, run_fo
         (["evaluate", "{tmp}", "{manifest}", "{tmp}/o"], "run.json: cannot be read"),
         (
             ["evaluate", "{net}", "{manifest}", "{tmp}/o", "--classes", "a"],
-            "it tells 2 classes apart, not a",
+            "the network predicts 2 classes but 1 name was given (a)",
         ),
         (["evaluate", "{net}", "{tmp}/none.csv", "{tmp}/o"], "none.csv: cannot be read"),
         (["profile", "{net}", "{tmp}/empty", "brightness:0.5", "{tmp}/o"], "empty: holds no image"),
         (["profile", "{net}", "{tmp}/odd", "brightness:0.5", "{tmp}/o"], "multiples of 32"),
         (["profile", "{net}", "{tmp}/none.npz", "{tmp}", "{tmp}/o"], "as a fingerprint: [Errno 2]"),
-        (["profile", "{net}", "{tmp}/f.json", "brightness:0.5", "{tmp}/o"], "changes images"),
+        (["profile", "{net}", "{tmp}/f.json", "brightness:0.5", "{tmp}/o"], "needs images to change"),
         (
-            ["profile", "{net}", "{manifest}", "--fingerprint", "{tmp}/f.npz"],
+            ["fingerprint", "{net}", "{manifest}", "{tmp}/f.npz"],
             "4 groups cannot fill a part of 5",
         ),
         (["carry", "{net}", "{tmp}/odd", "brightness:0.5", "{tmp}/o"], "is a folder: carry needs"),
@@ -139,7 +133,6 @@ def test_a_bad_argument_is_one_line_and_exit_code_2(skipshift, small_set, run_fo
             ["carry", "{net}", "{manifest}", "{tmp}/two.csv", "{tmp}/o"],
             "'case-13' must be there once",
         ),
-        (["carry", "{net}", "{manifest}", "brightness:0.5", "{tmp}/o", "--crop", "40"], "of 32"),
     ],
 )
 def test_a_bad_file_is_one_line_and_exit_code_1(skipshift, small_set, run_folder, words, fault):
@@ -192,15 +185,14 @@ def test_evaluate_writes_counts_and_prints_the_table(skipshift, small_set, run_f
     assert read_table(out / "cases.parquet")["run"].unique().tolist() == ["net"]
 
 
-def test_check_prints_findings_and_its_exit_code_tells_errors(skipshift, small_set):
+def test_check_prints_findings_and_fails_on_an_error(skipshift, small_set):
     code, shown, _ = skipshift("check", small_set)
     assert code == 0
     assert shown.endswith("0 errors, 0 warnings\n")
-    classes = [word for name in ("ground", "disc", "rim") for word in ("--classes", name)]
-    code, shown, err = skipshift("check", small_set, *classes, "--json")
+    code, shown, err = skipshift("check", small_set, "--classes", "ground,disc,rim", "--json")
     assert code == 1
     assert [finding["where"] for finding in json.loads(shown)] == [["rim"]]
-    assert err.splitlines()[-1].endswith("manifest.csv: 1 error, 0 warnings; mend the errors")
+    assert err.splitlines()[-1].endswith("manifest.csv: 1 error, 0 warnings; fix the errors above")
 
 
 def test_profile_writes_tables_and_a_picture(skipshift, small_set, run_folder):
@@ -209,8 +201,8 @@ def test_profile_writes_tables_and_a_picture(skipshift, small_set, run_folder):
     assert code == 0
     assert "e32" in shown
     names = {path.name for path in out.iterdir()}
-    assert names == {"profile.csv", "channels.parquet", "profile.json", "profile.svg"}
-    assert len(read_table(out / "profile.csv")) == 10
+    assert names == {"layers.csv", "channels.parquet", "profile.json", "profile.svg"}
+    assert len(read_table(out / "layers.csv", PROFILE_LAYERS)) == 10
 
 
 def test_evaluate_takes_a_foreign_network_with_its_own_preprocess(
@@ -232,7 +224,7 @@ def test_evaluate_takes_a_foreign_network_with_its_own_preprocess(
     )
     monkeypatch.syspath_prepend(folder)
     torch.save({"level": torch.tensor(160.0)}, "net.pt")
-    options = ["--net", "dark:Dark", "--preprocess", "dark:levels", "--precision", "fp32"]
+    options = ["--builder", "dark:Dark", "--preprocess", "dark:levels", "--precision", "fp32"]
     code, shown, err = skipshift(
         "evaluate", "net.pt", small_set, "o", *options, "--classes", "ground", "--classes", "disc"
     )
@@ -262,9 +254,9 @@ def test_profile_takes_a_foreign_network_with_its_own_preprocess(skipshift, tmp_
         for case in "abc":
             np.save(tmp_path / name / case, rng.random((32, 32, 32)))
     options = ["--volumes", "--preprocess", "owner:tenth", "--layers", "s*", "--layers", "down_1"]
-    code, _, err = skipshift("profile", "net.pt", "old", "new", "o", "--net", "owner:net", *options)
+    code, _, err = skipshift("profile", "net.pt", "old", "new", "o", "--builder", "owner:net", *options)
     assert code == 0, err
-    assert read_table(tmp_path / "o" / "profile.csv")["layer"].tolist() == [
+    assert read_table(tmp_path / "o" / "layers.csv", PROFILE_LAYERS)["layer"].tolist() == [
         "s8", "s4", "s2", "s1", "down_1",
     ]  # fmt: skip
 
@@ -274,39 +266,39 @@ def test_profile_measures_what_is_named_side_by_side(skipshift, small_set, run_f
     options = ("--distances", "wasserstein,hellinger", "--pooling", "average,sample")
     code, shown, _ = skipshift("profile", run_folder, small_set, "brightness:0.5", out, *options)
     assert code == 0
-    table = read_table(out / "profile.csv")
+    table = read_table(out / "layers.csv", PROFILE_LAYERS)
     assert table.groupby(["measure", "pooling"]).size().tolist() == [10] * 4
     assert "The s" in shown
     assert len(list(out.glob("profile-*-*.svg"))) == 3
     code, _, error = skipshift("profile", run_folder, small_set, "x", out, "--distances", "l2")
     assert code == 2
-    assert "distances must be distinct ones of hellinger, " in error
+    assert "distances must be one or more of hellinger, " in error
 
 
 def test_a_fingerprint_stands_for_a_set_of_images(skipshift, small_set, run_folder, tmp_path):
     a, b, both = (tmp_path / name for name in ("a.npz", "b.json", "both.npz"))
-    made = ("profile", run_folder, small_set, "--fingerprint")
-    code, shown, err = skipshift(*made, a, "--part", "2")
+    make = ("fingerprint", run_folder, small_set)
+    code, shown, err = skipshift(*make, a, "--part", "2")
     assert code == 0, err
-    assert "4 images of 4 groups in 2 parts; 0.0% of a layer beyond the edges at most" in shown
-    _, shown, _ = skipshift(*made, tmp_path / "c.npz", "--part", "3")
+    assert "4 images of 4 groups in 2 parts; at most 0.0% of a layer's values lie beyond" in shown
+    _, shown, _ = skipshift(*make, tmp_path / "c.npz", "--part", "3")
     assert "3 images of 3 groups in 1 parts; " in shown
-    assert "left out, as they fill no part: 1" in shown
+    assert "groups left out, too few for another part: 1" in shown
     rows = pd.read_csv(small_set)
     train = rows[rows["split"] == "train"].assign(split="test")
     train.to_csv(small_set.parent / "train.csv", index=False)
-    others = ("profile", run_folder, small_set.parent / "train.csv")
-    assert skipshift(*others, "--fingerprint", b, "--edges", a)[0] == 0
-    merging = ("profile", run_folder, f"{a},{b}", "--fingerprint", both)
+    others = ("fingerprint", run_folder, small_set.parent / "train.csv", b, "--edges", a)
+    assert skipshift(*others)[0] == 0
+    merging = ("fingerprint", run_folder, f"{a},{b}", both)
     assert "14 images of 14 groups in 7 parts" in skipshift(*merging)[1]
     for sets in ((both, small_set), (both, b), (small_set, both)):
         code, shown, err = skipshift("profile", run_folder, *sets, tmp_path / "o")
         assert code == 0, err
         assert "lies beyond the fingerprint's edges." in shown
-        assert len(read_table(tmp_path / "o" / "profile.csv")) == 10
+        assert len(read_table(tmp_path / "o" / "layers.csv", PROFILE_LAYERS)) == 10
     code, _, err = skipshift("profile", run_folder, both, b, "o", "--preprocess", "zscore")
     assert code == 1
-    assert "both.npz: was made with another preprocess than zscore; say --preprocess unit" in err
+    assert "both.npz: was made with preprocess unit, not zscore; add --preprocess unit" in err
     code, _, err = skipshift("profile", run_folder, both, small_set, "o", "--bins", "50")
     assert code == 1
     assert "pooling and bins must be those of the fingerprint, average and 100" in err

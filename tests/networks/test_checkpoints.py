@@ -170,7 +170,7 @@ def test_a_wrong_builder_is_an_argument_at_fault(name, fault):
 
 def test_files_that_are_something_else_say_so(tmp_path):
     torch.save(small().state_dict(), tmp_path / "net.pt")
-    with pytest.raises(SkipshiftError, match=r"holds weights alone; .* --net module:function"):
+    with pytest.raises(SkipshiftError, match=r"holds weights alone; .* --builder module:function"):
         load_net(tmp_path / "net.pt")
     (tmp_path / "net.pt2").write_bytes(b"nothing")
     with pytest.raises(SkipshiftError, match=r"net\.pt2: cannot be read as torch\.export archive"):

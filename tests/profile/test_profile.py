@@ -11,7 +11,7 @@ import skipshift as ss
 from skipshift.errors import SkipshiftError
 from skipshift.networks.features import collect
 from skipshift.profile.profile import Profile, profile_features
-from skipshift.records import TABLE_COLUMNS
+from skipshift.records import PROFILE_LAYERS, TABLE_COLUMNS
 from skipshift.specs import ProfileSpec
 from skipshift.statistics.distances import hellinger
 
@@ -180,7 +180,7 @@ def test_layers_begin_with_the_columns_of_the_contract(net, images):
     layers = ss.profile_shift(net, images, images // 2).layers
     contract = ["layer", "depth", "distance", "null", "excess", "low", "high"]
     assert list(layers)[:7] == contract
-    assert list(layers) == list(TABLE_COLUMNS["profile.csv"])
+    assert list(layers) == list(TABLE_COLUMNS[PROFILE_LAYERS])
 
 
 def test_a_distance_that_was_not_measured_names_those_that_were(rng):

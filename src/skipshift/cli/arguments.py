@@ -1,23 +1,37 @@
-"""What each command takes: the object that the command line fills is the function's argument."""
+"""The settings of each command as frozen dataclasses: the command line fills them.
+
+The docstrings of a class and of its fields are the help of its command.
+"""
 
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import Parameter
 
 from skipshift.errors import ArgumentError
 from skipshift.names import FINGERPRINTS
-from skipshift.specs import CarrySpec, EvaluationSpec, ExecutionSpec
+from skipshift.specs import (
+    CarrySpec,
+    EvaluationSpec,
+    ExecutionSpec,
+    FingerprintSpec,
+    ProfileSpec,
+    check_crop,
+    check_least,
+)
 
 
 @dataclass(frozen=True)
 class StudyRunSpec:
-    """Train, evaluate, profile and report a grid of runs; a second call goes on from there."""
+    """Train, evaluate, profile and report a grid of runs; run again, it resumes.
+
+    Example: skipshift study studies/small-synthetic.yaml out/study --plan
+    """
 
     study: Path
-    """YAML file with the fields of a study; relative paths in it start from its folder."""
+    """YAML file with the settings of a study; relative paths in it start from its folder."""
 
     out: Path
     """Study folder to write."""
@@ -33,42 +47,45 @@ class StudyRunSpec:
 
 @dataclass(frozen=True)
 class CheckSpec:
-    """Find what would stop a study or make its numbers wrong, before anything is trained.
+    """Check a manifest for what would stop a study or spoil its results, before any training.
 
-    Errors: groups or images (also resized, cropped, flipped or compressed again) on both sides of
-    the split, broken files, masks that do not match, labels and sides that cannot be used. Warnings
-    that a shift may be a bug: value range, bit depth, channel order, orientation, spacing, masks
-    that were moved, padding, images that are there twice.
+    Errors: leakage (groups or images, also resized, cropped, flipped or recompressed, in both
+    training and test), broken files, masks that do not match their images, labels and image sizes
+    that cannot be used. Warnings of shifts that may be bugs: value range, bit depth, channel order,
+    orientation, spacing, masks out of place, padding, duplicate images.
+
+    Example: skipshift check manifest.csv --classes background,cell
     """
 
     manifest: Path
     """Manifest to check."""
 
     classes: tuple[str, ...] = field(default=(), kw_only=True)
-    """Names of the mask values 0, 1, ...; all values of the training masks without it."""
+    """Names of the mask values 0, 1, ...; by default all values of the training masks."""
 
     crop: int | None = field(default=None, kw_only=True)
-    """Side of the centred crop that is evaluated, a multiple of 32; whole images without it."""
+    """Side of the centred crop to evaluate, a multiple of 32; whole images by default."""
 
     json: bool = field(default=False, kw_only=True)
     """Print the findings as JSON."""
 
     workers: int = field(default_factory=lambda: os.cpu_count() or 1, kw_only=True)
-    """Threads that decode and measure."""
+    """Threads that decode and measure images; one per CPU by default."""
 
     def __post_init__(self) -> None:
-        if self.crop is not None and (self.crop < 32 or self.crop % 32):
-            raise ArgumentError(f"crop must be a multiple of 32, got {self.crop}")
-        if self.workers < 1:
-            raise ArgumentError(f"workers must be at least 1, got {self.workers}")
+        check_crop("crop", self.crop)
+        check_least(self, 1, "workers")
 
 
 @dataclass(frozen=True)
 class EvaluateSpec:
-    """Evaluate one network on every domain of a manifest and every shift of its test cases."""
+    """Evaluate one network on every domain of a manifest, and on shifts of its test cases.
 
-    net: Annotated[Path, Parameter(name="NET")]
-    """Run folder, smp or nnU-Net folder, torch.export archive, or weights with a builder."""
+    Example: skipshift evaluate net.pt2 manifest.csv out/iou --shifts brightness:0.75
+    """
+
+    net: Path
+    """Run folder, smp or nnU-Net folder, torch.export archive, or weights with --builder."""
 
     manifest: Path
     """Manifest whose test cases are evaluated."""
@@ -76,144 +93,168 @@ class EvaluateSpec:
     out: Path
     """Folder to write: cases.parquet and iou.csv."""
 
-    builder: Annotated[str | None, Parameter(name="--net")] = field(default=None, kw_only=True)
-    """Function that makes the network for a file of weights, module:function."""
+    builder: str | None = field(default=None, kw_only=True)
+    """Function that builds the network for a file of weights, as module:function."""
 
     classes: tuple[str, ...] = field(default=(), kw_only=True)
-    """Names of the mask values 0, 1, ...; those of the run folder, or class 0, class 1, ..."""
+    """Names of the mask values 0, 1, ...; by default the run folder's, or class 0, class 1, ..."""
 
     evaluation: Annotated[EvaluationSpec, Parameter(name="*")] = field(
         default_factory=EvaluationSpec, kw_only=True
     )
-    """How they are evaluated."""
+    """How the network is evaluated."""
 
 
 @dataclass(frozen=True)
 class ProfileRunSpec:
     """Profile one network between two sets of images: no study and no masks needed.
 
-    A set is a folder of images, a manifest, MANIFEST#domain, or for the shifted set a shift of the
-    reference such as brightness:0.75. Images are PNG, JPEG, TIFF or BMP, arrays (.npy) or NIfTI.
+    For each layer: the distance between the features of both sets, its null (noise floor: the
+    distance expected without a shift), and whether the shift is significant. A set is a folder of
+    images, a manifest, MANIFEST#domain, a fingerprint (several with commas between them), or for
+    the shifted set a shift of the reference such as brightness:0.75. Images are PNG, JPEG, TIFF or
+    BMP files, arrays (.npy) or NIfTI volumes.
 
-    With --fingerprint one set is counted instead, NET IMAGES --fingerprint OUT.npz: histograms that
-    can be sent in place of the images and stand for a set, as can several, A.npz,B.npz.
+    Example: skipshift profile net.pt2 scanner-a/ scanner-b/ out --pooling average,none
     """
 
-    net: Annotated[Path, Parameter(name="NET")]
-    """Run folder, smp or nnU-Net folder, torch.export archive, or weights with a builder."""
+    net: Path
+    """Run folder, smp or nnU-Net folder, torch.export archive, or weights with --builder."""
 
     reference: str
-    """Images of the domain the network knows, or their fingerprint."""
+    """Images of the domain that the network knows (source domain), or their fingerprint."""
 
-    shifted: str | None = None
-    """Images of the new domain, their fingerprint, or a shift such as brightness:0.75."""
+    shifted: str
+    """Images of the new domain (target domain), their fingerprint, or a shift."""
 
-    out: Path | None = None
-    """Folder to write: profile.csv, channels.parquet, profile.json, and profile.svg, the first
-    distance and pooling; others are profile-DISTANCE-POOLING.svg."""
+    out: Path
+    """Folder to write: layers.csv, channels.parquet, profile.json and profile.svg, which shows the
+    first distance and pooling; profile-DISTANCE-POOLING.svg show the others."""
 
-    # the positional NET has no option of its own, so that --net can name what makes it
-    builder: Annotated[str | None, Parameter(name="--net")] = field(default=None, kw_only=True)
-    """Function that makes the network for a file of weights, module:function."""
+    builder: str | None = field(default=None, kw_only=True)
+    """Function that builds the network for a file of weights, as module:function."""
 
     layers: tuple[str, ...] = field(default=(), kw_only=True)
-    """A layer by name, address or pattern such as 's*' or 'encoder.*'; repeat it for more."""
+    """Layers by name, address or pattern such as 's*' or 'encoder.*'; by default encoder stages,
+    bottleneck, decoder blocks and skips with features of their own."""
 
     preprocess: str = field(default="unit", kw_only=True)
-    """What is done to each image: unit, minmax, zscore, imagenet, none or module:function."""
+    """Preprocessing of each image: unit, minmax, zscore, imagenet, none or module:function."""
 
     volumes: bool = field(default=False, kw_only=True)
     """Give the network whole volumes (NIfTI, NPY) instead of their slices."""
 
     crop: int | None = field(default=None, kw_only=True)
-    """Side of a centred crop of the images, a multiple of 32; whole images without it."""
+    """Side of a centred crop of the images, a multiple of 32; whole images by default."""
 
-    distances: str = field(default="hellinger", kw_only=True)
-    """Distances to measure, with commas between them; the first is drawn.
-
-    By channel: hellinger, jensen-shannon, kullback-leibler, total-variation, kolmogorov-smirnov,
-    wasserstein, wasserstein-scaled, energy. Of the layer as a whole: mmd, auc, gdv, cka.
-    """
-
-    pooling: str = field(default="average", kw_only=True)
-    """What to keep of each cell of 32 x 32 pixels: average, sample or none, or more with commas."""
-
-    bins: int | Literal["fd"] = field(default=100, kw_only=True)
-    """Bins of the histograms, or fd: Freedman and Diaconis' number for each layer."""
-
-    memory: float = field(default=1.0, kw_only=True)
-    """GiB of pooled features to hold in memory; beyond it they go to a temporary folder."""
-
-    seed: int = field(default=0, kw_only=True)
-    """Seed of the null, of the intervals and of random positions."""
-
-    fingerprint: Path | None = field(default=None, kw_only=True)
-    """File to write, .npz or the larger .json: the fingerprint of the one set that is given."""
-
-    edges: Path | None = field(default=None, kw_only=True)
-    """Fingerprint whose edges and layers the new one takes, so that both can be compared."""
-
-    part: int | None = field(default=None, kw_only=True)
-    """Groups that a fingerprint counts together at least; 5, or more for over 60 groups."""
+    settings: Annotated[ProfileSpec, Parameter(name="*")] = field(
+        default_factory=ProfileSpec, kw_only=True
+    )
+    """How the profile is measured."""
 
     def __post_init__(self) -> None:
-        if self.fingerprint is None:
-            if self.shifted is None or self.out is None:
-                raise ArgumentError("SHIFTED and OUT are missing; or give --fingerprint OUT.npz")
-            if self.edges is not None or self.part is not None:
-                raise ArgumentError("edges and part belong to a new fingerprint; add --fingerprint")
-            return
-        if self.shifted is not None:
-            raise ArgumentError("a fingerprint is of one set: leave SHIFTED and OUT out")
-        if not str(self.fingerprint).endswith(FINGERPRINTS):
-            raise ArgumentError(f"a fingerprint must end in .npz or .json, got {self.fingerprint}")
-        if self.part is not None and (self.edges or self.reference.endswith(FINGERPRINTS)):
-            raise ArgumentError("part comes with the fingerprint that is given; leave --part out")
-        if self.bins == "fd":
+        check_crop("crop", self.crop)
+
+
+@dataclass(frozen=True)
+class FingerprintRunSpec:
+    """Write a set of images as per-channel histograms of a network's features.
+
+    The file can be sent in place of the images: profile takes it as REFERENCE or SHIFTED. Both
+    fingerprints of a comparison need the same edges: make the first without --edges, the second
+    with --edges FIRST. Fingerprints in place of IMAGES, with commas between them, are merged.
+
+    Example: skipshift fingerprint net.pt2 scanner-b/ site.npz --edges vendor.npz
+    """
+
+    net: Path
+    """Run folder, smp or nnU-Net folder, torch.export archive, or weights with --builder."""
+
+    images: str
+    """Folder of images, manifest, MANIFEST#domain, or fingerprints to merge."""
+
+    out: Path
+    """File to write: .npz, or the same as .json, which is larger."""
+
+    builder: str | None = field(default=None, kw_only=True)
+    """Function that builds the network for a file of weights, as module:function."""
+
+    layers: tuple[str, ...] = field(default=(), kw_only=True)
+    """Layers by name, address or pattern such as 's*' or 'encoder.*'; by default those of --edges,
+    or else as for profile."""
+
+    edges: Path | None = field(default=None, kw_only=True)
+    """Fingerprint whose histogram edges, layers and size of parts to use."""
+
+    volumes: bool = field(default=False, kw_only=True)
+    """Give the network whole volumes (NIfTI, NPY) instead of their slices."""
+
+    crop: int | None = field(default=None, kw_only=True)
+    """Side of a centred crop of the images, a multiple of 32; whole images by default."""
+
+    settings: Annotated[FingerprintSpec, Parameter(name="*")] = field(
+        default_factory=FingerprintSpec, kw_only=True
+    )
+    """How the fingerprint is made."""
+
+    def __post_init__(self) -> None:
+        check_crop("crop", self.crop)
+        if not str(self.out).endswith(FINGERPRINTS):
+            raise ArgumentError(f"OUT must end in .npz or .json, got {self.out}")
+        merged = self.images.endswith(FINGERPRINTS)
+        if self.settings.part is not None and (self.edges is not None or merged):
             raise ArgumentError(
-                "bins of a fingerprint must be a number, got fd: its edges stay fixed"
+                "part is fixed by the fingerprint given as edges or IMAGES: leave --part out"
             )
 
 
 @dataclass(frozen=True)
 class CarryRunSpec:
-    """Measure which path of a network carries the IoU that a shift costs, without training.
+    """Measure which path of a network carries the IoU lost to a shift, without training.
 
-    One skip at a time, or the bottleneck, is fed what the reference has there while the rest of the
-    network sees the shifted image. The IoU that returns is what that path carries.
+    Activation patching: one skip at a time, or the bottleneck, is fed the reference's features
+    while the rest of the network sees the shifted image. The share is the recovered fraction of
+    the lost IoU. Modes zero and mean ablate (knock out) the path instead.
+
+    Example: skipshift carry net.pt2 manifest.csv brightness:0.75 out --paths L1,L2
     """
 
-    net: Annotated[Path, Parameter(name="NET")]
-    """Run folder, smp or nnU-Net folder, torch.export archive, or weights with a builder."""
+    net: Path
+    """Run folder, smp or nnU-Net folder, torch.export archive, or weights with --builder."""
 
     reference: str
-    """Manifest, or MANIFEST#domain, whose test cases are of the domain the network knows."""
+    """Manifest, or MANIFEST#domain: test cases of the domain that the network knows."""
 
     shifted: str
-    """Shift of the reference such as brightness:0.75, or MANIFEST#domain, cases paired by name."""
+    """Shift of the reference such as brightness:0.75, or MANIFEST#domain, paired by case name."""
 
     out: Path
     """Folder to write: carry.csv, carry.json, carry.svg, carry.png."""
 
-    # the positional NET has no option of its own, so that --net can name what makes it
-    builder: Annotated[str | None, Parameter(name="--net")] = field(default=None, kw_only=True)
-    """Function that makes the network for a file of weights, module:function."""
+    builder: str | None = field(default=None, kw_only=True)
+    """Function that builds the network for a file of weights, as module:function."""
 
     preprocess: str = field(default="unit", kw_only=True)
-    """What is done to each image: unit, minmax, zscore, imagenet, none or module:function."""
+    """Preprocessing of each image: unit, minmax, zscore, imagenet, none or module:function."""
 
     crop: int | None = field(default=None, kw_only=True)
-    """Side of a centred crop of the images, a multiple of 32; whole images without it."""
+    """Side of a centred crop of the images, a multiple of 32; whole images by default."""
 
     settings: Annotated[CarrySpec, Parameter(name="*")] = field(
         default_factory=CarrySpec, kw_only=True
     )
     """How it is measured."""
 
+    def __post_init__(self) -> None:
+        check_crop("crop", self.crop)
+
 
 @dataclass(frozen=True)
 class ReportSpec:
-    """Draw the figures and write the page again, from a study's tables alone."""
+    """Draw the figures and write the page of a study again, from its tables alone.
+
+    Example: skipshift report out/study
+    """
 
     out: Path
     """Study folder."""

@@ -1,19 +1,19 @@
-"""What each command does: a function of the same frozen dataclass that the command line fills.
+"""One function per command: reads, calls the library, writes, and returns the text to show.
 
-Each returns the lines to show at the end. Torch is imported only by the commands that need it.
+Each takes the frozen dataclass that the command line fills. Heavy modules are imported inside, so
+that help does not wait for them.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from skipshift import records
 from skipshift.cli.arguments import (
     CarryRunSpec,
     CheckSpec,
     EvaluateSpec,
+    FingerprintRunSpec,
     ProfileRunSpec,
     ReportSpec,
     StudyRunSpec,
@@ -26,20 +26,15 @@ from skipshift.data.prepare.options import (
     SccSpec,
     SynthSpec,
 )
-from skipshift.errors import ArgumentError, SkipshiftError
-from skipshift.names import FINGERPRINTS, parse_shift
+from skipshift.errors import naming
 from skipshift.progress import Progress, silent
-from skipshift.specs import DemoSpec, StudySpec, read_spec, to_plain
+from skipshift.specs import DemoSpec, read_study, to_plain
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+    import pandas as pd
     from torch import nn
 
-    from skipshift.data.prepare.point_patches import Propose
-    from skipshift.data.preprocess import Preprocess
-    from skipshift.profile.fingerprints import Fingerprint
-    from skipshift.specs import ProfileSpec
+    from skipshift.profile.profile import Profile
 
 
 def synth(spec: SynthSpec, progress: Progress = silent) -> str:
@@ -66,7 +61,7 @@ def prepare_folder(spec: FolderSpec, progress: Progress = silent) -> str:
 
 
 def prepare_scc(spec: SccSpec, progress: Progress = silent) -> str:
-    """Prepare slides with outlines of tissues."""
+    """Prepare slides with outlined tissue."""
     from skipshift.data.prepare import scc, writing
 
     scc.prepare_scc(spec, progress)
@@ -74,20 +69,18 @@ def prepare_scc(spec: SccSpec, progress: Progress = silent) -> str:
 
 
 def prepare_mitosis(spec: MitosisSpec, progress: Progress = silent) -> str:
-    """Prepare slides with points on mitotic figures."""
+    """Prepare slides with annotated mitotic figures."""
     from skipshift.data.prepare import mitosis, stains, writing
     from skipshift.page.review import write_review
 
-    propose: Propose = stains.propose
+    propose = stains.propose
     if spec.proposals is not None:
-        from skipshift.data.preprocess import preprocess_of
-        from skipshift.networks.checkpoints import load_net
-        from skipshift.networks.mask_proposals import proposer
+        from skipshift.networks.mask_proposals import load_proposer
 
-        propose = proposer(load_net(spec.proposals, spec.net), preprocess_of(spec.preprocess))
+        propose = load_proposer(spec.proposals, spec.net, spec.preprocess)
     mitosis.prepare_mitosis(spec, progress, propose)
-    told = writing.describe(spec.out)
-    return f"{told}\n{write_review(spec.out)}" if spec.review else told
+    text = writing.describe(spec.out)
+    return f"{text}\n{write_review(spec.out)}" if spec.review else text
 
 
 def register(spec: RegisterSpec, progress: Progress = silent) -> str:
@@ -98,296 +91,184 @@ def register(spec: RegisterSpec, progress: Progress = silent) -> str:
 
     drawn = None
     if spec.annotations is not None:
-        known = annotations.read_annotations(spec.annotations)
-        if spec.fixed.name not in known:
-            raise SkipshiftError(
-                f"{spec.annotations}: has no slide {spec.fixed.name}; "
-                f"its first is {next(iter(known), '-')}"
-            )
-        drawn = known[spec.fixed.name]
+        drawn = annotations.read_slide_annotations(spec.annotations, spec.fixed.name)
     with open_slide(spec.fixed) as fixed, open_slide(spec.moving) as moving:
-        found = quadtree.register(fixed, moving, spec.depth, spec.side, spec.workers, progress)
-        pictures = registration.pictures(fixed, moving, found)
+        result = quadtree.register(fixed, moving, spec.depth, spec.side, spec.workers, progress)
+        pictures = registration.pictures(fixed, moving, result)
     for name, pixels in pictures.items():
         write_png(spec.out / f"{name}.png", pixels)
     if drawn is not None:
-        carried = registration.carry_annotations(found, drawn)
-        annotations.write_coco(spec.out / "annotations.json", carried)
-    found.save(spec.out)
-    return f"{registration.describe(found)}\nregistration: {spec.out / registration.RECORD}"
+        moved = registration.carry_annotations(result, drawn)
+        annotations.write_coco(spec.out / "annotations.json", moved)
+    result.save(spec.out)
+    return f"{registration.describe(result)}\nregistration: {spec.out / registration.RECORD}"
 
 
 def demo(spec: DemoSpec, progress: Progress = silent) -> str:
-    """Show the whole story."""
+    """Run the whole pipeline on synthetic data."""
     from skipshift.study.demo import run_demo
 
-    return _told(run_demo(spec, progress))
+    return _study_text(run_demo(spec, progress))
 
 
 def check(spec: CheckSpec, progress: Progress = silent) -> str:
     """Check a manifest; `CheckError` with all findings if one of them is an error."""
-    from skipshift.data.checks import findings as told
+    from skipshift.data.checks import findings as checks
     from skipshift.data.checks.preflight import check_manifest
 
     findings = check_manifest(
         spec.manifest, spec.classes or None, spec.crop, spec.workers, progress
     )
-    report = told.to_json(findings) if spec.json else told.to_text(findings)
-    if told.errors_of(findings):
-        raise told.CheckError(f"{spec.manifest}: {told.summary(findings)}; mend the errors", report)
+    report = checks.to_json(findings) if spec.json else checks.to_text(findings)
+    if checks.errors_of(findings):
+        summary = f"{spec.manifest}: {checks.summary(findings)}"
+        raise checks.CheckError(f"{summary}; fix the errors above", report)
     return report
 
 
 def study(spec: StudyRunSpec, progress: Progress = silent) -> str:
-    """Do what is missing of a study, or say what that is."""
-    import dataclasses
-
+    """Run what a study still lacks, or with ``plan`` say what that is."""
     from skipshift.study.plan import plan_study
     from skipshift.study.study import run_study
 
-    asked = read_spec(StudySpec, spec.study)
-    weights = asked.training.encoder_weights
-    if weights not in (None, "imagenet"):
-        weights = str((spec.study.parent / weights).absolute())
-    asked = dataclasses.replace(
-        asked,
-        manifest=spec.study.parent / asked.manifest,
-        training=dataclasses.replace(asked.training, encoder_weights=weights),
-    )
+    settings = read_study(spec.study)
     if spec.plan:
-        return plan_study(asked, spec.out, spec.execution)
-    return _told(run_study(asked, spec.out, spec.execution, progress))
+        return plan_study(settings, spec.out, spec.execution)
+    return _study_text(run_study(settings, spec.out, spec.execution, progress))
 
 
 def report(spec: ReportSpec, progress: Progress = silent) -> str:  # noqa: ARG001
-    """Write the page again."""
+    """Write figures and page again."""
     from skipshift.page.report import write_report
 
-    return _told(write_report(spec.out))
+    return _study_text(write_report(spec.out))
 
 
 def evaluate(spec: EvaluateSpec, progress: Progress = silent) -> str:
     """Evaluate one network on every domain and shift."""
-    from skipshift.data.manifest import read_cases, read_manifest
-    from skipshift.data.preprocess import preprocess_of
-    from skipshift.networks.checkpoints import load_net
-    from skipshift.networks.unet import Unet
+    from skipshift.data.manifest import read_cases
+    from skipshift.data.sources import read_test_rows
     from skipshift.page.report import main_table
-    from skipshift.statistics.scores import estimates, pooled_iou
-    from skipshift.study.evaluation import count_classes, evaluate_manifest
+    from skipshift.records import write_table
+    from skipshift.study.evaluation import class_names, evaluate_manifest, iou_table
 
-    how = spec.evaluation
-    rows = read_manifest(spec.manifest)
-    rows = rows[rows["split"] == "test"]
-    if rows.empty:
-        raise SkipshiftError(f"{spec.manifest}: has no test cases; give some the split test")
-    preprocess_of(how.preprocess)
-    net, record = load_net(spec.net, spec.builder), spec.net / records.RUN_RECORD
-    classes = spec.classes or (records.read_json(record).get("classes") if record.exists() else ())
-    try:
-        number = count_classes(net, next(read_cases(rows[:1], 256, how.crop)), how)
-        classes = classes or [f"class {index}" for index in range(number)]
-        if len(classes) != number:
-            raise ArgumentError(f"it tells {number} classes apart, not {', '.join(classes)}")
-    except ArgumentError as error:
-        raise SkipshiftError(f"{spec.net} on {spec.manifest}: {error}") from None
-    counts = evaluate_manifest(spec.net, rows, classes, how, progress, spec.builder)
-    encoder, variant = type(net).__name__, spec.net.name
-    if isinstance(net, Unet):
-        encoder, variant = net.encoder_name, net.name
-    iou = pooled_iou(estimates(counts.assign(encoder=encoder, variant=variant)))
-    records.write_table(spec.out / "cases.parquet", counts)
-    records.write_table(spec.out / "iou.csv", iou)
+    rows = read_test_rows(str(spec.manifest))
+    net = _load(spec.net, spec.builder, spec.evaluation.preprocess)
+    with naming(f"{spec.net} on {spec.manifest}"):
+        first = next(read_cases(rows[:1], 256, spec.evaluation.crop))
+        classes = class_names(net, spec.net, first, spec.evaluation, spec.classes)
+    counts = evaluate_manifest(spec.net, rows, classes, spec.evaluation, progress, spec.builder)
+    iou = iou_table(net, counts)
+    write_table(spec.out / "cases.parquet", counts)
+    write_table(spec.out / "iou.csv", iou)
     return f"{main_table(iou)}\n\ntables: {spec.out}"
 
 
 def profile(spec: ProfileRunSpec, progress: Progress = silent) -> str:
-    """Profile one network between two sets of images, or count one set as a fingerprint."""
-    from skipshift.data.preprocess import preprocess_of
-    from skipshift.networks.checkpoints import load_net
-    from skipshift.networks.inference import best_device
+    """Profile one network between two sets of images or their fingerprints."""
     from skipshift.networks.layers import taps_of
-    from skipshift.page.style import to_svg
+    from skipshift.profile.inputs import Reading, beyond_edges, read_inputs
     from skipshift.profile.profile import profile_shift
-    from skipshift.specs import ProfileSpec
 
-    settings = ProfileSpec(
-        distances=tuple(spec.distances.split(",")),
-        pooling=tuple(spec.pooling.split(",")),
-        bins=spec.bins,
-        memory=spec.memory,
-        seed=spec.seed,
-    )
-    function = preprocess_of(spec.preprocess)
-    net = load_net(spec.net, spec.builder).to(best_device())
+    net = _load(spec.net, spec.builder, spec.preprocess)
     layers = taps_of(net, spec.layers) if spec.layers else None
-    sides = _sides(spec, function, settings.batch_size, progress)
-    if spec.fingerprint is not None:
-        return _write_fingerprint(spec, net, sides[0], layers, settings)
-    assert spec.out is not None
-    (reference, own), (shifted, others) = sides
-    try:
-        measured = profile_shift(net, reference, shifted, layers, (own, others), settings)
-    except ArgumentError as error:
-        raise SkipshiftError(f"{spec.net} on {spec.reference}, {spec.shifted}: {error}") from None
-    measured.save(spec.out)
-    kinds = product(settings.distances, settings.pooling)
-    for number, (measure, pooling) in enumerate(kinds):
-        label = f"{spec.reference} against {spec.shifted}: {measure}, {pooling}"
-        name = f"profile-{measure}-{pooling}.svg" if number else "profile.svg"
-        records.write_bytes(spec.out / name, to_svg(measured.plot(label, measure, pooling)))
-    parts = [measured.layers.round(3).to_string(index=False), measured.verdict()]
-    if measured.outside:
-        layer = max(measured.outside, key=measured.outside.__getitem__)
-        share = measured.outside[layer]
-        parts.append(f"Up to {share:.1%} of a layer ({layer}) lies beyond the fingerprint's edges.")
-    return "\n\n".join([*parts, f"profile: {spec.out}"])
-
-
-def _sides(
-    spec: ProfileRunSpec, function: "Preprocess", size: int, progress: Progress
-) -> "list[tuple[Fingerprint | _Batches, tuple[str, ...] | None]]":
-    """Read the sets that are named: fingerprints, or images with their groups."""
-    from skipshift.data.sources import ImageSet, read_pair, read_set
-
-    names = [name for name in (spec.reference, spec.shifted) if name is not None]
-    sets: Sequence[Fingerprint | ImageSet]
-    if len(names) == 2 and not any(name.endswith(FINGERPRINTS) for name in names):
-        sets = read_pair(names[0], names[1], spec.crop, spec.volumes)
-    else:
-        sets = [
-            _held(name, spec)
-            if name.endswith(FINGERPRINTS)
-            else read_set(name, spec.crop, spec.volumes)
-            for name in names
-        ]
-    return [
-        (_Batches(side.images, function, size, label, progress), side.groups)
-        if isinstance(side, ImageSet)
-        else (side, None)
-        for side, label in zip(sets, ("reference", "shifted"), strict=False)
-    ]
-
-
-def _held(name: str, spec: ProfileRunSpec) -> "Fingerprint":
-    from skipshift.profile.fingerprints import read_fingerprint
-
-    if spec.shifted is not None and parse_shift(spec.shifted):
-        raise SkipshiftError(f"{name}: is a fingerprint, and {spec.shifted} changes images")
-    held = read_fingerprint(name)
-    if held.making.preprocess != spec.preprocess:
-        raise SkipshiftError(
-            f"{name}: was made with another preprocess than {spec.preprocess}; "
-            f"say --preprocess {held.making.preprocess}"
-        )
-    return held
-
-
-def _write_fingerprint(
-    spec: ProfileRunSpec,
-    net: "nn.Module",
-    side: "tuple[Fingerprint | _Batches, tuple[str, ...] | None]",
-    layers: dict[str, str] | None,
-    settings: "ProfileSpec",
-) -> str:
-    from skipshift.profile.counting import fingerprint, fingerprint_like
-    from skipshift.profile.fingerprints import Fingerprint
-    from skipshift.specs import FingerprintSpec
-
-    # as the spec holds where a fingerprint is asked for
-    assert spec.fingerprint is not None
-    assert not isinstance(spec.bins, str)
-    fresh = FingerprintSpec(
+    how = Reading(
         preprocess=spec.preprocess,
-        pooling=spec.pooling,
-        bins=spec.bins,
-        part=spec.part,
-        memory=spec.memory,
-        seed=spec.seed,
+        crop=spec.crop,
+        volumes=spec.volumes,
+        batch_size=spec.settings.batch_size,
     )
-    images, groups = side
-    edges = None if spec.edges is None else _held(str(spec.edges), spec)
-    try:
-        if edges is not None:
-            made = fingerprint_like(edges, net, images, layers, groups, settings)
-        elif isinstance(images, Fingerprint):
-            made = fingerprint_like(images, net, images, layers, groups, settings)
-        else:
-            made = fingerprint(net, images, None, layers, groups, fresh)
-        made.save(spec.fingerprint)
-    except ArgumentError as error:
-        raise SkipshiftError(f"{spec.net} on {spec.reference}: {error}") from None
-    told = f"{made}; {max(made.outside().values()):.1%} of a layer beyond the edges at most"
-    left = 0 if groups is None else len(set(groups)) - made.groups.sum()
-    if left:
-        told += f"; groups left out, as they fill no part: {left}"
-    return f"{told}\n\nfingerprint: {spec.fingerprint}"
+    sets = read_inputs(spec.reference, spec.shifted, how, progress)
+    images, groups = zip(*sets, strict=True)
+    with naming(f"{spec.net} on {spec.reference}, {spec.shifted}"):
+        result = profile_shift(net, *images, layers, groups, spec.settings)
+    result.save(spec.out)
+    _write_pictures(result, spec)
+    table = result.layers.round(3).to_string(index=False)
+    parts = [table, result.verdict(), beyond_edges(result.outside), f"profile: {spec.out}"]
+    return "\n\n".join(filter(None, parts))
+
+
+def fingerprint(spec: FingerprintRunSpec, progress: Progress = silent) -> str:
+    """Write the fingerprint of one set of images, or merge several fingerprints."""
+    from skipshift.networks.layers import taps_of
+    from skipshift.profile.counting import make_fingerprint
+    from skipshift.profile.inputs import Reading, describe, read_input, read_matching
+
+    settings = spec.settings
+    net = _load(spec.net, spec.builder, settings.preprocess)
+    layers = taps_of(net, spec.layers) if spec.layers else None
+    how = Reading(
+        preprocess=settings.preprocess,
+        crop=spec.crop,
+        volumes=spec.volumes,
+        batch_size=settings.batch_size,
+    )
+    edges = None if spec.edges is None else read_matching(str(spec.edges), settings.preprocess)
+    images, groups = read_input(spec.images, how, "images", progress)
+    with naming(f"{spec.net} on {spec.images}"):
+        result = make_fingerprint(net, images, edges, layers, groups, settings)
+        result.save(spec.out)
+    return f"{describe(result, groups)}\n\nfingerprint: {spec.out}"
 
 
 def carry(spec: CarryRunSpec, progress: Progress = silent) -> str:
-    """Measure which path of one network carries the loss."""
-    import numpy as np
+    """Measure by activation patching which path of a network carries the loss."""
+    from skipshift.page.carry_chart import carry_sentence
+    from skipshift.patching.carry import carry as patch
+    from skipshift.patching.carry import paths_of
+    from skipshift.patching.inputs import read_inputs
 
+    net = _load(spec.net, spec.builder, spec.preprocess)
+    paths = paths_of(net, spec.settings.paths)
+    names = (spec.reference, spec.shifted)
+    inputs = read_inputs(net, names, spec.settings, spec.preprocess, spec.crop, progress)
+    with naming(f"{spec.net} on {spec.reference}, {spec.shifted}"):
+        table = patch(net, *inputs.images, inputs.masks, inputs.groups, spec.settings)
+    _write_carry(spec, table, paths)
+    text = table.round(3).dropna(axis=1, how="all").to_string(index=False)
+    return f"{text}\n\n{carry_sentence(table)}\n\ncarry: {spec.out}"
+
+
+def _load(source: Path, builder: str | None, preprocess: str) -> "nn.Module":
+    """Load a network onto the best device; a wrong preprocessing is an error before that."""
     from skipshift.data.preprocess import preprocess_of
-    from skipshift.data.sources import read_labelled_pair
     from skipshift.networks.checkpoints import load_net
     from skipshift.networks.inference import best_device
-    from skipshift.page.carry_chart import carry_figure, carry_sentence
+
+    preprocess_of(preprocess)
+    return load_net(source, builder).to(best_device())
+
+
+def _write_carry(spec: CarryRunSpec, table: "pd.DataFrame", paths: Mapping[str, str]) -> None:
+    from skipshift.page.carry_chart import carry_figure
     from skipshift.page.style import to_png, to_svg
-    from skipshift.patching.carry import carry as measure
-    from skipshift.patching.carry import paths_of
+    from skipshift.records import write_bytes, write_json, write_table
 
-    function = preprocess_of(spec.preprocess)
-    net = load_net(spec.net, spec.builder).to(best_device())
-    settings = spec.settings
-    paths = paths_of(net, settings.paths)
-    # as many classes as counts tell apart where the network does not say its own
-    classes, paired = getattr(net, "classes", 16), settings.mode == "paired"
-    sets = read_labelled_pair(spec.reference, spec.shifted, classes, spec.crop, paired)
-    reference, shifted = (
-        _Batches(
-            np.stack([case.image for case in cases]), function, settings.batch_size, "carry", shown
-        )
-        for cases, shown in zip(sets, (silent, progress), strict=True)
-    )
-    masks, others = (np.stack([case.mask for case in cases]) for cases in sets)
-    groups, their_groups = ([case.group for case in cases] for cases in sets)
-    try:
-        table = measure(net, reference, shifted, (masks, others), (groups, their_groups), settings)
-    except ArgumentError as error:
-        raise SkipshiftError(f"{spec.net} on {spec.reference}, {spec.shifted}: {error}") from None
     about = {"net": str(spec.net), "reference": spec.reference, "shifted": spec.shifted}
-    records.write_table(spec.out / "carry.csv", table)
-    records.write_json(
-        spec.out / "carry.json", {**about, "paths": paths, "settings": to_plain(settings)}
-    )
+    settings = to_plain(spec.settings)
     figure = carry_figure(table, f"{spec.reference} against {spec.shifted}")
-    records.write_bytes(spec.out / "carry.svg", to_svg(figure))
-    records.write_bytes(spec.out / "carry.png", to_png(figure))
-    told = table.round(3).dropna(axis=1, how="all").to_string(index=False)
-    return f"{told}\n\n{carry_sentence(table)}\n\ncarry: {spec.out}"
+    write_table(spec.out / "carry.csv", table)
+    write_json(spec.out / "carry.json", {**about, "paths": paths, "settings": settings})
+    write_bytes(spec.out / "carry.svg", to_svg(figure))
+    write_bytes(spec.out / "carry.png", to_png(figure))
 
 
-@dataclass(frozen=True)
-class _Batches:
-    """Images (N, H, W, C) prepared a batch at a time, as often as they are read."""
+def _write_pictures(profile: "Profile", spec: ProfileRunSpec) -> None:
+    """Draw each distance and pooling; the first, which the verdict is of, is profile.svg."""
+    from skipshift.page.style import to_svg
+    from skipshift.records import write_bytes
 
-    images: "npt.NDArray[Any]"
-    function: "Preprocess"
-    size: int
-    label: str
-    progress: Progress
-
-    def __iter__(self) -> "Iterator[npt.NDArray[np.float32]]":
-        from skipshift.data.preprocess import prepare
-
-        starts = range(0, len(self.images), self.size)
-        parts = [self.images[start : start + self.size] for start in starts]
-        return (prepare(part, self.function) for part in self.progress(parts, self.label))
+    shown = product(spec.settings.distances, spec.settings.pooling)
+    for number, (measure, pooling) in enumerate(shown):
+        label = f"{spec.reference} against {spec.shifted}: {measure}, {pooling}"
+        name = f"profile-{measure}-{pooling}.svg" if number else "profile.svg"
+        write_bytes(spec.out / name, to_svg(profile.plot(label, measure, pooling)))
 
 
-def _told(page: Path) -> str:
-    """Show the main table of a study, what its tests say, and where its page is."""
+def _study_text(page: Path) -> str:
+    """Show the main table of a study, the verdicts of its tests, and where its page is."""
+    from skipshift import records
     from skipshift.page.report import main_table
     from skipshift.page.results import read_results, read_study_spec
     from skipshift.statistics.comparisons import verdict_sentences

@@ -1,17 +1,17 @@
-"""The command line: parses into a spec, runs its command, and says what went wrong in one line."""
+"""The command line: parses words into a spec, runs its command, reports an error in one line."""
 
 import os
+import re
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from importlib.metadata import version
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
-from cyclopts import App, CycloptsError, Parameter
-from tqdm import tqdm
+from cyclopts import App, ArgumentCollection, CycloptsError, Parameter
 
 from skipshift.cli import commands
+from skipshift.cli.help_text import LISTS, ReflowedHelp, show_default, split_example
 from skipshift.data.checks.findings import CheckError
 from skipshift.errors import ArgumentError, SkipshiftError
 from skipshift.networks.allocator import keep_memory
@@ -21,15 +21,6 @@ T = TypeVar("T")
 DEBUG = "--debug"
 _LINE_EVERY = 10.0
 """Seconds between two lines of progress where there is no terminal."""
-
-app = App(
-    name="skipshift",
-    help="Find where domain shift enters a segmentation network, what to change, and how sure.",
-    version=version("skipshift"),
-    default_parameter=Parameter(negative=()),
-    # markup would swallow the stars of a pattern
-    help_format="plaintext",
-)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -44,11 +35,12 @@ def _run(words: list[str], debug: bool) -> int:
     try:
         app(words or ["--help"], exit_on_error=False, print_error=False)
     except KeyboardInterrupt:
-        return _fail("interrupted; the same command goes on where it stopped", 130)
+        return _fail("interrupted; run the same command again to resume", 130)
     except (CycloptsError, ArgumentError) as error:
         if debug:
             traceback.print_exc()
-        return _fail(f"{_one_line(error)} (see skipshift --help)", 2)
+        command = " ".join(["skipshift", *app.parse_commands(words)[0]])
+        return _fail(f"{_one_line(error)} (see {command} --help)", 2)
     except CheckError as error:
         print(error.report)
         return _fail(_one_line(error), 1)
@@ -78,36 +70,77 @@ def show(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T
     if total is None and isinstance(items, Sized):
         total = len(items)
     if sys.stderr.isatty():
+        from tqdm import tqdm
+
         yield from tqdm(items, label, total, leave=True, dynamic_ncols=True)
         return
-    told = time.monotonic()
+    last = time.monotonic()
     for done, item in enumerate(items):
-        if time.monotonic() - told > _LINE_EVERY:
-            told = time.monotonic()
+        if time.monotonic() - last > _LINE_EVERY:
+            last = time.monotonic()
             print(f"{label}: {done} of {total or '?'}", file=sys.stderr, flush=True)
         yield item
     print(f"{label}: done", file=sys.stderr, flush=True)
 
 
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("skipshift")
+
+
+def _split_lists(_app: App, _commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    r"""Split the values of options that take several at commas; ``\,`` is a comma within one."""
+    for argument in arguments:
+        hints = (argument.hint, *get_args(argument.hint))
+        if any(get_origin(hint) is tuple and ... in get_args(hint) for hint in hints):
+            argument.tokens = [
+                token.evolve(value=value.replace(r"\,", ","))
+                for token in argument.tokens
+                for value in ([token.value] if token.keys else re.split(r"(?<!\\),", token.value))
+            ]
+
+
+app = App(
+    name="skipshift",
+    help="Find where domain shift enters a segmentation network, what to change, and how sure.",
+    help_epilogue=f"Example:\n  skipshift demo out/demo\n\n{LISTS}\n\n{DEBUG} shows where an error "
+    "comes from.",
+    version=_version,
+    default_parameter=Parameter(negative=(), show_default=show_default),
+    config=_split_lists,
+    # markup would swallow the stars of a pattern
+    help_format="plaintext",
+    help_formatter=ReflowedHelp(),
+)
+
+
 def _command(run: Callable[..., str]) -> Callable[[Any], None]:
-    """Make a command of a function of one spec; the spec's docstrings are its help."""
-    kind = run.__annotations__["spec"]
+    """Make a command of a function of one spec."""
 
     def command(spec: Any) -> None:
-        told = run(spec, show)
+        text = run(spec, show)
         try:
-            print(told, flush=True)
+            print(text, flush=True)
         except BrokenPipeError:
             # who reads has seen enough; what is left must not fail when Python ends
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
-    command.__annotations__["spec"] = Annotated[kind, Parameter(name="*")]
-    command.__doc__ = kind.__doc__
+    command.__annotations__["spec"] = Annotated[run.__annotations__["spec"], Parameter(name="*")]
     return command
 
 
+def _add(parent: App, name: str, run: Callable[..., str]) -> None:
+    """Add a command; the docstrings of its spec are its help, their example comes last."""
+    text, example = split_example(run.__annotations__["spec"].__doc__)
+    epilogue = f"Example:\n  {example}" if example else ""
+    parent.command(App(name=name, help=text, help_epilogue=epilogue, default_command=_command(run)))
+
+
 _prepare = App(
-    name="prepare", help="Prepare a public clinical data set, or any folders, as a manifest."
+    name="prepare",
+    help="Prepare a public clinical data set, or any folders, as a manifest.",
+    help_epilogue="Example:\n  skipshift prepare folder data/ out/set",
 )
 app.command(_prepare)
 
@@ -117,9 +150,9 @@ for _reader in (
     commands.prepare_scc,
     commands.prepare_mitosis,
 ):
-    _prepare.command(_command(_reader), name=_reader.__name__.removeprefix("prepare_"))
+    _add(_prepare, _reader.__name__.removeprefix("prepare_"), _reader)
 
-for _run_spec in (
+for _function in (
     commands.demo,
     commands.synth,
     commands.register,
@@ -127,11 +160,8 @@ for _run_spec in (
     commands.study,
     commands.evaluate,
     commands.profile,
+    commands.fingerprint,
     commands.carry,
     commands.report,
 ):
-    app.command(_command(_run_spec), name=_run_spec.__name__)
-
-app["profile"].usage = """\
-Usage: skipshift profile [OPTIONS] NET REFERENCE SHIFTED OUT
-       skipshift profile [OPTIONS] NET IMAGES --fingerprint OUT.npz"""
+    _add(app, _function.__name__, _function)

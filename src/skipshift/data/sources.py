@@ -81,7 +81,7 @@ def read_labelled(source: str, classes: int, crop: int | None = None) -> list[Ca
     """Read a manifest's test cases, or those of one domain, with their masks; all of one size."""
     if Path(source).is_dir():
         raise SkipshiftError(f"{source}: is a folder: carry needs masks; give a manifest of cases")
-    rows = _test_cases(source)
+    rows = read_test_rows(source)
     cases = list(read_cases(rows, classes, crop))
     _check_shapes([Path(file) for file in rows["image"]], [case.image for case in cases])
     return cases
@@ -143,11 +143,15 @@ def _files(source: str) -> tuple[list[Path], list[str]]:
         if not files:
             raise SkipshiftError(f"{path}: holds no image ({' '.join(ENDINGS)})")
         return files, [file.stem for file in files]
-    cases = _test_cases(source)
+    cases = read_test_rows(source)
     return [Path(file) for file in cases["image"]], list(cases["group"])
 
 
-def _test_cases(source: str) -> pd.DataFrame:
+def read_test_rows(source: str) -> pd.DataFrame:
+    """Read the rows of a manifest's test cases, or of one domain of them (``MANIFEST#domain``).
+
+    `SkipshiftError` if there are none.
+    """
     path, _, domain = source.partition("#")
     cases = read_manifest(Path(path))
     cases = cases[cases["split"] == "test"]

@@ -54,7 +54,7 @@ def load_net(source: Path | str, builder: str | None = None) -> nn.Module:
     elif source.is_file():
         raise SkipshiftError(
             f"{source}: holds weights alone; name the function that makes the network as well, "
-            f"--net module:function"
+            f"--builder module:function"
         )
     else:
         net = Unet.load(source)

@@ -1,5 +1,7 @@
 """Masks of mitotic figures as a network sees them."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import nn
@@ -7,9 +9,16 @@ from torch import nn
 from skipshift.data.images import Pixels
 from skipshift.data.prepare.point_patches import Propose
 from skipshift.data.prepare.stains import middle_parts
-from skipshift.data.preprocess import Preprocess, prepare
+from skipshift.data.preprocess import Preprocess, prepare, preprocess_of
 from skipshift.errors import ArgumentError, SkipshiftError
+from skipshift.networks.checkpoints import load_net
 from skipshift.networks.inference import best_device, labels_of, logits_of, run
+
+
+def load_proposer(source: Path, builder: str | None, preprocess: str) -> Propose:
+    """Load a network and make it propose masks of preprocessed images."""
+    function = preprocess_of(preprocess)
+    return proposer(load_net(source, builder), function)
 
 
 def proposer(net: nn.Module, preprocess: Preprocess) -> Propose:

@@ -122,6 +122,24 @@ def fingerprint_like(
     return side
 
 
+def make_fingerprint(
+    net: nn.Module,
+    images: Images | Fingerprint,
+    edges: Fingerprint | None,
+    layers: Layers | None,
+    groups: Groups | None,
+    spec: FingerprintSpec,
+) -> Fingerprint:
+    """Make a fingerprint of images, or check merged ones against a network and other edges.
+
+    `ArgumentError` as for `fingerprint` and `fingerprint_like`.
+    """
+    if not isinstance(images, Fingerprint):
+        return fingerprint(net, images, edges, layers, groups, spec)
+    like = ProfileSpec(pooling=(spec.pooling,), bins=spec.bins)
+    return fingerprint_like(edges or images, net, images, layers, groups, like)
+
+
 def _making(
     net: nn.Module,
     first: Tensor,

@@ -20,7 +20,7 @@ from skipshift.networks.layers import Layers, known_taps
 from skipshift.profile.counting import fingerprint_like
 from skipshift.profile.fingerprints import Fingerprint
 from skipshift.profile.layerwise import Compared, compare, compare_counts, draw
-from skipshift.records import read_json, read_table, write_json, write_table
+from skipshift.records import PROFILE_LAYERS, read_json, read_table, write_json, write_table
 from skipshift.specs import ProfileSpec, from_plain, to_plain
 from skipshift.statistics.distances import DISTANCES
 from skipshift.statistics.resampling import holm
@@ -114,7 +114,7 @@ class Profile:
 
     def save(self, folder: Path) -> None:
         """Write layers and channels as tables, the settings and what else is known as JSON."""
-        write_table(Path(folder) / "profile.csv", self.layers)
+        write_table(Path(folder) / "layers.csv", self.layers, PROFILE_LAYERS)
         write_table(Path(folder) / "channels.parquet", self.channels)
         known = {
             "skips": self.skips,
@@ -129,9 +129,8 @@ class Profile:
         file = Path(folder) / "profile.json"
         known = from_plain(dict[str, Any], read_json(file), str(file))
         spec = from_plain(ProfileSpec, known.get("spec"), str(file))
-        layers, channels = (
-            read_table(file.with_name(name)) for name in ("profile.csv", "channels.parquet")
-        )
+        layers = read_table(file.with_name("layers.csv"), PROFILE_LAYERS)
+        channels = read_table(file.with_name("channels.parquet"))
         skips, smallest_p = known.get("skips"), known.get("smallest_p")
         return cls(
             layers,

@@ -38,8 +38,8 @@ def run_tasks(study: Study, runs: Sequence[Run], spec: ExecutionSpec) -> Iterato
     try:
         away, files = pack(study)
         asked = {"num_cpus": study.spec.threads, "num_gpus": spec.gpus, "max_retries": RETRIES}
-        if spec.memory:
-            asked["memory"] = int(spec.memory * 2**30)
+        if spec.memory_per_run:
+            asked["memory"] = int(spec.memory_per_run * 2**30)
         task = ray.remote(**asked)(_task)
         shared = ray.put((away, files))
         waiting = {task.remote(shared, run): run for run in runs}

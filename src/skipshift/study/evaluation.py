@@ -20,9 +20,12 @@ from skipshift.errors import ArgumentError, SkipshiftError
 from skipshift.names import ORIGINAL, check_sides
 from skipshift.networks.checkpoints import load_net
 from skipshift.networks.inference import best_device, fast_copy, labels_of, logits_of, run
+from skipshift.networks.unet import Unet
 from skipshift.progress import Progress, silent
+from skipshift.records import RUN_RECORD, read_json
 from skipshift.specs import EvaluationSpec
 from skipshift.statistics.counts import count
+from skipshift.statistics.scores import estimates, pooled_iou
 
 Shifted = tuple[Case, str, Pixels]
 """A case, the domain it is in once shifted, and its shifted image."""
@@ -116,6 +119,18 @@ def _evaluate_shard(
     return evaluate(net, shown, classes, spec)
 
 
+def iou_table(net: nn.Module, counts: pd.DataFrame) -> pd.DataFrame:
+    """Pool the counts of `evaluate_manifest` to the columns of iou.csv.
+
+    A network that is not ours has its class as ``encoder`` and its run as ``variant``.
+    """
+    if isinstance(net, Unet):
+        names = counts.assign(encoder=net.encoder_name, variant=net.name)
+    else:
+        names = counts.assign(encoder=type(net).__name__, variant=counts["run"])
+    return pooled_iou(estimates(names))
+
+
 def predict(
     net: nn.Module,
     cases: Iterable[Case],
@@ -136,8 +151,28 @@ def predict(
         yield from zip(batch, labels, strict=True)
 
 
+def class_names(
+    net: nn.Module, source: Path, case: Case, spec: EvaluationSpec, given: Sequence[str] = ()
+) -> Sequence[str]:
+    """Name the classes of a network: as given, as its run folder says, or class 0, class 1, ...
+
+    `ArgumentError` if there are more or fewer names than classes in its logits of a case.
+    """
+    record = source / RUN_RECORD
+    number = count_classes(net, case, spec)
+    names = given or (read_json(record).get("classes") if record.exists() else None)
+    names = names or [f"class {index}" for index in range(number)]
+    if len(names) != number:
+        were = "name was" if len(names) == 1 else "names were"
+        raise ArgumentError(
+            f"the network predicts {number} classes but {len(names)} {were} given "
+            f"({', '.join(names)})"
+        )
+    return names
+
+
 def count_classes(net: nn.Module, case: Case, spec: EvaluationSpec) -> int:
-    """How many classes a network tells apart, by its logits of a case."""
+    """Count the classes that a network predicts, by its logits of a case."""
     place = next(net.parameters()).device
     image = _input(np.stack([case.image]), spec.preprocess, place, torch.float32)
     with torch.inference_mode():

@@ -28,7 +28,7 @@ ROOMS = {
     "profile": "fingerprints layerwise counting inputs profile",
     "patching": "cached_forward inputs carry",
     "study": "loggers training evaluation grid steps workers cluster study plan demo",
-    "cli": "arguments help_text commands main",
+    "cli": "arguments commands help_text words main",
 }
 """Modules of each room, rooms and modules in the order in which they may import each other."""
 

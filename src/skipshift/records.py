@@ -246,7 +246,7 @@ def read_json(path: Path) -> Any:
 
 
 def write_table(path: Path, frame: pd.DataFrame, table: str | None = None) -> None:
-    """Write a table with the columns and types of `TABLE_COLUMNS`, by default of the file's name."""
+    """Write a table with the columns and types that `TABLE_COLUMNS` has for it or its file name."""
     columns = TABLE_COLUMNS[table or path.name]
     frame = frame[list(columns)].astype(dict(columns)).reset_index(drop=True)
     if path.suffix == ".parquet":

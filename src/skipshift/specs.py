@@ -42,7 +42,7 @@ class TrainingSpec:
     __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
 
     encoder_weights: str | None = "imagenet"
-    """Initial encoder weights: imagenet, null (random) or a file (torchvision, timm or smp keys)."""
+    """Initial encoder weights: imagenet, null (random), or a file (torchvision, timm, smp keys)."""
 
     epochs: int = 50
     """Passes over the training set."""
@@ -468,7 +468,9 @@ def read_spec(kind: type[Spec], path: Path) -> Spec:
 
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except OSError as error:
+        raise SkipshiftError(f"{path}: cannot be read: {error.strerror}") from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise SkipshiftError(f"{path}: cannot be read as YAML: {reason}") from None
     return from_plain(kind, values, str(path))

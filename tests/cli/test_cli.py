@@ -3,6 +3,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ import yaml
 
 from skipshift.cli.main import app, main, show
 from skipshift.data.images import write_png
+from skipshift.errors import ArgumentError
 from skipshift.networks.unet import Unet
 from skipshift.records import PROFILE_LAYERS, read_table
+from skipshift.specs import ProfileSpec
 
 COMMANDS = [
     "demo", "synth", "prepare", "register", "check", "study", "evaluate", "profile", "fingerprint",
@@ -55,21 +58,32 @@ def test_every_command_is_in_the_readme_and_has_help(skipshift):
     ("words", "fault"),
     [
         (["bogus"], 'Unknown command "bogus"'),
-        (["synth"], "requires an argument"),
-        (["synth", "o", "--images", "many"], 'unable to convert "many" into int'),
+        (["synth"], "OUT is missing (see skipshift synth --help)"),
+        (["synth", "o", "--images", "many"], "--images must be a whole number, got many"),
         (["synth", "o", "--cells", "9", "3"], "1 <= LOW <= HIGH, got 9 3"),
         (["synth", "o", "--image", "9"], "Unknown option"),
-        (["demo", "o", "--size", "huge"], "Invalid value"),
+        (["demo", "o", "--size", "huge"], "--size must be small or smallest, got huge"),
         (["check", "m.csv", "--crop", "50"], "crop must be a multiple of 32, got 50"),
         (["check", "m.csv", "--workers", "0"], "workers must be at least 1, got 0"),
         (["evaluate", "{net}", "{manifest}", "o", "--shifts", "brightness:-1"], "factor >= 0"),
         (["evaluate", "{net}", "{manifest}", "o", "--shifts", "hue:1"], "must be KIND:FACTOR"),
+        (["profile", "{net}", "a", "b", "o", "c"], "too many arguments: c"),
+        (["profile", "{net}", "a", "b", "o", "--pooling"], "--pooling needs a value"),
+        (["profile", "{net}", "a", "b", "o", "--bins", "x"], "must be a whole number or fd, got x"),
+        (["profile", "{net}", "a", "b", "o", "--seed", "1.5"], "must be a whole number, got 1.5"),
+        (["profile", "{net}", "a", "b", "o", "--memory", "1G"], "must be a number, got 1G"),
+        (["profile", "{net}", "a", "b", "o", "--pooling", "none,max"], "got none, max"),
+        (["study", "s.yaml", "o", "--jobs", "0"], "at least 1, got 0 (see skipshift study --help)"),
+        (["prepare", "mms"], "SRC is missing (see skipshift prepare mms --help)"),
         (["prepare", "dicom", "s", "o"], 'Unknown command "dicom"'),
         (["prepare", "mms", "s", "o", "--train", "Z"], "train must be one of the vendors"),
         (["prepare", "folder", "s", "o", "--border"], "border belongs to instances"),
         (["prepare", "scc", "s", "o", "--size", "100"], "size must be a multiple of 32, got 100"),
         (["prepare", "mitosis", "s", "o", "--holdout", "0"], "holdout must be at least 1, got 0"),
-        (["carry", "{net}", "{manifest}", "brightness:2", "o", "--mode", "swap"], "Invalid value"),
+        (
+            ["carry", "{net}", "{manifest}", "brightness:2", "o", "--mode", "swap"],
+            "--mode must be paired, quantile, zero or mean, got swap",
+        ),
         (
             ["carry", "{net}", "{manifest}", "brightness:2", "o", "--paths", "L9"],
             "its paths are L1",
@@ -77,12 +91,12 @@ def test_every_command_is_in_the_readme_and_has_help(skipshift):
         (["profile", "{net}", "a", "b", "o", "--preprocess", "hue"], "unknown preprocess 'hue'"),
         (["profile", "{net}", "a", "b", "o", "--layers", "e3"], "layer 'e3' is not in the network"),
         (["profile", "{net}", "a", "b", "o", "--builder", "net"], "'net' must be module:function"),
-        (["profile", "{net}", "a"], "requires an argument"),
+        (["profile", "{net}", "a"], "SHIFTED is missing (see skipshift profile --help)"),
         (["profile", "{net}", "a", "b", "o", "--part", "2"], "Unknown option"),
         (["profile", "{net}", "a", "b", "o", "--crop", "40"], "crop must be a multiple of 32"),
         (["profile", "{net}", "a", "b", "o", "--null-draws", "-1"], "null_draws must be at least"),
         (["fingerprint", "{net}", "a", "f.csv"], "OUT must end in .npz or .json, got f.csv"),
-        (["fingerprint", "{net}", "a", "f.npz", "--bins", "fd"], 'unable to convert "fd" into int'),
+        (["fingerprint", "{net}", "a", "f.npz", "--bins", "fd"], "must be a whole number, got fd"),
         (
             ["fingerprint", "{net}", "{manifest}", "f.npz", "--pooling", "none,sample"],
             "pooling must be one of average, sample, none, got 'none,sample'",
@@ -108,7 +122,7 @@ def test_a_bad_argument_is_one_line_and_exit_code_2(skipshift, small_set, run_fo
         (["synth", "{tmp}/o", "--smear", "{tmp}/none.png"], "none.png: cannot be read"),
         (["synth", "{tmp}/o", "--smear", "{manifest}"], "manifest.csv: is not an image"),
         (["synth", "{tmp}/images"], "is not empty and holds no synth.json"),
-        (["study", "{tmp}/none.yaml", "{tmp}/o"], "none.yaml: cannot be read as YAML"),
+        (["study", "{tmp}/none.yaml", "{tmp}/o"], "none.yaml: cannot be read: No such file"),
         (["report", "{tmp}"], "study.yaml"),
         (["prepare", "mms", "{tmp}/empty", "{tmp}/o"], "empty: holds no information CSV"),
         (["prepare", "folder", "{tmp}", "{tmp}/o"], "no file matches the pattern"),
@@ -120,10 +134,14 @@ def test_a_bad_argument_is_one_line_and_exit_code_2(skipshift, small_set, run_fo
             "the network predicts 2 classes but 1 name was given (a)",
         ),
         (["evaluate", "{net}", "{tmp}/none.csv", "{tmp}/o"], "none.csv: cannot be read"),
+        (["profile", "{tmp}/none", "{manifest}", "{manifest}", "{tmp}/o"], "none: does not exist"),
         (["profile", "{net}", "{tmp}/empty", "brightness:0.5", "{tmp}/o"], "empty: holds no image"),
         (["profile", "{net}", "{tmp}/odd", "brightness:0.5", "{tmp}/o"], "multiples of 32"),
         (["profile", "{net}", "{tmp}/none.npz", "{tmp}", "{tmp}/o"], "as a fingerprint: [Errno 2]"),
-        (["profile", "{net}", "{tmp}/f.json", "brightness:0.5", "{tmp}/o"], "needs images to change"),
+        (
+            ["profile", "{net}", "{tmp}/f.json", "brightness:0.5", "{tmp}/o"],
+            "needs images to change",
+        ),
         (
             ["fingerprint", "{net}", "{manifest}", "{tmp}/f.npz"],
             "4 groups cannot fill a part of 5",
@@ -167,6 +185,76 @@ def test_prepare_ends_with_what_a_study_needs(skipshift, tmp_path):
     assert code == 0
     last = out.splitlines()[-2:]
     assert last == ["classes: [background, object]", f"manifest: {tmp_path / 'o/manifest.csv'}"]
+
+
+def test_an_internal_value_error_is_not_the_users_mistake(skipshift, small_set, monkeypatch):
+    def broken(*_):
+        return np.zeros(2) + np.zeros(3)
+
+    monkeypatch.setattr("skipshift.data.checks.preflight.check_manifest", broken)
+    code, _, err = skipshift("check", small_set)
+    assert code == 1
+    expected = r"skipshift: unexpected ValueError: operands .* \(add --debug to see where\)\n"
+    assert re.fullmatch(expected, err)
+    assert "in broken" in skipshift("check", small_set, "--debug")[2]
+
+
+def test_an_argument_error_of_a_command_names_the_command(skipshift, small_set, monkeypatch):
+    def broken(*_):
+        raise ArgumentError("cases must be many, got 1")
+
+    monkeypatch.setattr("skipshift.data.checks.preflight.check_manifest", broken)
+    code, _, err = skipshift("check", small_set)
+    assert code == 2
+    assert err == "skipshift: cases must be many, got 1 (see skipshift check --help)\n"
+
+
+def test_an_error_in_the_users_own_code_is_not_a_wrong_argument(skipshift, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("def net():\n    raise ValueError('my own')\n")
+    (tmp_path / "net.pt").touch()
+    code, _, err = skipshift("profile", "net.pt", "a", "b", "o", "--builder", "mine:net")
+    assert code == 1
+    assert err == "skipshift: unexpected ValueError: my own (add --debug to see where)\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--classes", "a,b"], ("a", "b")),
+        (["--classes", "a", "--classes", "b,c"], ("a", "b", "c")),
+        ([r"--classes=a\,b,c"], ("a,b", "c")),
+        ([], ()),
+    ],
+)
+def test_a_list_takes_repeated_options_and_commas(words, expected):
+    _, bound, _ = app.parse_args(["check", "m.csv", *words], exit_on_error=False)
+    assert bound.arguments["spec"].classes == expected
+
+
+def test_profile_takes_its_whole_spec_from_the_command_line():
+    options = {
+        "distances": "auc,energy", "pooling": "none", "bins": "fd", "null-draws": "1",
+        "bootstrap-draws": "2", "permutation-draws": "3", "memory": "0.5", "batch-size": "4",
+        "seed": "5",
+    }  # fmt: skip
+    assert {name.replace("-", "_") for name in options} == {f.name for f in fields(ProfileSpec)}
+    words = [f"--{name}={value}" for name, value in options.items()]
+    _, bound, _ = app.parse_args(["profile", "n", "a", "b", "o", *words], exit_on_error=False)
+    assert bound.arguments["spec"].settings == ProfileSpec(
+        distances=("auc", "energy"), pooling=("none",), bins="fd", null_draws=1,
+        bootstrap_draws=2, permutation_draws=3, memory=0.5, batch_size=4, seed=5,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [60, 200])
+def test_help_is_wrapped_once(skipshift, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    out = skipshift("profile", "--help")[1]
+    lines = [line for line in out.splitlines() if line.startswith("For each layer")]
+    text = re.sub(r"[│\s]+", " ", out)
+    assert "profile.json and profile.svg, which shows the first distance and pooling" in text
+    assert width - 20 < len(lines[0]) <= width
 
 
 def test_debug_shows_where_it_happened(skipshift):
@@ -254,7 +342,9 @@ def test_profile_takes_a_foreign_network_with_its_own_preprocess(skipshift, tmp_
         for case in "abc":
             np.save(tmp_path / name / case, rng.random((32, 32, 32)))
     options = ["--volumes", "--preprocess", "owner:tenth", "--layers", "s*", "--layers", "down_1"]
-    code, _, err = skipshift("profile", "net.pt", "old", "new", "o", "--builder", "owner:net", *options)
+    code, _, err = skipshift(
+        "profile", "net.pt", "old", "new", "o", "--builder", "owner:net", *options
+    )
     assert code == 0, err
     assert read_table(tmp_path / "o" / "layers.csv", PROFILE_LAYERS)["layer"].tolist() == [
         "s8", "s4", "s2", "s1", "down_1",
@@ -355,6 +445,19 @@ def test_a_study_file_is_read_from_its_own_folder(skipshift, small_set, tmp_path
 def test_progress_passes_items_on_and_ends_with_a_line(capsys):
     assert list(show(iter("abc"), "letters", 3)) == ["a", "b", "c"]
     assert capsys.readouterr().err == "letters: done\n"
+
+
+def test_the_package_runs_as_a_module_and_help_imports_nothing_heavy():
+    code = (
+        "import runpy, sys; sys.argv = ['skipshift', {words}]\n"
+        "try: runpy.run_module('skipshift', run_name='__main__')\n"
+        "except SystemExit: print(sorted(set({heavy}) & set(sys.modules)))"
+    )
+    heavy = ["torch", "pandas", "numpy", "cv2", "pydantic", "tqdm", "yaml", "matplotlib", "PIL"]
+    for words in ("'--help'", "'profile', '--help'", "'--version'", "'prfile'"):
+        command = [sys.executable, "-c", code.format(words=words, heavy=heavy)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines()[-1] == "[]", words
 
 
 def test_the_command_is_installed_and_knows_its_version():

@@ -1,9 +1,21 @@
-"""What CONTRIBUTING promises of every docstring and every command."""
+"""What CONTRIBUTING promises of every docstring, every command and every public name."""
 
 import ast
+import re
+import shlex
 
 import pytest
 from tools import house
+
+import skipshift
+from skipshift.cli.main import app, main
+
+PAGES = "\n".join(
+    page.read_text(encoding="utf-8")
+    for page in [house.ROOT / "README.md", *sorted((house.ROOT / "docs").glob("*.md"))]
+)
+READERS = [f"prepare {name}" for name in app["prepare"] if not name.startswith("-")]
+COMMANDS = [name for name in app if not name.startswith("-")]
 
 
 def public(tree):
@@ -50,3 +62,31 @@ def test_every_field_of_a_spec_has_a_docstring(module):
             if isinstance(field, ast.AnnAssign) and not name.startswith("__") and not told:
                 bare.append(f"{node.name}.{name}")
     assert not bare
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, *READERS])
+def test_a_command_stands_in_the_docs_and_its_help_ends_with_an_example_that_parses(
+    command, capsys, monkeypatch
+):
+    assert f"skipshift {command} " in PAGES
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit):
+        main([*command.split(), "--help"])
+    example = re.search(r"\nExample:\n  skipshift (.+)\n$", capsys.readouterr().out)
+    assert example, "add a paragraph 'Example: skipshift ...' to the docstring of its spec"
+    assert f"{example[1]} ".startswith(f"{command} ")
+    app.parse_args(shlex.split(example[1]), exit_on_error=False, print_error=False)
+
+
+def test_the_docs_use_public_names_only():
+    used = set(re.findall(r"\bss\.(\w+)", PAGES)) | set(re.findall(r"\bskipshift\.(\w+)\(", PAGES))
+    for names in re.findall(r"from skipshift import ([\w, ]+)", PAGES):
+        used |= set(names.replace(" ", "").split(","))
+    assert not used - set(skipshift.__all__)
+    assert not re.findall(r"(?:from|import) skipshift\.[\w.]+", PAGES)
+
+
+@pytest.mark.parametrize("name", skipshift.__all__)
+def test_a_public_name_is_documented(name):
+    code = rf"\b(ss|skipshift)\.{name}\b|`{name}[`(.]|from skipshift import [\w, ]*\b{name}\b"
+    assert re.search(code, PAGES)

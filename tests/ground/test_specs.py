@@ -75,7 +75,11 @@ def test_a_fault_in_a_study_file_is_one_line_that_names_it(tmp_path, text, fault
         (TrainingSpec, {"precision": "half"}, "precision"),
         (ProfileSpec, {"bins": 1}, "bins must be at least 2, or fd, got 1"),
         (ProfileSpec, {"bins": "sturges"}, "bins"),
-        (ProfileSpec, {"distances": ["l2"]}, r"distances must be one or more of hellinger, .*, got l2"),
+        (
+            ProfileSpec,
+            {"distances": ["l2"]},
+            r"distances must be one or more of hellinger, .*, got l2",
+        ),
         (ProfileSpec, {"pooling": []}, r"pooling must be one or more of average, .* got none"),
         (ProfileSpec, {"memory": -1}, "memory must be at least 0, got -1"),
         (ProfileSpec, {"batch_size": 0}, "batch_size must be at least 1, got 0"),

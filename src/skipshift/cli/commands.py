@@ -26,7 +26,7 @@ from skipshift.data.prepare.options import (
     SccSpec,
     SynthSpec,
 )
-from skipshift.errors import naming
+from skipshift.errors import SkipshiftError, naming
 from skipshift.progress import Progress, silent
 from skipshift.specs import DemoSpec, read_study, to_plain
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
 
+    from skipshift.data.prepare.point_patches import Propose
     from skipshift.profile.profile import Profile
 
 
@@ -73,7 +74,7 @@ def prepare_mitosis(spec: MitosisSpec, progress: Progress = silent) -> str:
     from skipshift.data.prepare import mitosis, stains, writing
     from skipshift.page.review import write_review
 
-    propose = stains.propose
+    propose: Propose = stains.propose
     if spec.proposals is not None:
         from skipshift.networks.mask_proposals import load_proposer
 
@@ -179,9 +180,9 @@ def profile(spec: ProfileRunSpec, progress: Progress = silent) -> str:
         batch_size=spec.settings.batch_size,
     )
     sets = read_inputs(spec.reference, spec.shifted, how, progress)
-    images, groups = zip(*sets, strict=True)
+    groups = (sets[0].groups, sets[1].groups)
     with naming(f"{spec.net} on {spec.reference}, {spec.shifted}"):
-        result = profile_shift(net, *images, layers, groups, spec.settings)
+        result = profile_shift(net, sets[0].images, sets[1].images, layers, groups, spec.settings)
     result.save(spec.out)
     _write_pictures(result, spec)
     table = result.layers.round(3).to_string(index=False)
@@ -237,6 +238,11 @@ def _load(source: Path, builder: str | None, preprocess: str) -> "nn.Module":
     from skipshift.networks.inference import best_device
 
     preprocess_of(preprocess)
+    if not source.exists():
+        raise SkipshiftError(
+            f"{source}: does not exist; NET must be a run folder, an smp or nnU-Net folder, "
+            f"a torch.export archive or weights"
+        )
     return load_net(source, builder).to(best_device())
 
 

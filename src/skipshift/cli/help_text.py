@@ -1,4 +1,4 @@
-"""Help texts made from docstrings: one wrap, by the terminal, defaults in plain words, an example."""
+"""Help texts from docstrings: wrapped by the terminal alone, plain defaults, an example."""
 
 import inspect
 import re
@@ -32,13 +32,13 @@ class ReflowedHelp(DefaultFormatter):
 
 
 def reflow(text: str) -> str:
-    """Join the lines of each paragraph.
+    r"""Join the lines of each paragraph.
 
     >>> reflow('''One sentence
     ...     goes on.
     ...
     ... Another.''')
-    'One sentence goes on.\\n\\nAnother.'
+    'One sentence goes on.\n\nAnother.'
     """
     return "\n\n".join(" ".join(part.split()) for part in re.split(r"\n\s*\n", text))
 

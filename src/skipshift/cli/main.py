@@ -1,17 +1,17 @@
 """The command line: parses words into a spec, runs its command, reports an error in one line."""
 
 import os
-import re
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from typing import Annotated, Any, TypeVar, get_args, get_origin
+from typing import Annotated, Any, TypeVar
 
-from cyclopts import App, ArgumentCollection, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter
 
 from skipshift.cli import commands
 from skipshift.cli.help_text import LISTS, ReflowedHelp, show_default, split_example
+from skipshift.cli.words import explain, prepare_words
 from skipshift.data.checks.findings import CheckError
 from skipshift.errors import ArgumentError, SkipshiftError
 from skipshift.networks.allocator import keep_memory
@@ -39,8 +39,8 @@ def _run(words: list[str], debug: bool) -> int:
     except (CycloptsError, ArgumentError) as error:
         if debug:
             traceback.print_exc()
-        command = " ".join(["skipshift", *app.parse_commands(words)[0]])
-        return _fail(f"{_one_line(error)} (see {command} --help)", 2)
+        command = " ".join(("skipshift", *app.parse_commands(words)[0]))
+        return _fail(f"{explain(error)} (see {command} --help)", 2)
     except CheckError as error:
         print(error.report)
         return _fail(_one_line(error), 1)
@@ -89,18 +89,6 @@ def _version() -> str:
     return version("skipshift")
 
 
-def _split_lists(_app: App, _commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
-    r"""Split the values of options that take several at commas; ``\,`` is a comma within one."""
-    for argument in arguments:
-        hints = (argument.hint, *get_args(argument.hint))
-        if any(get_origin(hint) is tuple and ... in get_args(hint) for hint in hints):
-            argument.tokens = [
-                token.evolve(value=value.replace(r"\,", ","))
-                for token in argument.tokens
-                for value in ([token.value] if token.keys else re.split(r"(?<!\\),", token.value))
-            ]
-
-
 app = App(
     name="skipshift",
     help="Find where domain shift enters a segmentation network, what to change, and how sure.",
@@ -108,7 +96,7 @@ app = App(
     "comes from.",
     version=_version,
     default_parameter=Parameter(negative=(), show_default=show_default),
-    config=_split_lists,
+    config=prepare_words,
     # markup would swallow the stars of a pattern
     help_format="plaintext",
     help_formatter=ReflowedHelp(),
@@ -117,6 +105,7 @@ app = App(
 
 def _command(run: Callable[..., str]) -> Callable[[Any], None]:
     """Make a command of a function of one spec."""
+    kind = run.__annotations__["spec"]
 
     def command(spec: Any) -> None:
         text = run(spec, show)
@@ -126,7 +115,7 @@ def _command(run: Callable[..., str]) -> Callable[[Any], None]:
             # who reads has seen enough; what is left must not fail when Python ends
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
-    command.__annotations__["spec"] = Annotated[run.__annotations__["spec"], Parameter(name="*")]
+    command.__annotations__["spec"] = Annotated[kind, Parameter(name="*")]
     return command
 
 

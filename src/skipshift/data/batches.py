@@ -39,5 +39,6 @@ class Batches:
 
 def stack_cases(cases: Sequence[Case]) -> tuple[Pixels, Pixels, list[str]]:
     """Stack cases of one size: images (N, H, W, C), masks (N, H, W), and the group of each."""
-    images, masks = (np.stack([getattr(case, name) for case in cases]) for name in ("image", "mask"))
+    images = np.stack([case.image for case in cases])
+    masks = np.stack([case.mask for case in cases])
     return images, masks, [case.group for case in cases]

@@ -61,9 +61,7 @@ def read_slide_annotations(path: Path, slide: str) -> Annotated:
     """Read the annotations of one slide; `SkipshiftError` if the file has none of it."""
     known = read_annotations(path)
     if slide not in known:
-        raise SkipshiftError(
-            f"{path}: has no slide {slide}; its first is {next(iter(known), '-')}"
-        )
+        raise SkipshiftError(f"{path}: has no slide {slide}; its first is {next(iter(known), '-')}")
     return known[slide]
 
 

@@ -16,7 +16,7 @@ START, END = "<!-- the map: made by `make map` -->", "<!-- end of the map -->"
 ROOMS = {
     "": "errors names specs records progress extras shifts",
     "data": "images volumes slices manifest splits preprocess sources crops",
-    "data.slides": "reader annotations registration quadtree",
+    "data.slides": "reader annotations affine registration overlays quadtree",
     "data.prepare": "options writing patterns labels folder mms specimens regions scc published "
     "corrections stains point_patches mitosis procedural templates synthetic",
     "data.checks": "findings thumbnails value_range channel_order orientation alignment duplicates "

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from skipshift.data.images import read_deep, read_image, read_mask, rescale, write_png
+from skipshift.data.images import read_image, read_mask, read_native, stretch_to_16_bit, write_png
 from skipshift.data.manifest import COLUMNS, centre_crop, read_cases, read_manifest
 from skipshift.data.sources import read_pair, read_set
 from skipshift.data.splits import draw_folds
@@ -34,7 +34,7 @@ def test_files_of_16_bits_keep_their_levels_and_are_rounded_to_8(tmp_path, rng, 
     pixels = rng.integers(0, 65536, shape).astype(np.uint16)
     path = tmp_path / f"a.{ending}"
     write_png(path, pixels) if ending == "png" else cv2.imwrite(str(path), pixels[..., ::-1])
-    assert np.array_equal(read_deep(path), pixels)
+    assert np.array_equal(read_native(path), pixels)
     assert np.array_equal(read_image(path), np.rint(pixels / 257).astype(np.uint8))
 
 
@@ -64,12 +64,12 @@ def test_palette_images_are_their_colours_and_palette_masks_their_indices(tmp_pa
 
 def test_a_stretched_slice_fills_the_range_and_keeps_the_order(rng):
     values = rng.normal(0, 50, (9, 9))
-    levels = rescale(values)
+    levels = stretch_to_16_bit(values)
     assert (levels.min(), levels.max()) == (0, 65535)
     assert np.array_equal(np.argsort(levels, None), np.argsort(values, None))
-    assert rescale(np.full((3, 3), 7.0)) is None
+    assert stretch_to_16_bit(np.full((3, 3), 7.0)) is None
     with pytest.raises(ValueError, match="no finite numbers"):
-        rescale(np.array([0.0, np.nan, 1.0]))
+        stretch_to_16_bit(np.array([0.0, np.nan, 1.0]))
 
 
 @pytest.mark.parametrize("mode", ["1", "P", "L"])

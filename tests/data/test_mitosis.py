@@ -227,7 +227,7 @@ def test_a_point_that_is_placed_badly_is_dropped_in_all_scans_and_counted(src):
 
 
 def test_a_registration_to_another_slide_is_refused(src):
-    with pytest.raises(SkipshiftError, match=r"carries to x.tiff, but .* of domain B is s0.tiff"):
+    with pytest.raises(SkipshiftError, match=r"maps to x.tiff, but .* of domain B is s0.tiff"):
         prepare(src, **register(src, moving="x.tiff"))
 
 

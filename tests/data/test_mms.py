@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from skipshift.data.images import read_deep, read_labels
+from skipshift.data.images import read_labels, read_native
 from skipshift.data.manifest import read_manifest
 from skipshift.data.prepare.mms import prepare_mms
 from skipshift.data.prepare.options import MmsSpec
@@ -110,7 +110,7 @@ def test_stored_numbers_can_be_had_back_from_the_files(challenge, rng):
     challenge.add("X", "A", "Training/Labeled", image, mask)
     out = prepare(challenge)
     stored = image[:, :, 1, ES].T
-    levels = read_deep(out / "images/A/X-ES-z01.png")[..., 0]
+    levels = read_native(out / "images/A/X-ES-z01.png")[..., 0]
     assert (levels.min(), levels.max()) == (0, 65535)
     back = levels / 65535 * (stored.max() - stored.min()) + stored.min()
     assert np.array_equal(np.rint(back), stored)
@@ -123,7 +123,7 @@ def test_stored_numbers_can_be_had_back_from_the_files(challenge, rng):
 def test_slices_are_cut_to_the_sizes_of_the_paper(challenge, rng, shape, side):
     challenge.add("X", "A", "Training/Labeled", *volumes(rng, (*shape, 2)))
     out = prepare(challenge, keep_empty=True)
-    levels = read_deep(out / "images/A/X-ED-z01.png")
+    levels = read_native(out / "images/A/X-ED-z01.png")
     assert levels.shape == (side, side, 1)
     assert (levels.min(), levels.max()) == (0, 65535)
 

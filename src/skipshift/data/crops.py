@@ -30,7 +30,7 @@ class Crops(Dataset[tuple[Pixels, Pixels]]):
         epoch, index = item
         rng = np.random.default_rng((self.seed, epoch, index))
         case = self.cases[index % len(self.cases)]
-        return warp(case.image, case.mask, self.spec, rng)
+        return random_crop(case.image, case.mask, self.spec, rng)
 
 
 class EpochSampler(Sampler[Item]):
@@ -47,37 +47,37 @@ class EpochSampler(Sampler[Item]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.length // processes()[1]
+        return self.length // rank_and_size()[1]
 
     def __iter__(self) -> Iterator[Item]:
-        rank, world = processes()
+        rank, world = rank_and_size()
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
         # every process must take as many steps as the others
         return ((self.epoch, int(index)) for index in order[rank::world][: len(self)])
 
 
-class Strides(Sampler[int]):
+class ShardSampler(Sampler[int]):
     """Indices rank, rank + world, ...: over all processes every index once, none repeated."""
 
     def __init__(self, length: int) -> None:
         self.length = length
 
     def __len__(self) -> int:
-        return len(range(self.length)[slice(processes()[0], None, processes()[1])])
+        return len(range(self.length)[slice(rank_and_size()[0], None, rank_and_size()[1])])
 
     def __iter__(self) -> Iterator[int]:
-        rank, world = processes()
+        rank, world = rank_and_size()
         return iter(range(rank, self.length, world))
 
 
-def processes() -> tuple[int, int]:
+def rank_and_size() -> tuple[int, int]:
     """Rank of this process among those that train together, and their number."""
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()
     return 0, 1
 
 
-def warp(
+def random_crop(
     image: Pixels, mask: Pixels, spec: TrainingSpec, rng: np.random.Generator
 ) -> tuple[Pixels, Pixels]:
     """Cut one random crop of image (H, W, C) and mask (H, W) by the same affine map.

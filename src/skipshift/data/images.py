@@ -15,19 +15,19 @@ from skipshift.errors import ArgumentError, SkipshiftError
 from skipshift.records import write_bytes
 
 Pixels = npt.NDArray[np.uint8]
-Deep = npt.NDArray[Any]
+NativePixels = npt.NDArray[Any]
 """Pixels as they are in a file: uint8, uint16 or float32."""
 
 
 def read_image(path: Path) -> Pixels:
     """Decode an image as (H, W, C) uint8, C = 3 (RGB) or 1 (grey); alpha is dropped.
 
-    16-bit levels are rounded to the nearest of 8 bits. `SkipshiftError` as `read_deep`.
+    16-bit levels are rounded to the nearest of 8 bits. `SkipshiftError` as `read_native`.
     """
-    return to_8_bit(read_deep(path))
+    return to_8_bit(read_native(path))
 
 
-def read_deep(path: Path, floats: bool = False) -> Deep:
+def read_native(path: Path, floats: bool = False) -> NativePixels:
     """Decode an image as (H, W, C) as it is stored, uint8 or uint16; ``floats`` of one channel too.
 
     `SkipshiftError` if the file is absent, no image, truncated, too large or of other depths.
@@ -53,7 +53,7 @@ def image_size(path: Path) -> tuple[int, int]:
         return image.size
 
 
-def to_8_bit(pixels: Deep) -> Pixels:
+def to_8_bit(pixels: NativePixels) -> Pixels:
     """Round 16-bit levels to the nearest of 8 bits: 65535 is 255, so x / 65535 stays x / 255.
 
     >>> to_8_bit(np.array([0, 128, 129, 65535], np.uint16)).tolist()
@@ -64,17 +64,17 @@ def to_8_bit(pixels: Deep) -> Pixels:
     return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
-def in_channels(pixels: Deep, channels: int) -> Deep:
+def convert_channels(pixels: NativePixels, channels: int) -> NativePixels:
     """Turn (H, W, 1) or (H, W, 3) into grey (ITU-R 601, 1) or colour (3)."""
     if pixels.shape[2] == channels:
         return pixels
     code = cv2.COLOR_GRAY2RGB if channels == 3 else cv2.COLOR_RGB2GRAY
-    turned: Deep = np.asarray(cv2.cvtColor(pixels, code), dtype=pixels.dtype)
+    turned: NativePixels = np.asarray(cv2.cvtColor(pixels, code), dtype=pixels.dtype)
     # OpenCV drops the axis of a single channel
     return turned.reshape(*pixels.shape[:2], channels)
 
 
-def rescale(pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint16] | None:
+def stretch_to_16_bit(pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint16] | None:
     """Stretch numbers of any kind to the full range of 16 bits; None where all are equal.
 
     `ArgumentError` for NaN or infinity.
@@ -100,7 +100,7 @@ def read_mask(path: Path, classes: int) -> Pixels:
     return labels.astype(np.uint8, copy=False)
 
 
-def read_labels(path: Path) -> Deep:
+def read_labels(path: Path) -> NativePixels:
     """Decode a file of one channel as (H, W) numbers: of a palette image its indices."""
     with _opened(path) as image:
         if image.mode.startswith("I;16"):
@@ -113,7 +113,7 @@ def read_labels(path: Path) -> Deep:
         return np.asarray(image, dtype=np.uint8)
 
 
-def read_numbers(path: Path, in_colour: bool = False) -> npt.NDArray[np.int64]:
+def read_mask_codes(path: Path, in_colour: bool = False) -> npt.NDArray[np.int64]:
     """Decode a file as (H, W) numbers: those of `read_labels`, or 0xRRGGBB of a colour.
 
     With ``in_colour`` grey levels and palettes are colours too.
@@ -122,7 +122,7 @@ def read_numbers(path: Path, in_colour: bool = False) -> npt.NDArray[np.int64]:
         one_channel = image.mode in ("L", "P", "1") or image.mode.startswith("I;16")
     if one_channel and not in_colour:
         return read_labels(path).astype(np.int64)
-    colours = in_channels(to_8_bit(read_deep(path)), 3)
+    colours = convert_channels(to_8_bit(read_native(path)), 3)
     return np.asarray(colours @ np.array([1 << 16, 1 << 8, 1]), dtype=np.int64)
 
 
@@ -165,7 +165,7 @@ def _decode_16_bit_colour(path: Path, image: Image.Image) -> npt.NDArray[np.uint
     return np.ascontiguousarray(channels, dtype=np.uint16)
 
 
-def write_png(path: Path, pixels: Deep) -> None:
+def write_png(path: Path, pixels: NativePixels) -> None:
     """Write (H, W), (H, W, 1) or (H, W, 3) RGB, uint8 or uint16, as PNG, in one piece."""
     if pixels.ndim == 3 and pixels.shape[-1] == 3:
         pixels = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
@@ -176,7 +176,7 @@ def write_png(path: Path, pixels: Deep) -> None:
 
 
 @contextlib.contextmanager
-def one_thread_an_image() -> Iterator[None]:
+def single_threaded_opencv() -> Iterator[None]:
     """Keep OpenCV to the calling thread, where images are shared out among threads already."""
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)

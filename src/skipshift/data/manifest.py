@@ -61,7 +61,7 @@ def read_manifest(path: Path) -> pd.DataFrame:
     for fault in row_faults(path, cases):
         raise SkipshiftError(f"{path}: {fault.where}; {fault.way_out}")
     for column in ("image", "mask"):
-        cases[column] = [str(locate(path, text)) for text in cases[column]]
+        cases[column] = [str(resolve_path(path, text)) for text in cases[column]]
     return cases
 
 
@@ -81,10 +81,10 @@ def read_rows(path: Path) -> pd.DataFrame:
         )
     if cases.empty:
         raise SkipshiftError(f"{path}: has no cases; give it one row per image")
-    return known_first(cases)
+    return order_columns(cases)
 
 
-def known_first(cases: pd.DataFrame) -> pd.DataFrame:
+def order_columns(cases: pd.DataFrame) -> pd.DataFrame:
     """Put the columns of `COLUMNS` before any others."""
     return cases[[*COLUMNS, *(column for column in cases if column not in COLUMNS)]]
 
@@ -106,7 +106,7 @@ def row_faults(path: Path, cases: pd.DataFrame) -> Iterator[RowFault]:
         yield RowFault("group on both sides of the split", where, "put all its cases on one side")
     for column in ("image", "mask"):
         for line, text in enumerate(cases[column], 2):
-            file = locate(path, text)
+            file = resolve_path(path, text)
             if file is None:
                 where = f"line {line}: path {text!r} leaves the manifest's folder"
                 way_out = "put the file below it and give a relative path"
@@ -116,7 +116,7 @@ def row_faults(path: Path, cases: pd.DataFrame) -> Iterator[RowFault]:
                 yield RowFault("missing file", where, "restore the file")
 
 
-def locate(manifest: Path, text: str) -> Path | None:
+def resolve_path(manifest: Path, text: str) -> Path | None:
     """Make a path of a manifest absolute; None if it leaves the manifest's folder."""
     folder = Path(os.path.normpath(manifest.parent.absolute()))
     file = Path(os.path.normpath(folder / text))

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from skipshift.data import volumes
-from skipshift.data.images import read_deep
+from skipshift.data.images import read_native
 from skipshift.data.volumes import Plane, Values, Volume, open_volume, spacing_text
 from skipshift.errors import SkipshiftError
 
@@ -44,7 +44,7 @@ def read_slices(path: Path) -> Slices:
                 f"{path}: an image is (H, W), (H, W, 1) or (H, W, 3), got {pixels.shape}"
             )
         return Slices(pixels[None], "", None)
-    return Slices(read_deep(path, floats=True)[None], "", None)
+    return Slices(read_native(path, floats=True)[None], "", None)
 
 
 def read_label_slices(path: Path, decode: Decode, plane: Plane | None) -> npt.NDArray[np.int64]:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from skipshift import shifts
 from skipshift.data import volumes as nifti
-from skipshift.data.images import read_deep
+from skipshift.data.images import read_native
 from skipshift.data.manifest import Case, centre_crop, read_cases, read_manifest
 from skipshift.errors import ArgumentError, SkipshiftError
 from skipshift.names import parse_shift
@@ -117,7 +117,7 @@ def _read(file: Path, volumes: bool) -> list[npt.NDArray[Any]]:
         return [slices] if volumes else list(slices)
     axes = 3 if volumes else 2
     if file.suffix != ARRAY:
-        image = read_deep(file, floats=True)
+        image = read_native(file, floats=True)
     else:
         try:
             image = np.load(file, allow_pickle=False)

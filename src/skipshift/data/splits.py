@@ -9,7 +9,7 @@ import pandas as pd
 
 from skipshift.errors import SkipshiftError
 
-CASE = ["case", "domain", "group", "stratum"]
+CASE_COLUMNS = ["case", "domain", "group", "stratum"]
 """What identifies a case in a table of folds."""
 
 
@@ -58,7 +58,7 @@ def draw_folds(cases: pd.DataFrame, folds: int, seed: int = 0) -> pd.DataFrame:
             f"ask for at most {groups} folds or add cases"
         )
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    table = train[CASE].assign(fold=0)
+    table = train[CASE_COLUMNS].assign(fold=0)
     with warnings.catch_warnings():
         # a stratum with fewer cases than folds cannot be in every fold, and need not be
         warnings.filterwarnings("ignore", message="The least populated class")
@@ -98,10 +98,10 @@ def leave_out_domains(cases: pd.DataFrame, folds: int, seed: int = 0) -> pd.Data
 
 def read_folds(path: Path) -> pd.DataFrame:
     """Read a table of folds back; `SkipshiftError` if it is broken or tears a group apart."""
-    text = dict.fromkeys(CASE, str)
+    text = dict.fromkeys(CASE_COLUMNS, str)
     try:
         table = pd.read_csv(path, dtype=text, keep_default_na=False)
-        table = table[[*CASE, "fold", *({"validation"} & set(table))]]
+        table = table[[*CASE_COLUMNS, "fold", *({"validation"} & set(table))]]
         table = table.astype({"fold": int})
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())
@@ -116,7 +116,7 @@ def read_folds(path: Path) -> pd.DataFrame:
     return table
 
 
-def parts_of(folds: pd.DataFrame, fold: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+def split_fold(folds: pd.DataFrame, fold: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Training and validation rows of a fold, from a table of folds."""
     inside = folds["fold"] == fold
     if "validation" not in folds:
@@ -125,6 +125,6 @@ def parts_of(folds: pd.DataFrame, fold: int) -> tuple[pd.DataFrame, pd.DataFrame
     return folds[~inside & ~chosen], folds[~inside & chosen]
 
 
-def trained_domains(folds: pd.DataFrame, fold: int) -> list[str]:
+def training_domains(folds: pd.DataFrame, fold: int) -> list[str]:
     """Domains that the networks of a fold are trained on, in order of appearance."""
-    return [str(name) for name in np.asarray(parts_of(folds, fold)[0]["domain"].unique())]
+    return [str(name) for name in np.asarray(split_fold(folds, fold)[0]["domain"].unique())]

@@ -55,7 +55,7 @@ class Volume:
             return None
         return float(sizes[self.plane.rows]), float(sizes[1 - self.plane.rows])
 
-    def lies_like(self, other: "Volume") -> bool:
+    def same_grid(self, other: "Volume") -> bool:
         """Whether two headers put the voxels at the same places, to a tenth of a millimetre."""
         return np.allclose(self.affine, other.affine, rtol=0, atol=0.1)
 

@@ -14,8 +14,8 @@ import pandas as pd
 from skipshift.data.checks.domains import judge_domains, measure_case
 from skipshift.data.checks.duplicates import Descriptor, find_copies, fingerprint
 from skipshift.data.checks.findings import Finding, found
-from skipshift.data.images import one_thread_an_image, read_deep, read_mask, to_8_bit
-from skipshift.data.manifest import centre_crop, check_sizes, locate, read_rows, row_faults
+from skipshift.data.images import read_mask, read_native, single_threaded_opencv, to_8_bit
+from skipshift.data.manifest import centre_crop, check_sizes, read_rows, resolve_path, row_faults
 from skipshift.errors import ArgumentError, SkipshiftError
 from skipshift.names import STRIDE, check_sides
 from skipshift.progress import Progress, silent
@@ -77,10 +77,12 @@ def check_manifest(
         rows = read_rows(manifest)
     except SkipshiftError as error:
         return found("error", "manifest that cannot be used", [str(error)], "mend the file")
-    files = [[locate(manifest, text) for text in rows[column]] for column in ("image", "mask")]
+    files = [
+        [resolve_path(manifest, text) for text in rows[column]] for column in ("image", "mask")
+    ]
     there = [[file is not None and file.is_file() for file in column] for column in files]
     cases = rows.assign(files=pd.Series(zip(*files, strict=True)))[np.all(there, axis=0)]
-    with one_thread_an_image(), ThreadPoolExecutor(workers) as pool:
+    with single_threaded_opencv(), ThreadPoolExecutor(workers) as pool:
         looking = pool.map(lambda pair: look_at(pair[0], pair[1], crop), cases["files"])
         looks = list(progress(looking, "check", len(cases)))
         findings = [*_row_findings(manifest, rows), *_file_findings(cases, looks)]
@@ -95,7 +97,7 @@ def look_at(image_file: Path, mask_file: Path, crop: int | None) -> Look:
     faults: dict[str, str] = {}
     image = mask = None
     try:
-        deep = read_deep(image_file)
+        deep = read_native(image_file)
         image = to_8_bit(deep)
         mask = read_mask(mask_file, 256)
         check_sizes(mask_file, mask.shape, image.shape)

@@ -350,14 +350,14 @@ def spoil_side(src):
         (spoil_type, r"A2\.npy: holds numbers of type float64, .* add --rescale"),
         (spoil_array, r"A2\.npy: an image is \(H, W\), .* got \(2, 40, 50, 3\)"),
         (spoil_pickle, r"A2\.npy: cannot be read as an array"),
-        (spoil_frames, r"A2\.nii\.gz: has 3 frames; write each as a volume"),
-        (spoil_share, r"A2\.npy: a mask holds whole numbers"),
+        (spoil_frames, r"A2\.nii\.gz: has 3 frames; save each as a volume"),
+        (spoil_share, r"A2\.npy: a mask must contain whole numbers"),
         (spoil_twice, r"A2\.tif: is case 'A2' of domain 'A', and so is .*A2\.png; narrow"),
         (spoil_masks, r"A2\.tif: is a mask of case 'A2', and so is .*A2\.png; narrow"),
         (spoil_solid, r"A2\.npy: a mask is \(H, W\), got \(2, 40, 50\)"),
-        (spoil_text, r"A2\.npy: is no array of numbers"),
+        (spoil_text, r"A2\.npy: is not an array of numbers"),
         (spoil_side, r"A2\.png: an image must be at least 32 x 32, got 50 x 20"),
-        (spoil_colour, r"A2\.png: a mask holds class indices in one channel, got mode RGB"),
+        (spoil_colour, r"A2\.png: a mask must have one channel of class indices, got mode RGB"),
     ],
 )
 def test_a_fault_of_the_source_is_named_and_leaves_nothing(src, spoil, fault):

@@ -306,7 +306,7 @@ def break_csv(challenge, image, mask):  # noqa: ARG001
         (break_place, "lies in no folder Training, Validation or Testing"),
         (break_twice, r"A0_sa(_gt)?\.nii\.gz: is there twice"),
         (break_file, r"X_sa\.nii\.gz: cannot be read as a NIfTI volume"),
-        (break_value, r"X_sa\.nii\.gz: has values that are no finite numbers"),
+        (break_value, r"X_sa\.nii\.gz: contains NaN or infinity"),
         (break_size, r"X_sa\.nii\.gz: an image must be at least 32 x 32"),
         (break_rows, r"info\.csv: has A0 in two rows; remove one"),
         (break_csv, r"holds no information CSV \(External code, .*\) and no index\.csv"),
@@ -361,7 +361,7 @@ def test_a_frame_is_read_without_the_rest(tmp_path):
 
 def test_a_volume_of_five_dimensions_is_refused(tmp_path):
     save(tmp_path / "v.nii", np.zeros((4, 4, 2, 2, 2), np.int16))
-    with pytest.raises(SkipshiftError, match=r"v\.nii: a volume has 2 to 4 dimensions, got 5"):
+    with pytest.raises(SkipshiftError, match=r"v\.nii: a volume must have 2 to 4 dimensions, got 5"):
         open_volume(tmp_path / "v.nii")
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from skipshift.data.images import NativePixels, convert_channels, stretch_to_16_bit
-from skipshift.data.manifest import SPLITS, square_crop
+from skipshift.data.images import NativePixels, convert_channels, square_crop, stretch_to_16_bit
+from skipshift.data.manifest import SPLITS
 from skipshift.data.prepare.labels import Legend, legend_of, paint
 from skipshift.data.prepare.options import FolderSpec
 from skipshift.data.prepare.patterns import Item, find_items

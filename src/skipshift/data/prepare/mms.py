@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from skipshift.data.images import stretch_to_16_bit
-from skipshift.data.manifest import square_crop
+from skipshift.data.images import square_crop, stretch_to_16_bit
 from skipshift.data.prepare.options import MmsSpec
 from skipshift.data.prepare.writing import (
     Made,

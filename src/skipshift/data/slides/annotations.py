@@ -178,7 +178,8 @@ def _polygon(label: str, numbers: Any) -> Shape:
         points = points[:-1]
     if len(points) < 3 or not np.isfinite(points).all():
         raise ArgumentError(
-            f"a polygon of class {label} needs 3 or more vertices, all finite: got {points.tolist()[:3]}"
+            f"a polygon of class {label} needs 3 or more vertices, all finite, "
+            f"got {points.tolist()[:3]}"
         )
     return Shape(label, "polygon", points)
 

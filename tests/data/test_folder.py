@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from skipshift.cli.main import main
-from skipshift.data.images import read_deep, read_labels, write_png
+from skipshift.data.images import read_labels, read_native, write_png
 from skipshift.data.manifest import read_manifest
 from skipshift.data.prepare.folder import prepare_folder
 from skipshift.data.prepare.options import FolderSpec
@@ -47,7 +47,7 @@ def one_case(tmp_path, image, mask, **options):
         (tmp_path / f"one/A/{kind}").mkdir(parents=True, exist_ok=True)
         np.save(tmp_path / f"one/A/{kind}/x.npy", array)
     out = prepare(tmp_path / "one", **options)
-    return read_deep(out / "images/A/x.png"), read_labels(out / "masks/A/x.png")
+    return read_native(out / "images/A/x.png"), read_labels(out / "masks/A/x.png")
 
 
 def about(out):
@@ -87,7 +87,7 @@ def test_every_format_gives_the_same_set(tmp_path, ending):
         else:
             Image.fromarray(array).save(path, **({"quality": 100} if ending == "jpg" else {}))
     out = prepare(tmp_path / "src")
-    levels = read_deep(out / "images/A/x.png").astype(int)
+    levels = read_native(out / "images/A/x.png").astype(int)
     assert np.abs(levels - image).max() <= (2 if ending == "jpg" else 0)
     assert np.array_equal(read_labels(out / "masks/A/x.png"), mask)
 
@@ -104,7 +104,7 @@ def test_a_volume_is_cut_into_slices_beside_its_mask(tmp_path, rng):
     assert set(cases["group"]) == {"p"}
     assert set(cases["spacing"]) == {"2.5x1.5"}
     for z, row in enumerate(cases.itertuples()):
-        levels, labels = read_deep(Path(row.image))[..., 0], read_labels(Path(row.mask))
+        levels, labels = read_native(Path(row.image))[..., 0], read_labels(Path(row.mask))
         assert levels.shape == labels.shape == (32, 32)
         # what is bright was labelled: both were turned alike
         assert levels[labels == 1].min() > levels[labels == 0].max()
@@ -350,14 +350,14 @@ def spoil_side(src):
         (spoil_type, r"A2\.npy: holds numbers of type float64, .* add --rescale"),
         (spoil_array, r"A2\.npy: an image is \(H, W\), .* got \(2, 40, 50, 3\)"),
         (spoil_pickle, r"A2\.npy: cannot be read as an array"),
-        (spoil_frames, r"A2\.nii\.gz: has 3 frames; write each as a volume"),
-        (spoil_share, r"A2\.npy: a mask holds whole numbers"),
+        (spoil_frames, r"A2\.nii\.gz: has 3 frames; save each as a volume"),
+        (spoil_share, r"A2\.npy: a mask must contain whole numbers"),
         (spoil_twice, r"A2\.tif: is case 'A2' of domain 'A', and so is .*A2\.png; narrow"),
         (spoil_masks, r"A2\.tif: is a mask of case 'A2', and so is .*A2\.png; narrow"),
         (spoil_solid, r"A2\.npy: a mask is \(H, W\), got \(2, 40, 50\)"),
-        (spoil_text, r"A2\.npy: is no array of numbers"),
+        (spoil_text, r"A2\.npy: is not an array of numbers"),
         (spoil_side, r"A2\.png: an image must be at least 32 x 32, got 50 x 20"),
-        (spoil_colour, r"A2\.png: a mask holds class indices in one channel, got mode RGB"),
+        (spoil_colour, r"A2\.png: a mask must have one channel of class indices, got mode RGB"),
     ],
 )
 def test_a_fault_of_the_source_is_named_and_leaves_nothing(src, spoil, fault):

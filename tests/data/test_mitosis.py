@@ -227,7 +227,7 @@ def test_a_point_that_is_placed_badly_is_dropped_in_all_scans_and_counted(src):
 
 
 def test_a_registration_to_another_slide_is_refused(src):
-    with pytest.raises(SkipshiftError, match=r"carries to x.tiff, but .* of domain B is s0.tiff"):
+    with pytest.raises(SkipshiftError, match=r"maps to x.tiff, but .* of domain B is s0.tiff"):
         prepare(src, **register(src, moving="x.tiff"))
 
 
@@ -305,7 +305,10 @@ def test_a_slide_that_two_lists_tell_apart_may_be_left_out(src):
         ({"leave_out": ("s9",)}, "has no slide s9 to leave out"),
         ({"annotations": (Path("no.json"),)}, "no.json: cannot be read"),
         ({"corrections": Path("nowhere")}, "nowhere: is no folder of corrections"),
-        ({"registrations": Path("nowhere")}, "nowhere: holds no DOMAIN/SPECIMEN/registration.json"),
+        (
+            {"registrations": Path("nowhere")},
+            "nowhere: contains no DOMAIN/SPECIMEN/registration.json",
+        ),
     ],
 )
 def test_a_source_that_does_not_fit_is_refused(src, options, message):

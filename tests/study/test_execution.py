@@ -214,7 +214,7 @@ def test_a_split_that_tears_a_group_apart_is_refused(spec, tmp_path):
     splits = pd.read_csv(out / "splits.csv")
     splits.loc[0, "group"] = splits.loc[splits["fold"] != splits.loc[0, "fold"], "group"].iloc[0]
     splits.to_csv(out / "splits.csv", index=False)
-    with pytest.raises(SkipshiftError, match=r"splits\.csv: group 'case-..' is in two places"):
+    with pytest.raises(SkipshiftError, match=r"splits\.csv: group 'case-..' is divided"):
         run_study(spec, out)
 
 

@@ -93,7 +93,7 @@ def prepare_mitosis(spec: MitosisSpec, progress: Progress = silent) -> str:
 def register(spec: RegisterSpec, progress: Progress = silent) -> str:
     """Register two scans of one specimen."""
     from skipshift.data.images import write_png
-    from skipshift.data.slides import annotations, quadtree, registration
+    from skipshift.data.slides import annotations, overlays, quadtree, registration
     from skipshift.data.slides.reader import open_slide
 
     drawn = None
@@ -107,11 +107,11 @@ def register(spec: RegisterSpec, progress: Progress = silent) -> str:
         drawn = known[spec.fixed.name]
     with open_slide(spec.fixed) as fixed, open_slide(spec.moving) as moving:
         found = quadtree.register(fixed, moving, spec.depth, spec.side, spec.workers, progress)
-        pictures = registration.pictures(fixed, moving, found)
+        pictures = overlays.draw_overlays(fixed, moving, found)
     for name, pixels in pictures.items():
         write_png(spec.out / f"{name}.png", pixels)
     if drawn is not None:
-        carried = registration.carry_annotations(found, drawn)
+        carried = registration.transfer_annotations(found, drawn)
         annotations.write_coco(spec.out / "annotations.json", carried)
     found.save(spec.out)
     return f"{registration.describe(found)}\nregistration: {spec.out / registration.RECORD}"

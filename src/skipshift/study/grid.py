@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from skipshift import records
-from skipshift.data.splits import parts_of
+from skipshift.data.splits import split_fold
 from skipshift.errors import ArgumentError
 from skipshift.specs import StudySpec, to_plain
 
@@ -64,7 +64,7 @@ def ingredients(study: Study, run: Run) -> dict[str, Any]:
     A step that was made from anything else is not the one that the study asks for.
     """
     spec = study.spec
-    training, validation = (_digest(part) for part in parts_of(study.folds, run.fold))
+    training, validation = (_digest(part) for part in split_fold(study.folds, run.fold))
     tests = _digest(study.cases[study.cases["split"] == "test"])
     plain: dict[str, Any] = to_plain(spec)
     settings = {k: v for k, v in plain["training"].items() if k not in ("workers", "devices")}

@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 
 from skipshift.data.manifest import read_cases
-from skipshift.data.splits import parts_of
+from skipshift.data.splits import split_fold
 from skipshift.networks.allocator import keep_memory
 from skipshift.specs import ExecutionSpec, StudySpec
 from skipshift.study.grid import Run, Study, changes, is_done
@@ -45,7 +45,7 @@ def plan_study(spec: StudySpec, out: Path, execution: ExecutionSpec) -> str:
     study = open_study(spec, Path(out))
     runs = chosen_runs(study, execution)
     left = [run for run in runs if not is_done(study, run) and not failed(study, run)]
-    training, validation = parts_of(study.folds, runs[0].fold)
+    training, validation = split_fold(study.folds, runs[0].fold)
     tests = study.cases[study.cases["split"] == "test"]
     plan = spec.training
     steps = -(-len(training) * plan.crops_per_image // plan.batch_size)
@@ -121,7 +121,7 @@ def _probe(study: Study, run: Run) -> Cost:
     with tempfile.TemporaryDirectory(prefix="skipshift-") as folder:
         small = _shrunk(study, run, Path(folder))
         do(small, run, clock)
-    training, validation = parts_of(study.folds, run.fold)
+    training, validation = split_fold(study.folds, run.fold)
     tests, plan = study.cases[study.cases["split"] == "test"], study.spec.training
     profiled = len(small.cases[small.cases["split"] == "test"])
     step, case = clock.step("train"), clock.wholes["evaluate"] / profiled
@@ -137,7 +137,7 @@ def _probe(study: Study, run: Run) -> Cost:
 def _shrunk(study: Study, run: Run, folder: Path) -> Study:
     """Cut a study down to a few cases of each kind and one epoch."""
     plan, cases = study.spec.training, study.cases
-    training, validation = parts_of(study.folds, run.fold)
+    training, validation = split_fold(study.folds, run.fold)
     enough = -(-PROBE_STEPS * plan.batch_size // plan.crops_per_image)
     folds = pd.concat([training[:enough], validation[:PROBE_CASES]])
     tests = cases[cases["split"] == "test"].groupby("domain", sort=False).head(PROBE_CASES)

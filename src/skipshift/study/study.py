@@ -19,7 +19,7 @@ from skipshift.data.checks.findings import raise_errors
 from skipshift.data.checks.preflight import check_manifest
 from skipshift.data.images import image_size
 from skipshift.data.manifest import read_manifest
-from skipshift.data.splits import CASE, draw_folds, leave_out_domains, read_folds
+from skipshift.data.splits import CASE_COLUMNS, draw_folds, leave_out_domains, read_folds
 from skipshift.errors import SkipshiftError
 from skipshift.names import parse_shift, seen
 from skipshift.page.report import write_report
@@ -101,7 +101,7 @@ def open_study(spec: StudySpec, out: Path) -> Study:
     if file.exists():
         kept = read_folds(file)
         alike = list(kept) == list(folds) and kept["fold"].nunique() == folds["fold"].nunique()
-        if alike and kept[CASE].equals(folds[CASE]):
+        if alike and kept[CASE_COLUMNS].equals(folds[CASE_COLUMNS]):
             folds = kept
     return Study(spec, cases, folds, out)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from skipshift.data.images import Pixels, read_numbers
+from skipshift.data.images import Pixels, read_mask_codes
 from skipshift.data.prepare.writing import read_csv
 from skipshift.errors import SkipshiftError
 
@@ -90,7 +90,7 @@ def digest(mask: Pixels) -> str:
 
 
 def _read_painted(path: Path, shape: tuple[int, ...]) -> Pixels:
-    painted = (read_numbers(path) > 0).astype(np.uint8)
+    painted = (read_mask_codes(path) > 0).astype(np.uint8)
     if painted.shape != shape:
         sides = [" x ".join(map(str, sizes[::-1])) for sizes in (painted.shape, shape)]
         raise SkipshiftError(f"{path}: is {sides[0]}, but its case is {sides[1]}; paint it anew")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from skipshift.data.images import Deep, in_channels, rescale
-from skipshift.data.manifest import SPLITS, square_crop
+from skipshift.data.images import NativePixels, convert_channels, square_crop, stretch_to_16_bit
+from skipshift.data.manifest import SPLITS
 from skipshift.data.prepare.labels import Legend, legend_of, paint
 from skipshift.data.prepare.options import FolderSpec
 from skipshift.data.prepare.patterns import Item, find_items
@@ -125,17 +125,17 @@ def make_cases(spec: FolderSpec, legend: Legend, item: Item) -> Made:
         row = {"case": name, "domain": item.domain, "group": item.group}
         row |= {"split": item.split, "stratum": item.stratum}
         row |= {"spacing": slices.spacing} if slices.plane else {}
-        levels = levels if spec.channels is None else in_channels(levels, spec.channels)
+        levels = levels if spec.channels is None else convert_channels(levels, spec.channels)
         samples.append(Sample(row, levels, np.ascontiguousarray(classes)))
     return Made(samples, remarks)
 
 
-def _levels(pixels: Values, spec: FolderSpec, item: Item) -> Deep | None:
+def _levels(pixels: Values, spec: FolderSpec, item: Item) -> NativePixels | None:
     """Levels of 8 or 16 bits of (H, W, C) numbers; None where there is nothing to stretch."""
     try:
         pixels = square_crop(pixels) if spec.square else pixels
         if spec.rescale:
-            return rescale(pixels)
+            return stretch_to_16_bit(pixels)
     except ArgumentError as error:
         raise SkipshiftError(f"{item.image}: {error}") from None
     if pixels.dtype not in (np.uint8, np.uint16):

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from skipshift.data.images import Pixels, read_labels, read_numbers
+from skipshift.data.images import Pixels, read_labels, read_mask_codes
 from skipshift.data.prepare.options import FolderSpec
 from skipshift.data.slices import Decode, read_label_slices
 from skipshift.data.volumes import Plane
@@ -46,18 +46,18 @@ def legend_of(spec: FolderSpec) -> Legend:
         classes = _cover(spec.classes or tuple(dict.fromkeys(names)), names)
         in_colour = pairs[0][1].startswith("#")
         values = {_number(value, in_colour): classes.index(name) for name, value in pairs}
-        decode = partial(read_numbers, in_colour=True) if in_colour else read_labels
+        decode = partial(read_mask_codes, in_colour=True) if in_colour else read_labels
         return Legend(classes, values=values, decode=decode)
     if any("=" in mask for mask in spec.masks):
         names = [mask.split("=", 1)[0] for mask in spec.masks]
         classes = _cover(spec.classes or ("background", *dict.fromkeys(names)), names)
-        return Legend(classes, tuple(map(classes.index, names)), decode=read_numbers)
+        return Legend(classes, tuple(map(classes.index, names)), decode=read_mask_codes)
     if spec.instances:
         default = ("background", "object", *(["border"] if spec.border else []))
         classes = spec.classes or default
         if len(classes) != len(default):
             raise ArgumentError(f"classes must name {', '.join(default)}, got {list(classes)}")
-        return Legend(classes, decode=read_numbers, instances=True, border=spec.border)
+        return Legend(classes, decode=read_mask_codes, instances=True, border=spec.border)
     return Legend(spec.classes or ("background", "object"))
 
 

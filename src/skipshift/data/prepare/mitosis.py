@@ -15,7 +15,7 @@ from skipshift.data.prepare.point_patches import FIGURE, NEGATIVE, Propose, Scan
 from skipshift.data.prepare.published import Row, name_of, read_lists, read_points
 from skipshift.data.prepare.stains import propose
 from skipshift.data.prepare.writing import Plan, Remarks, describe_file, fingerprint, write_set
-from skipshift.data.slides.annotations import Annotated, Points
+from skipshift.data.slides.annotations import AnnotatedSlide, Points
 from skipshift.data.slides.reader import ENDINGS
 from skipshift.data.slides.registration import Transfer, read_registrations
 from skipshift.data.splits import draw_holdout
@@ -123,7 +123,7 @@ def prepare_mitosis(
 
 
 def find_scans(
-    spec: MitosisSpec, points: Mapping[str, Annotated], lists: Mapping[str, Row]
+    spec: MitosisSpec, points: Mapping[str, AnnotatedSlide], lists: Mapping[str, Row]
 ) -> tuple[list[Scan], Remarks]:
     """Find the slides and what belongs to each, those of the training domain first."""
     named = {name: domain for domain, _, name in (text.rpartition("=") for text in spec.scanners)}
@@ -228,7 +228,7 @@ def choose_units(
 
 
 def _points(
-    annotated: Annotated, spec: MitosisSpec, remarks: Remarks
+    annotated: AnnotatedSlide, spec: MitosisSpec, remarks: Remarks
 ) -> tuple[Points, tuple[str, ...]]:
     """Places of the cases, (N, 2), and their strata."""
     named = dict(text.lower().rsplit("=", 1) for text in spec.labels)

@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from skipshift.data.images import rescale
-from skipshift.data.manifest import square_crop
+from skipshift.data.images import square_crop, stretch_to_16_bit
 from skipshift.data.prepare.options import MmsSpec
 from skipshift.data.prepare.writing import (
     Made,
@@ -161,7 +160,7 @@ def cut_slices(unit: Unit, keep_empty: bool) -> Made:
     remarks: Remarks = defaultdict(list)
     if image.spacing is None:
         remarks["volumes without geometry in their header, kept as stored"].append(image.path.name)
-    elif not image.lies_like(mask):
+    elif not image.same_grid(mask):
         remarks["masks placed unlike their image, taken as it lies"].append(mask.path.name)
     fixed = {"domain": scan.vendor, "group": scan.subject, "split": split}
     fixed |= {"spacing": spacing_text(image), "centre": scan.centre}
@@ -316,7 +315,7 @@ def _check_labels(labels: Values, path: Path, time: int) -> None:
 
 def _cut(pixels: Values, path: Path) -> npt.NDArray[np.uint16] | None:
     try:
-        return rescale(square_crop(pixels))
+        return stretch_to_16_bit(square_crop(pixels))
     except ArgumentError as error:
         raise SkipshiftError(f"{path}: {error}") from None
 

@@ -16,7 +16,7 @@ from skipshift.data.prepare.corrections import Corrections
 from skipshift.data.prepare.options import MitosisSpec
 from skipshift.data.prepare.regions import paint_outlines
 from skipshift.data.prepare.writing import Made, Remarks, Sample
-from skipshift.data.slides.annotations import Annotated, Points
+from skipshift.data.slides.annotations import AnnotatedSlide, Points
 from skipshift.data.slides.reader import Slide, open_slide
 from skipshift.data.slides.registration import Transfer
 from skipshift.errors import SkipshiftError
@@ -44,7 +44,7 @@ class Scan:
     """Scans of one glass slide share it."""
     split: str
     """Empty where no list tells."""
-    annotated: Annotated | None = None
+    annotated: AnnotatedSlide | None = None
 
 
 @dataclass(frozen=True, eq=False)

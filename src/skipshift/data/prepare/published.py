@@ -6,7 +6,7 @@ from pathlib import Path
 
 from skipshift.data.prepare.specimens import DATASETS
 from skipshift.data.prepare.writing import read_csv
-from skipshift.data.slides.annotations import Annotated, read_annotations
+from skipshift.data.slides.annotations import AnnotatedSlide, read_annotations
 from skipshift.data.slides.reader import ENDINGS
 from skipshift.errors import SkipshiftError
 
@@ -69,7 +69,7 @@ def read_lists(paths: Sequence[Path], leave_out: Iterable[str]) -> dict[str, Row
     }
 
 
-def read_points(paths: Sequence[Path]) -> tuple[dict[str, Annotated], list[str]]:
+def read_points(paths: Sequence[Path]) -> tuple[dict[str, AnnotatedSlide], list[str]]:
     """Join files of annotations.
 
     Returns
@@ -77,7 +77,7 @@ def read_points(paths: Sequence[Path]) -> tuple[dict[str, Annotated], list[str]]
     Slides by the names of their files, and those left out because their points are those of a
     slide of another name, "COPY (ORIGINAL)". `SkipshiftError` if two files annotate one slide.
     """
-    slides: dict[str, Annotated] = {}
+    slides: dict[str, AnnotatedSlide] = {}
     origin: dict[str, Path] = {}
     seen: dict[frozenset[tuple[float, ...]], str] = {}
     copies = []

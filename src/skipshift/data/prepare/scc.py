@@ -39,7 +39,7 @@ from skipshift.data.prepare.writing import (
     fingerprint,
     write_set,
 )
-from skipshift.data.slides.annotations import Annotated, Points, Shape, read_annotations
+from skipshift.data.slides.annotations import AnnotatedSlide, Points, Shape, read_annotations
 from skipshift.data.slides.reader import Slide, open_slide
 from skipshift.data.slides.registration import read_registrations
 from skipshift.errors import SkipshiftError
@@ -272,7 +272,7 @@ def _place(corner: Points) -> dict[str, str]:
     return {axis: f"{at:.0f}" for axis, at in zip("xy", corner, strict=True)}
 
 
-def _legend(annotated: Mapping[str, Annotated], spec: SccSpec, source: Path) -> Legend:
+def _legend(annotated: Mapping[str, AnnotatedSlide], spec: SccSpec, source: Path) -> Legend:
     kinds = {**TISSUES, **dict(text.rsplit("=", 1) for text in spec.labels)}
     for slide in annotated.values():
         for shape in slide.shapes:

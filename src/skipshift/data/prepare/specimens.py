@@ -10,9 +10,10 @@ import numpy as np
 
 from skipshift.data.prepare.options import SccSpec
 from skipshift.data.prepare.writing import Remarks, read_csv
-from skipshift.data.slides.annotations import Annotated, Points, Shape
+from skipshift.data.slides.affine import Affine, apply_affine
+from skipshift.data.slides.annotations import AnnotatedSlide, Points, Shape
 from skipshift.data.slides.reader import ENDINGS
-from skipshift.data.slides.registration import Affine, Registration, carry_by
+from skipshift.data.slides.registration import Registration
 from skipshift.data.splits import draw_holdout
 from skipshift.errors import SkipshiftError
 
@@ -50,7 +51,7 @@ Scans = Mapping[str, Mapping[str, Scan]]
 """Specimen -> domain -> scan, in the order of the spec's scanners."""
 
 
-def find_scans(spec: SccSpec, annotated: Mapping[str, Annotated]) -> tuple[Scans, Remarks]:
+def find_scans(spec: SccSpec, annotated: Mapping[str, AnnotatedSlide]) -> tuple[Scans, Remarks]:
     """Find the slides; `SkipshiftError` if there is none, or a specimen twice by one scanner."""
     scanners = dict(text.split("=", 1) for text in spec.scanners)
     slides, others = _slides(spec.src, scanners)
@@ -158,7 +159,7 @@ def find_carry(
         return lambda points: transfer(points)[0]
     fitted = _fit(unit.reference.outlines, unit.scan.outlines, most)
     if fitted is not None:
-        return partial(carry_by, fitted)
+        return partial(apply_affine, fitted)
     return stay if sizes[0] == sizes[1] else None
 
 

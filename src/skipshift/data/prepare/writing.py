@@ -12,8 +12,8 @@ from typing import Any, Generic, TypeVar
 
 import pandas as pd
 
-from skipshift.data.images import Deep, Pixels, one_thread_an_image, write_png
-from skipshift.data.manifest import known_first, read_manifest
+from skipshift.data.images import NativePixels, Pixels, single_threaded_opencv, write_png
+from skipshift.data.manifest import order_columns, read_manifest
 from skipshift.errors import SkipshiftError
 from skipshift.progress import Progress
 from skipshift.records import read_json, unwritable, write_bytes, write_json
@@ -39,7 +39,7 @@ class Sample:
     row: Mapping[str, str]
     """``case, domain, group, split, stratum`` and any further columns of the manifest."""
 
-    image: Deep
+    image: NativePixels
     """(H, W, 1) or (H, W, 3)."""
 
     mask: Pixels
@@ -97,7 +97,7 @@ def write_set(
             raise SkipshiftError(f"{out}: nothing is left to write: {_first(plan, done)}")
         _check_channels(rows.pop("channels"))
         _check_names(rows)
-        write_table(folder / MANIFEST, known_first(rows))
+        write_table(folder / MANIFEST, order_columns(rows))
         remarks = _joined([plan.remarks, *(told for _, told in done)])
         write_json(folder / RECORD, {**plan.recipe, **_summary(plan, rows, remarks)})
     return out / MANIFEST
@@ -162,7 +162,7 @@ def run_all(
 
     The first error in that order is raised, after what had begun is ended.
     """
-    with one_thread_an_image(), ThreadPoolExecutor(workers) as pool:
+    with single_threaded_opencv(), ThreadPoolExecutor(workers) as pool:
         waiting = [pool.submit(work, job) for job in jobs]
         try:
             return [ready.result() for ready in progress(waiting, label, len(jobs))]

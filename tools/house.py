@@ -18,7 +18,8 @@ ROOMS = {
     "data": "images volumes slices manifest splits preprocess sources crops",
     "data.slides": "reader annotations registration quadtree",
     "data.prepare": "options writing patterns labels folder mms specimens regions scc published "
-    "corrections stains point_patches mitosis procedural templates synthetic",
+    "corrections stains point_patches mitosis procedural smear_masks smear_boxes smear_search "
+    "templates synthetic",
     "data.checks": "findings thumbnails value_range channel_order orientation alignment duplicates "
     "domains preflight",
     "networks": "layers unet checkpoints inference allocator losses mask_proposals pooling hooks "

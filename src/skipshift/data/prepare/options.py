@@ -142,7 +142,7 @@ class FolderSpec:
     match the text they name. Fields that the paths do not contain may come from a table. NIfTI
     volumes are split into slices along their third axis.
 
-    Example: skipshift prepare folder SRC out/set --masks '{domain}/labels/{case}.*' --train A
+    Example: skipshift prepare folder SCANS out/scans --train A
     """
 
     src: Path
@@ -220,7 +220,7 @@ class RegisterSpec:
     features at a finer scale. Held-out matches estimate the registration error. Writes
     registration.json, checkerboard pictures, and annotations transferred from FIXED to MOVING.
 
-    Example: skipshift register A/s1.svs B/s1.tif out/B/s1 --annotations outlines.json
+    Example: skipshift register A/s1.svs B/s1.tif registrations/B/s1
     """
 
     fixed: Path
@@ -336,7 +336,7 @@ class MitosisSpec:
     slides or TIFF regions as SCANNER/SLIDE.*, or with the scanner in a table. Every figure gives a
     patch centred on it. Masks are proposed from the points, for review.
 
-    Example: skipshift prepare mitosis SLIDES out/ms-mf --registrations REGISTRATIONS --review
+    Example: skipshift prepare mitosis SLIDES out/ms-mf --review
     """
 
     src: Path

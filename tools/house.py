@@ -18,9 +18,10 @@ ROOMS = {
     "data": "images volumes slices manifest splits preprocess sources crops",
     "data.slides": "reader annotations affine registration overlays quadtree",
     "data.prepare": "options writing patterns labels folder mms specimens regions scc published "
-    "corrections stains point_patches mitosis procedural templates synthetic",
-    "data.checks": "findings group_tests thumbnails value_range padding channel_order orientation "
-    "magnification alignment duplicates domains preflight",
+    "corrections stains point_patches mitosis procedural smear_masks smear_boxes smear_search "
+    "templates synthetic",
+    "data.checks": "findings thumbnails value_range channel_order orientation alignment duplicates "
+    "domains preflight",
     "networks": "layers unet checkpoints inference allocator losses mask_proposals pooling hooks "
     "feature_store features",
     "statistics": "counts distances resampling two_sample scores recovery comparisons",

@@ -10,7 +10,8 @@ from matplotlib.patches import Arc
 import planted
 from planted import Plan
 from skipshift.names import VARIANTS, paper_shifts, skips_of
-from skipshift.page.carry_chart import carry_figure, carry_sentence
+from skipshift.page.carry_chart import carry_figure
+from skipshift.page.carry_sentences import carry_sentence
 from skipshift.page.charts import curves, heatmap, profile_figure, readable_on, violins
 from skipshift.page.pictures import (
     EXCESS_PIXELS,

@@ -14,9 +14,10 @@ from skipshift import records
 from skipshift.errors import SkipshiftError
 from skipshift.page.ordering import of_classes
 from skipshift.page.report import main_table, write_report
-from skipshift.page.results import StudyResults, read_results, read_study_spec
-from skipshift.page.sentences import answer, entry, headline, sureness
-from skipshift.statistics.comparisons import AWAY, compare, signed
+from skipshift.page.study_results import StudyResults, read_results, read_study_spec
+from skipshift.page.study_sentences import answer, entry, headline, sureness
+from skipshift.page.wording import signed
+from skipshift.statistics.comparisons import AWAY, compare
 from skipshift.statistics.scores import estimates
 
 SMALL = Plan(cases=25, channels=(4,) * 10)

@@ -10,7 +10,8 @@ from torch import nn
 import skipshift as ss
 from skipshift.errors import SkipshiftError
 from skipshift.networks.features import collect
-from skipshift.profile.profile import Profile, profile_features
+from skipshift.profile.profile import Profile
+from skipshift.profile.profiling import profile_features
 from skipshift.records import TABLE_COLUMNS
 from skipshift.specs import ProfileSpec
 from skipshift.statistics.distances import hellinger

@@ -1,4 +1,4 @@
-"""What each path carries as bars, and as a sentence."""
+"""Chart of activation patching: the recovered fraction of each path."""
 
 from typing import Any
 
@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from skipshift.page.carry_sentences import carry_sentence, single_paths
 from skipshift.page.style import INK, MUTED, NULL, frame, styled, write
-from skipshift.statistics.recovery import NONE
 
 _ROW = 0.36
 _BACK, _WORSE = "#0072b2", "#d55e00"
@@ -29,7 +29,7 @@ def carry_figure(table: pd.DataFrame, label: str) -> Figure:
     label
         Title of the figure.
     """
-    shown = _shown(table)
+    shown = single_paths(table)
     left = 0.25 + 0.075 * max(map(len, shown["path"]))
     tall, right = _ROW * len(shown), 2.15
     width = max(7.6, left + 4.4 + right)
@@ -49,34 +49,6 @@ def carry_figure(table: pd.DataFrame, label: str) -> Figure:
         mark = Line2D([], [], label="Shapley's value", **_FAIR)
         axes.legend(handles=[mark], loc="upper left", bbox_to_anchor=(1.0, -0.02), fontsize=8)
     return figure
-
-
-def carry_sentence(table: pd.DataFrame) -> str:
-    """Say what the shift costs and which path brings most of it back.
-
-    >>> row = {"share": 0.0, "low": 0.0, "high": 0.0, "in_domain": 0.9}
-    >>> rows = [{"path": "none", "iou": 0.5, **row}, {**row, "path": "L1", "iou": 0.8,
-    ...         "share": 0.75, "low": 0.7, "high": 0.8}, {**row, "path": "all", "iou": 0.9}]
-    >>> carry_sentence(pd.DataFrame(rows))
-    'The shift costs 0.400 IoU, from 0.900 to 0.500. L1 brings back 75 % of it (95 % interval 70
-    to 80).'
-    """
-    none = table[table["path"] == NONE].iloc[0]
-    before, after = none["in_domain"], none["iou"]
-    if not after < before:
-        return f"The shift costs no IoU, from {before:.3f} to {after:.3f}: no share is defined."
-    cost = f"The shift costs {before - after:.3f} IoU, from {before:.3f} to {after:.3f}."
-    best = _shown(table)[:-1].nlargest(1, "share").iloc[0]
-    sure = "too few groups, or too small a loss, for an interval"
-    if np.isfinite(best["low"]):
-        sure = f"95 % interval {100 * best['low']:.0f} to {100 * best['high']:.0f}"
-    return f"{cost} {best['path']} brings back {100 * best['share']:.0f} % of it ({sure})."
-
-
-def _shown(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows of single paths, and of all at the end."""
-    sets = table["path"].str.contains("+", regex=False)
-    return table[~sets & (table["path"] != NONE)]
 
 
 def _bars(axes: Axes, shown: pd.DataFrame) -> None:

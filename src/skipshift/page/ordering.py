@@ -108,3 +108,32 @@ def best(values: pd.DataFrame, digits: int) -> pd.DataFrame:
 def layer_order(layers: pd.DataFrame) -> list[str]:
     """Names of the layers from the input to the output."""
     return list(layers.sort_values("depth", kind="stable")["layer"].unique())
+
+
+def excesses(layers: pd.DataFrame) -> pd.DataFrame:
+    """Excess of one pair of domains: a row for each (encoder, variant), a column for each layer.
+
+    Runs are averaged.
+    """
+    wide = layers.pivot_table(
+        index=["encoder", "variant"], columns="layer", values="excess", sort=False
+    )
+    order = [
+        (encoder, variant)
+        for encoder in layers["encoder"].unique()
+        for variant in ordered_variants(layers["variant"])
+        if (encoder, variant) in set(wide.index)
+    ]
+    rows = pd.MultiIndex.from_tuples(order, names=wide.index.names)
+    return wide.reindex(index=rows, columns=layer_order(layers))
+
+
+def pairs_of(layers: pd.DataFrame) -> list[tuple[str, str]]:
+    """Pairs (reference, shifted) of a profile table, in its order."""
+    unique = layers[["reference", "shifted"]].drop_duplicates()
+    return list(zip(unique["reference"], unique["shifted"], strict=True))
+
+
+def of_pair(table: pd.DataFrame, pair: tuple[str, str]) -> pd.DataFrame:
+    """Rows of one pair of domains."""
+    return table[(table["reference"] == pair[0]) & (table["shifted"] == pair[1])]

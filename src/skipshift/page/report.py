@@ -16,19 +16,29 @@ from skipshift import records
 from skipshift.names import listed
 from skipshift.page import tables as rows
 from skipshift.page.charts import curves, heatmap, profile_figure, violins
-from skipshift.page.ordering import Panel, best, grid, layer_order, of_classes, panels
+from skipshift.page.comparison_sentences import verdict_sentences
+from skipshift.page.ordering import (
+    Panel,
+    best,
+    grid,
+    layer_order,
+    of_classes,
+    of_pair,
+    pairs_of,
+    panels,
+)
 from skipshift.page.pictures import examples_figure, samples_figure, variants_figure
-from skipshift.page.results import (
+from skipshift.page.study_results import (
     StudyResults,
     read_histories,
     read_results,
     read_samples,
     read_study_spec,
 )
-from skipshift.page.sentences import answer, headline, many, of_pair, pairs_of
+from skipshift.page.study_sentences import answer, headline
 from skipshift.page.style import to_jpeg, to_png, to_svg
+from skipshift.page.wording import chance, many, signed
 from skipshift.specs import StudySpec, to_plain
-from skipshift.statistics.comparisons import chance, signed, verdict_sentences
 from skipshift.statistics.scores import MEAN, foreground_of
 
 TEMPLATES = "synthetic/templates.png"

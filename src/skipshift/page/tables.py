@@ -5,9 +5,9 @@ from typing import Any
 
 import pandas as pd
 
-from skipshift.page.ordering import best, grid, ordered_variants, panels
-from skipshift.page.results import StudyResults
-from skipshift.page.sentences import excesses, many, tests_on
+from skipshift.page.ordering import best, excesses, grid, ordered_variants, panels
+from skipshift.page.study_results import StudyResults, tests_on
+from skipshift.page.wording import many
 from skipshift.statistics.comparisons import AWAY
 
 # Table II: trainable parameters for two classes.

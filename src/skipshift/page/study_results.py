@@ -14,7 +14,7 @@ from skipshift.errors import SkipshiftError
 from skipshift.names import seen
 from skipshift.page.ordering import in_domain, of_classes, ordered_variants
 from skipshift.specs import StudySpec, read_spec
-from skipshift.statistics.comparisons import compare
+from skipshift.statistics.comparisons import AWAY, compare
 from skipshift.statistics.scores import estimates, headline_class
 
 RUN_KEYS = (
@@ -231,3 +231,16 @@ def _arrays(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         reason = " ".join(str(error).split())
         raise SkipshiftError(f"{path}: cannot be read as samples: {reason}") from None
+
+
+def tests_on(results: StudyResults, encoder: str, domains: Sequence[str]) -> pd.DataFrame:
+    """Pick the tests of one encoder's headline on a domain or, of several, on their mean."""
+    domain = domains[0] if len(domains) == 1 else AWAY
+    tests = headline_tests(results)
+    return tests[(tests["encoder"] == encoder) & (tests["domain"] == domain)]
+
+
+def headline_tests(results: StudyResults) -> pd.DataFrame:
+    """Pick the tests of the headline's class by the paper's IoU."""
+    tests = results.tests
+    return tests[(tests["class"] == results.headline) & (tests["metric"] == "iou")]

@@ -5,18 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from skipshift.names import BASELINE, listed, parse_shift
-from skipshift.page.ordering import grid, layer_order, ordered_variants
-from skipshift.page.results import StudyResults
-from skipshift.statistics.comparisons import (
-    AWAY,
-    EQUIVALENT,
-    FEW_GROUPS,
-    OPEN,
-    claim,
-    leading,
-    tally,
-)
+from skipshift.names import BASELINE, listed
+from skipshift.page.comparison_sentences import claim, leading, tally
+from skipshift.page.ordering import excesses, grid, layer_order, of_pair, pairs_of
+from skipshift.page.study_results import StudyResults, headline_tests, tests_on
+from skipshift.page.wording import counted, many
+from skipshift.statistics.comparisons import EQUIVALENT, FEW_GROUPS, OPEN
 from skipshift.statistics.scores import group_sums
 
 
@@ -76,19 +70,6 @@ def _encoders(found: StudyResults) -> list[str]:
     return [str(encoder) for encoder in found.iou["encoder"].unique()]
 
 
-def tests_on(found: StudyResults, encoder: str, domains: Sequence[str]) -> pd.DataFrame:
-    """Pick the tests of one encoder's headline on a domain or, of several, on their mean."""
-    domain = domains[0] if len(domains) == 1 else AWAY
-    tests = headline_tests(found)
-    return tests[(tests["encoder"] == encoder) & (tests["domain"] == domain)]
-
-
-def headline_tests(found: StudyResults) -> pd.DataFrame:
-    """Pick the tests of the headline's class by the paper's IoU."""
-    tests = found.tests
-    return tests[(tests["class"] == found.headline) & (tests["metric"] == "iou")]
-
-
 def _means(found: StudyResults, encoder: str, domains: Sequence[str]) -> "pd.Series[float]":
     """IoU of each variant of an encoder, the mean of some domains."""
     values = grid(found.iou, found.headline).loc[[encoder], list(domains)]
@@ -140,39 +121,10 @@ def _standing(found: StudyResults, encoder: str, domains: Sequence[str]) -> str:
     return text
 
 
-def excesses(layers: pd.DataFrame) -> pd.DataFrame:
-    """Excess of one pair of domains: a row for each (encoder, variant), a column for each layer.
-
-    Runs are averaged.
-    """
-    wide = layers.pivot_table(
-        index=["encoder", "variant"], columns="layer", values="excess", sort=False
-    )
-    order = [
-        (encoder, variant)
-        for encoder in layers["encoder"].unique()
-        for variant in ordered_variants(layers["variant"])
-        if (encoder, variant) in set(wide.index)
-    ]
-    rows = pd.MultiIndex.from_tuples(order, names=wide.index.names)
-    return wide.reindex(index=rows, columns=layer_order(layers))
-
-
-def pairs_of(layers: pd.DataFrame) -> list[tuple[str, str]]:
-    """Pairs (reference, shifted) of a profile table, in its order."""
-    unique = layers[["reference", "shifted"]].drop_duplicates()
-    return list(zip(unique["reference"], unique["shifted"], strict=True))
-
-
 def _entries(layers: pd.DataFrame | None) -> list[str]:
     if layers is None or layers.empty:
         return ["No profile was measured, so nothing is said about where the shift enters."]
     return [entry(of_pair(layers, pair)) for pair in pairs_of(layers)]
-
-
-def of_pair(table: pd.DataFrame, pair: tuple[str, str]) -> pd.DataFrame:
-    """Rows of one pair of domains."""
-    return table[(table["reference"] == pair[0]) & (table["shifted"] == pair[1])]
 
 
 def entry(layers: pd.DataFrame) -> str:
@@ -262,7 +214,7 @@ def sureness(found: StudyResults) -> str:
         )
     else:
         each = f"{runs.min()}" if runs.min() == runs.max() else f"{runs.min()} to {runs.max()}"
-        grid_of = f"{_count(folds, 'fold')}, {_count(seeds, 'seed')}"
+        grid_of = f"{counted(folds, 'fold')}, {counted(seeds, 'seed')}"
         text = f"Each number is a mean over {each} runs ({grid_of})."
         text += f" {_spread(found)}"
         if seeds == 1:
@@ -271,11 +223,11 @@ def sureness(found: StudyResults) -> str:
                 "the split of the training cases too."
             )
     text += (
-        f" Intervals and tests take the {_count(groups, 'group')} of the test set"
-        f" ({_count(cases, 'case')}) for a sample and hold no noise of training."
+        f" Intervals and tests take the {counted(groups, 'group')} of the test set"
+        f" ({counted(cases, 'case')}) for a sample and hold no noise of training."
     )
     if groups < FEW_GROUPS:
-        text += f" {_count(groups, 'group').capitalize()} are few: take every interval as rough."
+        text += f" {counted(groups, 'group').capitalize()} are few: take every interval as rough."
     if found.runs["variant"].nunique() > 2:
         text += " The highest of several variants is flattered by having been picked."
     return text
@@ -289,17 +241,3 @@ def _spread(found: StudyResults) -> str:
     ranges = each.groupby(["encoder", "variant"])["iou"].agg(["min", "max"])
     widest = (ranges["max"] - ranges["min"]).max()
     return f"In-domain, single runs of one network lie up to {widest:.3f} apart."
-
-
-def many(domains: Sequence[str]) -> str:
-    """Count the domains, as shifts where they all are.
-
-    >>> many(["brightness:0.5", "contrast:0.5"]), many(["B"])
-    ('2 shifts', 'one other domain')
-    """
-    shifts = [domain for domain in domains if parse_shift(domain) is not None]
-    return _count(len(domains), "shift" if len(shifts) == len(domains) else "other domain")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{'one' if number == 1 else number} {noun}{'' if number == 1 else 's'}"

@@ -137,7 +137,7 @@ def test_a_family_is_the_variants_and_domains_of_one_encoder_class_and_metric(rn
         assert family["p_adjusted"].to_numpy() == pytest.approx(holm(family["p"].to_numpy()))
 
 
-def test_the_baseline_beside_itself_is_equivalent(rng):
+def test_the_baseline_is_equivalent_to_itself(rng):
     counts = some(rng)
     tests = compare(pair(counts, counts), 0.01)
     assert (tests[["effect", "low", "high"]] == 0).all(axis=None)
@@ -208,6 +208,6 @@ def test_a_margin_must_be_a_share(rng, margin):
         compare(pair(some(rng), some(rng)), margin)
 
 
-def test_names_of_means_are_taken(rng):
-    with pytest.raises(ValueError, match="domain 'away' and class 'mean' are names of means"):
+def test_names_of_means_are_reserved(rng):
+    with pytest.raises(ValueError, match="domain 'away' and class 'mean' are reserved for means"):
         compare(pair(some(rng), some(rng), domain="away"), 0.01)

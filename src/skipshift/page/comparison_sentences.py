@@ -13,17 +13,18 @@ from skipshift.statistics.scores import MEAN, headline_class
 
 
 def leading(tests: pd.DataFrame) -> dict[str, Any]:
-    """Test of the highest variant, of those on one domain; all may be below the baseline."""
+    """Test of the variant with the largest effect on one domain, which may be negative."""
     ranked = tests.sort_values("effect", ascending=False, kind="stable")
     return {str(name): value for name, value in ranked.iloc[0].items()}
 
 
-def claim(test: Mapping[str, Any], margin: float, subject: str = "") -> str:
-    """Say of one test what a careful reader would sign; of ``subject``, or the variant by name."""
-    variant, verdict = subject or test["variant"], test["verdict"]
+def claim(test: Mapping[str, Any], margin: float, named: bool = True) -> str:
+    """Say what one test supports; of the variant by name, or of "it"."""
+    variant, verdict = test["variant"] if named else "it", test["verdict"]
+    comparison = f"the comparison of {variant}" if named else "its comparison"
     if not np.isfinite(test["low"]):
         few = "a single group gives no interval" if test["groups"] < 2 else "no case has the class"
-        return f"the data cannot tell {variant} from the baseline: {few}"
+        return f"{comparison} with the baseline is inconclusive: {few}"
     interval = f"95 % interval {signed(test['low'])} to {signed(test['high'])}"
     p, p_equivalence = (chance(test[name]) for name in ("p_adjusted", "p_equivalence_adjusted"))
     if verdict == EQUIVALENT:
@@ -34,19 +35,19 @@ def claim(test: Mapping[str, Any], margin: float, subject: str = "") -> str:
     if verdict == OPEN:
         alone = test["low"] > 0 or test["high"] < 0
         return (
-            f"the data cannot tell {variant} from the baseline: the difference is "
+            f"{comparison} with the baseline is inconclusive: the difference is "
             f"{signed(test['effect'])} ({interval}, adjusted p {p})"
-            f"{', which may be chance among so many comparisons' if alone else ''}"
+            f"{', not significant after correction for multiple tests' if alone else ''}"
         )
     small = test["p_equivalence_adjusted"] < ALPHA
     return (
         f"{variant} is {verdict} than the baseline by {amount(abs(test['effect']))} ({interval}, "
-        f"adjusted p {p}){f', yet by less than the margin of {margin:g}' if small else ''}"
+        f"adjusted p {p}){f', but by less than the margin of {margin:g}' if small else ''}"
     )
 
 
 def verdict_sentences(tests: pd.DataFrame, margin: float, metric: str = "iou") -> list[str]:
-    """Say of each encoder which variant is the highest where, and what is sure of each variant.
+    """Say for each encoder which variant is the highest where, and what the tests show of each.
 
     Parameters
     ----------
@@ -76,7 +77,7 @@ def verdict_sentences(tests: pd.DataFrame, margin: float, metric: str = "iou") -
 
 
 def tally(tests: pd.DataFrame, margin: float) -> str:
-    """Count the verdicts on one variant over several domains, and name the domains if few."""
+    """Count the verdicts on one variant over several domains; name the domains if few."""
     parts = []
     for verdict in (HIGHER, LOWER, EQUIVALENT, OPEN):
         rows = tests[tests["verdict"] == verdict]
@@ -90,7 +91,7 @@ def tally(tests: pd.DataFrame, margin: float) -> str:
                 HIGHER: f"higher on {where} (by {span})",
                 LOWER: f"lower on {where} (by {span})",
                 EQUIVALENT: f"equivalent within {margin:g} on {where}",
-                OPEN: f"not to be told apart on {where}",
+                OPEN: f"inconclusive on {where}",
             }[verdict]
         )
     return f"against the baseline, {tests['variant'].iloc[0]} is {listed(parts)}"

@@ -6,7 +6,7 @@ from skipshift.names import listed, parse_shift
 
 
 def signed(value: float) -> str:
-    """Three decimals with their sign; 0 has none.
+    """Format a difference with three decimals and its sign; 0 has none.
 
     >>> signed(0.0123), signed(-0.0123), signed(-0.0001)
     ('+0.012', '-0.012', '0.000')
@@ -16,7 +16,7 @@ def signed(value: float) -> str:
 
 
 def amount(size: float) -> str:
-    """Three decimals of a size, which is never called nothing.
+    """Format the size of a difference with three decimals, never as 0.
 
     >>> amount(0.0123), amount(0.0001)
     ('0.012', 'less than 0.001')
@@ -25,7 +25,7 @@ def amount(size: float) -> str:
 
 
 def chance(p: float) -> str:
-    """Two digits of a p-value, down to a thousandth.
+    """Format a p-value with two digits, down to a thousandth.
 
     >>> chance(0.0004), chance(0.0312), chance(1.0)
     ('< 0.001', '0.031', '1')
@@ -34,7 +34,7 @@ def chance(p: float) -> str:
 
 
 def many(domains: Sequence[str]) -> str:
-    """Count the domains, as shifts where they all are.
+    """Count domains, as shifts if all of them are synthetic.
 
     >>> many(["brightness:0.5", "contrast:0.5"]), many(["B"])
     ('2 shifts', 'one other domain')
@@ -44,7 +44,7 @@ def many(domains: Sequence[str]) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """Count things, one of them in a word.
+    """Count in words.
 
     >>> counted(1, "case"), counted(2, "case")
     ('one case', '2 cases')

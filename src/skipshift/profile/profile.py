@@ -22,15 +22,15 @@ class Profile:
     """Distances between two sets of images inside one network, by layer and by channel."""
 
     layers: pd.DataFrame
-    """A row per layer in depth order, for each distance and pooling that was asked for:
+    """One row per layer in depth order, for each distance and pooling of the spec:
     ``layer, depth, distance, null, excess, low, high, p, p_adjusted, measure, pooling``.
 
-    ``distance`` is the mean over channels (eq. 10), ``null`` what it would be had nothing shifted,
-    from splits of the reference, ``excess`` their difference; ``low`` and ``high`` are a 95 %
-    interval of ``distance`` by bootstrap over groups. ``p`` is the chance of such a distance where
-    the groups' domains are shuffled, ``p_adjusted`` the same for all layers together (Holm 1979).
-    ``measure`` names the distance. With a single group in the reference all but ``distance`` is
-    NaN.
+    ``distance`` is the mean over channels (eq. 10). ``null`` is the noise floor: the distance
+    expected without a shift, from splits of the reference. ``excess`` is their difference, the
+    bias-corrected distance. ``low`` and ``high`` are a 95 % interval of ``distance`` by bootstrap
+    over groups. ``p`` is that of a permutation test of the groups' domains, ``p_adjusted`` the same
+    corrected for all layers (Holm 1979). ``measure`` names the distance. With a single group in the
+    reference all but ``distance`` is NaN.
     """
 
     channels: pd.DataFrame
@@ -38,20 +38,23 @@ class Profile:
     (eq. 9), for distances that have channels."""
 
     spec: ProfileSpec
-    """How it was measured."""
+    """Settings of the measurement."""
 
     skips: tuple[int, ...] | None = None
-    """Skip levels that the network keeps; None where they are not known."""
+    """Skip levels that the network keeps; None if unknown."""
 
     smallest_p: float = np.nan
-    """Share of the permutations that leave the sets whole: no p can fall below."""
+    """Smallest attainable p-value: the fraction of permutations that leave the sets intact."""
 
     outside: Mapping[str, float] = field(default_factory=dict)
-    """Layer -> share of the values that lie beyond the edges of a fingerprint, in the set that has
-    more of them; empty where the edges are those of both sets together."""
+    """Layer -> fraction of values beyond the edges of a fingerprint, the larger of both sets; empty
+    if the edges are the joint range of both sets."""
 
     def of(self, measure: str | None = None, pooling: str | None = None) -> pd.DataFrame:
-        """Rows of `layers` of one distance and one pooling, the first of the spec by default."""
+        """Rows of `layers` of one distance and one pooling, the first of the spec by default.
+
+        `ArgumentError` if they were not measured.
+        """
         chosen = (measure or self.spec.distances[0], pooling or self.spec.pooling[0])
         rows = self.layers
         rows = rows[(rows["measure"] == chosen[0]) & (rows["pooling"] == chosen[1])]
@@ -63,24 +66,27 @@ class Profile:
         return rows.reset_index(drop=True)
 
     def verdict(self) -> str:
-        """Say in two sentences where the shift is largest, which skips pass it on, and how sure.
+        """Say in two sentences where the shift is largest and which skips pass it on.
 
-        A layer counts where its ``p_adjusted`` is below 0.025. A skip passes the shift on where
-        both its ends count and the excess is larger behind it than in the layer before. Of the
-        first distance and pooling.
+        A layer is significant if its ``p_adjusted`` is below 0.025. A skip passes the shift on if
+        its encoder stage and decoder block are significant and the excess rises at that block. The
+        first distance and pooling are used.
         """
         return profile_verdict(self.of(), self.skips, self.smallest_p)
 
     def plot(
         self, label: str = "", measure: str | None = None, pooling: str | None = None
     ) -> "Figure":
-        """Draw the distance of each layer with its interval, above the null."""
+        """Draw distance, interval, null and excess of each layer.
+
+        `ArgumentError` if the distance or pooling was not measured.
+        """
         from skipshift.page.charts import profile_figure
 
         return profile_figure(self.of(measure, pooling), label)
 
     def save(self, folder: Path) -> None:
-        """Write layers and channels as tables, the settings and what else is known as JSON."""
+        """Write profile.csv and channels.parquet, and settings and other fields as profile.json."""
         write_table(Path(folder) / "profile.csv", self.layers)
         write_table(Path(folder) / "channels.parquet", self.channels)
         known = {
@@ -92,7 +98,7 @@ class Profile:
 
     @classmethod
     def load(cls, folder: Path) -> "Profile":
-        """Read what `save` wrote; `SkipshiftError` names a file that is absent or broken."""
+        """Read a folder written by `save`; `SkipshiftError` names an absent or broken file."""
         file = Path(folder) / "profile.json"
         known = from_plain(dict[str, Any], read_json(file), str(file))
         spec = from_plain(ProfileSpec, known.get("spec"), str(file))

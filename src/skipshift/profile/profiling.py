@@ -32,27 +32,28 @@ def profile_shift(
     groups: tuple[Groups | None, Groups | None] | None = None,
     spec: ProfileSpec | None = None,
 ) -> Profile:
-    """Measure how far two sets of images lie apart in each layer of a network (eq. 4-10).
+    """Measure the distance between two sets of images in each layer of a network (eq. 4-10).
 
-    The network sees each set once, whatever the spec asks for.
+    Each set passes through the network once, whatever the spec.
 
     Parameters
     ----------
     net
-        Any network; its answer may be a tensor, tuple or dict.
+        Any network; its output may be a tensor, tuple or dict.
     reference, shifted
-        Arrays (N, C, H, W), of volumes (N, C, D, H, W), or loaders; uint8 is divided by 255, floats
-        go in as they are. Either may be a `Fingerprint` that was made with this network: then its
-        edges, layers, bins and pooling hold, images must be prepared as it says, and groups are
-        resampled and permuted by parts of several; those that fill no part are left out.
+        Source and target domain: arrays (N, C, H, W), of volumes (N, C, D, H, W), or loaders; uint8
+        is divided by 255, floats are used as they are. Either may be a `Fingerprint` of this
+        network: then its edges, layers, bins and pooling apply, images must be preprocessed as it
+        says, and parts replace groups in resampling and permutations; left-over groups that fill no
+        part are not used.
     layers
-        Names, addresses or patterns (`taps_of`). By default encoder stages, bottleneck, decoder
-        blocks, and skips that do more than hand on a stage, of an architecture that is known; of
-        another one the last module at each size of its maps.
+        Names, addresses or patterns (`taps_of`). By default, for known architectures, encoder
+        stages, bottleneck, decoder blocks, and skips that change what they pass on; for others the
+        last module at each size of the feature maps.
     groups
-        Label of each image's group in the reference and in the shifted set; each image is its own
-        group by default. Groups with the same label in both sets are pairs: resampled together,
-        swapped where groups are shuffled, and kept apart in the null.
+        Group label of each image in the reference and in the shifted set; by default each image is
+        its own group. Groups with the same label in both sets are pairs: resampled together,
+        swapped in permutations, and never compared with each other in the null.
 
     Returns
     -------
@@ -102,7 +103,7 @@ def profile_features(
     spec: ProfileSpec,
     skips: tuple[int, ...] | None = None,
 ) -> Profile:
-    """Compare features that are already pooled, layer by layer.
+    """Profile two sets of pooled features, layer by layer.
 
     Parameters
     ----------
@@ -110,12 +111,16 @@ def profile_features(
         Reference and shifted, each pooling -> layer name -> blocks (n, K, D), with the poolings of
         the spec.
     groups
-        Label of each image's group in either set.
+        Group label of each image in both sets.
     skips
         Skip levels that the network keeps, if known.
+
+    Returns
+    -------
+    A `Profile`. `ArgumentError` if a layer has different channels in the two sets.
     """
     draws = draw(groups, spec)
-    found = []
+    compared = []
     for pooling in spec.pooling:
         for name, a in sets[0][pooling].items():
             b = sets[1][pooling][name]
@@ -125,8 +130,8 @@ def profile_features(
                     f"layer {name}: both sets must have the same channels, "
                     f"got {widths[0]} and {widths[1]}"
                 )
-            found.append((pooling, name, compare(a, b, draws, spec)))
-    return Profile(*_tables(found, spec), spec, skips, draws.smallest_p)
+            compared.append((pooling, name, compare(a, b, draws, spec)))
+    return Profile(*_tables(compared, spec), spec, skips, draws.smallest_p)
 
 
 def profile_fingerprints(
@@ -135,15 +140,16 @@ def profile_fingerprints(
     spec: ProfileSpec,
     skips: tuple[int, ...] | None = None,
 ) -> Profile:
-    """Compare two fingerprints over the same edges, layer by layer; parts take the place of groups.
+    """Profile two fingerprints with the same edges, layer by layer, with parts as units.
 
-    Null, interval and p are NaN where a set has fewer groups than a part: its histograms would be
-    rougher than those of the parts they are compared with.
+    Null, interval and p are NaN if a set has fewer groups than a part: its histograms would be
+    rougher than those of full parts. `ArgumentError` if the fingerprints are not comparable, or a
+    distance of the spec needs more than histograms.
     """
     making = reference.making
     if whole := [name for name in spec.distances if name not in DISTANCES]:
         raise ArgumentError(
-            f"distances must be of channels where a fingerprint is compared, got {whole[0]}; "
+            f"distances between fingerprints must be those of channels, got {whole[0]}; "
             f"choose from {', '.join(DISTANCES)}"
         )
     reference.check(shifted)
@@ -153,24 +159,24 @@ def profile_fingerprints(
         drawn = replace(spec, null_draws=0, bootstrap_draws=0, permutation_draws=0)
     draws = draw((np.arange(sizes[0]), sizes[0] + np.arange(sizes[1])), drawn)
     parts = np.concatenate([reference.counts, shifted.counts])
-    places = np.concatenate(draws.places)
-    counts = np.stack([parts[places == place].sum(0) for place in range(sum(draws.groups.sizes))])
+    index = np.concatenate(draws.group_index)
+    counts = np.stack([parts[index == group].sum(0) for group in range(sum(draws.groups.sizes))])
     width = (reference.high - reference.low) / counts.shape[2]
-    found = [
+    compared = [
         (making.pooling, name, compare_counts(counts[:, own], width[own], draws, spec.distances))
         for name, own in reference.layers()
     ]
     outside = {n: max(share, shifted.outside()[n]) for n, share in reference.outside().items()}
-    return Profile(*_tables(found, spec), spec, skips, draws.smallest_p, outside)
+    return Profile(*_tables(compared, spec), spec, skips, draws.smallest_p, outside)
 
 
 def _tables(
-    found: Iterable[tuple[str, str, Mapping[str, Compared]]], spec: ProfileSpec
+    compared: Iterable[tuple[str, str, Mapping[str, Compared]]], spec: ProfileSpec
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Table of layers and table of channels from pooling, layer and what was measured there."""
+    """Tables of layers and of channels, from (pooling, layer, distances)."""
     layers, channels = [], []
     depths: Counter[str] = Counter()
-    for pooling, name, measured in found:
+    for pooling, name, measured in compared:
         depths[pooling] += 1
         for measure, one in measured.items():
             kind = {"measure": measure, "pooling": pooling}
@@ -193,19 +199,19 @@ def _tables(
     return table, parts
 
 
-def _row(found: Compared) -> dict[str, float]:
-    distance, null = float(found.value.mean()), float(found.null.mean())
+def _row(layer: Compared) -> dict[str, float]:
+    distance, null = float(layer.value.mean()), float(layer.null.mean())
     row = {"distance": distance, "null": null, "excess": distance - null}
-    return row | {"low": found.low, "high": found.high, "p": found.p}
+    return row | {"low": layer.low, "high": layer.high, "p": layer.p}
 
 
-def _channels(found: Compared) -> pd.DataFrame:
-    number = np.arange(len(found.value))
-    return pd.DataFrame({"channel": number, "value": found.value, "null": found.null})
+def _channels(layer: Compared) -> pd.DataFrame:
+    number = np.arange(len(layer.value))
+    return pd.DataFrame({"channel": number, "value": layer.value, "null": layer.null})
 
 
 def _skips_of(net: nn.Module) -> tuple[int, ...] | None:
-    """Levels of the skips of an architecture that is known; a level is the log of a stride."""
+    """Skip levels of a known architecture; a level is the log2 of its stride."""
     taps = known_taps(net)
     levels = {
         int(tap.name[1:].rstrip(ascii_lowercase)).bit_length() - 1

@@ -66,7 +66,7 @@ def ours(side: int, images: int, rounds: int) -> dict[str, float]:
     from skipshift.networks.features import as_input
     from skipshift.networks.inference import fast_copy
     from skipshift.networks.unet import Unet
-    from skipshift.profile.profile import profile_shift
+    from skipshift.profile.profiling import profile_shift
     from skipshift.specs import ProfileSpec
 
     torch.manual_seed(0)

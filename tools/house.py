@@ -25,8 +25,9 @@ ROOMS = {
     "networks": "layers unet checkpoints inference allocator losses mask_proposals pooling hooks "
     "feature_store features",
     "statistics": "counts distances resampling two_sample scores recovery comparisons",
-    "page": "ordering style results sentences charts carry_chart pictures tables report review",
-    "profile": "fingerprints layerwise counting profile",
+    "page": "wording ordering style study_results comparison_sentences profile_sentences "
+    "carry_sentences study_sentences charts carry_chart pictures tables report review",
+    "profile": "fingerprints layerwise counting profile profiling",
     "patching": "cached_forward carry",
     "study": "loggers training evaluation grid steps workers cluster study plan demo",
     "cli": "arguments commands main",

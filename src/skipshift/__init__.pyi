@@ -13,7 +13,7 @@ from .patching.carry import carry as carry
 from .profile.counting import fingerprint as fingerprint
 from .profile.fingerprints import Fingerprint as Fingerprint
 from .profile.profile import Profile as Profile
-from .profile.profile import profile_shift as profile_shift
+from .profile.profiling import profile_shift as profile_shift
 from .specs import CarrySpec as CarrySpec
 from .specs import EvaluationSpec as EvaluationSpec
 from .specs import FingerprintSpec as FingerprintSpec

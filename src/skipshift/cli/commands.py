@@ -208,7 +208,7 @@ def profile(spec: ProfileRunSpec, progress: Progress = silent) -> str:
     from skipshift.networks.inference import best_device
     from skipshift.networks.layers import taps_of
     from skipshift.page.style import to_svg
-    from skipshift.profile.profile import profile_shift
+    from skipshift.profile.profiling import profile_shift
     from skipshift.specs import ProfileSpec
 
     settings = ProfileSpec(
@@ -332,7 +332,8 @@ def carry(spec: CarryRunSpec, progress: Progress = silent) -> str:
     from skipshift.data.sources import read_labelled_pair
     from skipshift.networks.checkpoints import load_net
     from skipshift.networks.inference import best_device
-    from skipshift.page.carry_chart import carry_figure, carry_sentence
+    from skipshift.page.carry_chart import carry_figure
+    from skipshift.page.carry_sentences import carry_sentence
     from skipshift.page.style import to_png, to_svg
     from skipshift.patching.carry import carry as measure
     from skipshift.patching.carry import paths_of
@@ -388,9 +389,9 @@ class _Batches:
 
 def _told(page: Path) -> str:
     """Show the main table of a study, what its tests say, and where its page is."""
+    from skipshift.page.comparison_sentences import verdict_sentences
     from skipshift.page.report import main_table
-    from skipshift.page.results import read_results, read_study_spec
-    from skipshift.statistics.comparisons import verdict_sentences
+    from skipshift.page.study_results import read_results, read_study_spec
 
     found = read_results(page.parent, read_study_spec(page.parent))
     iou = records.read_table(page.parent / records.TABLES / "iou.csv")

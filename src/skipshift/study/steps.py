@@ -19,7 +19,7 @@ from skipshift.networks.feature_store import FeatureStore
 from skipshift.networks.features import Features, collect
 from skipshift.networks.inference import best_device
 from skipshift.networks.unet import Unet
-from skipshift.profile.profile import profile_features
+from skipshift.profile.profiling import profile_features
 from skipshift.progress import Progress, silent
 from skipshift.specs import EvaluationSpec, ProfileSpec
 from skipshift.study.evaluation import evaluate_manifest, predict

@@ -10,7 +10,7 @@ import numpy as np
 
 from skipshift.data.prepare.options import SccSpec
 from skipshift.data.prepare.writing import Remarks, read_csv
-from skipshift.data.slides.affine import Affine
+from skipshift.data.slides.affine import Affine, apply_affine
 from skipshift.data.slides.annotations import AnnotatedSlide, Points, Shape
 from skipshift.data.slides.reader import ENDINGS
 from skipshift.data.slides.registration import Registration

@@ -21,8 +21,8 @@ ROOMS = {
     "corrections stains point_patches mitosis procedural templates synthetic",
     "data.checks": "findings thumbnails value_range channel_order orientation alignment duplicates "
     "domains preflight",
-    "networks": "layers unet checkpoints inference allocator losses mask_proposals pooling hooks "
-    "feature_store features",
+    "networks": "addresses architectures layers unet checkpoints inference allocator losses "
+    "mask_proposals pooling hooks feature_store features",
     "statistics": "counts distances resampling two_sample scores recovery comparisons",
     "page": "ordering style results sentences charts carry_chart pictures tables report review",
     "profile": "fingerprints layerwise counting profile",

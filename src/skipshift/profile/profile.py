@@ -14,9 +14,10 @@ from torch import nn
 
 from skipshift.errors import ArgumentError
 from skipshift.names import listed
+from skipshift.networks.architectures import known_layers
 from skipshift.networks.feature_store import FeatureStore
 from skipshift.networks.features import Features, Groups, Images, batches_of, collect, groups_of
-from skipshift.networks.layers import Layers, known_taps
+from skipshift.networks.layers import Layers
 from skipshift.profile.counting import fingerprint_like
 from skipshift.profile.fingerprints import Fingerprint
 from skipshift.profile.layerwise import Compared, compare, compare_counts, draw
@@ -196,7 +197,7 @@ def profile_shift(
         edges, layers, bins and pooling hold, images must be prepared as it says, and groups are
         resampled and permuted by parts of several; those that fill no part are left out.
     layers
-        Names, addresses or patterns (`taps_of`). By default encoder stages, bottleneck, decoder
+        Names, addresses or patterns (`layers_of`). By default encoder stages, bottleneck, decoder
         blocks, and skips that do more than hand on a stage, of an architecture that is known; of
         another one the last module at each size of its maps.
     groups
@@ -356,10 +357,10 @@ def _channels(found: Compared) -> pd.DataFrame:
 
 def _skips_of(net: nn.Module) -> tuple[int, ...] | None:
     """Levels of the skips of an architecture that is known; a level is the log of a stride."""
-    taps = known_taps(net)
+    layers = known_layers(net)
     levels = {
-        int(tap.name[1:].rstrip(ascii_lowercase)).bit_length() - 1
-        for tap in taps
-        if tap.kind == "skip"
+        int(layer.name[1:].rstrip(ascii_lowercase)).bit_length() - 1
+        for layer in layers
+        if layer.kind == "skip"
     }
-    return tuple(sorted(levels)) if taps else None
+    return tuple(sorted(levels)) if layers else None

@@ -158,9 +158,9 @@ def test_wrong_keys_and_shapes_are_named(tmp_path, builder, change, fault):
 @pytest.mark.parametrize(
     ("name", "fault"),
     [
-        ("mine", "'mine' must be module:function"),
+        ("mine", "'mine' must have the form module:function"),
         ("mine:nothing", "mine has no function nothing"),
-        ("absent:net", "No module named 'absent'; run from the folder that holds it"),
+        ("absent:net", "No module named 'absent'; run from the folder that contains it"),
         ("mine:text", r"mine:text must return a torch.nn.Module, got str"),
     ],
 )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from skipshift.errors import ArgumentError, SkipshiftError
 from skipshift.extras import load_extra
-from skipshift.names import function_of
+from skipshift.names import import_function
 from skipshift.networks.unet import Unet, load_weights, read_weights
 from skipshift.records import read_json
 
@@ -38,7 +38,7 @@ def load_net(source: Path | str, builder: str | None = None) -> nn.Module:
     source = Path(source)
     net: nn.Module
     if builder is not None:
-        net = function_of(builder)()
+        net = import_function(builder)()
         if not isinstance(net, nn.Module):
             raise ArgumentError(
                 f"{builder} must return a torch.nn.Module, got {type(net).__name__}"

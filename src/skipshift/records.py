@@ -195,9 +195,9 @@ def _sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Lock a folder against other processes; `SkipshiftError` names the process that holds it.
+    """Lock a folder against other processes; `SkipshiftError` names the process holding it.
 
-    Temporary files of a killed process are removed. `UnwritableError` if the folder is not writable.
+    Temporary files of a killed process are removed. `UnwritableError` if it cannot be written.
     """
     note = folder / ".holder"
     try:

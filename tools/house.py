@@ -22,8 +22,8 @@ ROOMS = {
     "templates synthetic",
     "data.checks": "findings thumbnails value_range channel_order orientation alignment duplicates "
     "domains preflight",
-    "networks": "layers unet checkpoints inference allocator losses mask_proposals pooling hooks "
-    "feature_store features",
+    "networks": "addresses architectures layers unet checkpoints inference allocator losses "
+    "mask_proposals pooling hooks feature_store features",
     "statistics": "counts distances resampling two_sample scores recovery comparisons",
     "page": "wording ordering style study_results comparison_sentences profile_sentences "
     "carry_sentences study_sentences charts carry_chart pictures tables report review",

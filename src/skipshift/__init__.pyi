@@ -5,9 +5,9 @@ from .data.slides.reader import open_slide as open_slide
 from .data.slides.registration import Registration as Registration
 from .errors import ArgumentError as ArgumentError
 from .errors import SkipshiftError as SkipshiftError
+from .networks.architectures import known_layers as known_layers
 from .networks.checkpoints import load_net as load_net
-from .networks.layers import known_taps as known_taps
-from .networks.layers import taps_of as taps_of
+from .networks.layers import layers_of as layers_of
 from .networks.unet import Unet as Unet
 from .patching.carry import carry as carry
 from .profile.counting import fingerprint as fingerprint

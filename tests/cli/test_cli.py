@@ -76,7 +76,10 @@ def test_every_command_is_in_the_readme_and_has_help(skipshift):
         ),
         (["profile", "{net}", "a", "b", "o", "--preprocess", "hue"], "unknown preprocess 'hue'"),
         (["profile", "{net}", "a", "b", "o", "--layers", "e3"], "layer 'e3' is not in the network"),
-        (["profile", "{net}", "a", "b", "o", "--net", "net"], "'net' must be module:function"),
+        (
+            ["profile", "{net}", "a", "b", "o", "--net", "net"],
+            "'net' must have the form module:function",
+        ),
         (["profile", "{net}", "a"], "SHIFTED and OUT are missing; or give --fingerprint"),
         (["profile", "{net}", "a", "b", "o", "--part", "2"], "belong to a new fingerprint"),
         (["profile", "{net}", "a", "b", "o", "--fingerprint", "f.npz"], "is of one set"),

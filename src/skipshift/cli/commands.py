@@ -206,7 +206,7 @@ def profile(spec: ProfileRunSpec, progress: Progress = silent) -> str:
     from skipshift.data.preprocess import preprocess_of
     from skipshift.networks.checkpoints import load_net
     from skipshift.networks.inference import best_device
-    from skipshift.networks.layers import taps_of
+    from skipshift.networks.layers import layers_of
     from skipshift.page.style import to_svg
     from skipshift.profile.profiling import profile_shift
     from skipshift.specs import ProfileSpec
@@ -220,7 +220,7 @@ def profile(spec: ProfileRunSpec, progress: Progress = silent) -> str:
     )
     function = preprocess_of(spec.preprocess)
     net = load_net(spec.net, spec.builder).to(best_device())
-    layers = taps_of(net, spec.layers) if spec.layers else None
+    layers = layers_of(net, spec.layers) if spec.layers else None
     sides = _sides(spec, function, settings.batch_size, progress)
     if spec.fingerprint is not None:
         return _write_fingerprint(spec, net, sides[0], layers, settings)

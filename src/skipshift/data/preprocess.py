@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from skipshift.errors import ArgumentError
-from skipshift.names import function_of
+from skipshift.names import import_function
 
 Floats = npt.NDArray[np.float32]
 
@@ -74,7 +74,7 @@ def preprocess_of(name: str) -> Preprocess:
     `ArgumentError` for an unknown name.
     """
     if ":" in name:
-        return function_of(name)
+        return import_function(name)
     if name not in PREPROCESS:
         choices = ", ".join(PREPROCESS)
         raise ArgumentError(f"unknown preprocess {name!r}; choose {choices} or module:function")

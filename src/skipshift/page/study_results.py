@@ -11,7 +11,7 @@ import pandas as pd
 
 from skipshift import records
 from skipshift.errors import SkipshiftError
-from skipshift.names import seen
+from skipshift.names import seen_domain
 from skipshift.page.ordering import in_domain, of_classes, ordered_variants
 from skipshift.specs import StudySpec, read_spec
 from skipshift.statistics.comparisons import AWAY, compare
@@ -133,7 +133,7 @@ def _homes(folder: Path, spec: StudySpec, domains: list[str]) -> tuple[str, ...]
         reason = " ".join(str(error).split())
         raise SkipshiftError(f"{path}: cannot be read as a table: {reason}") from None
     if spec.leave_one_domain_out:
-        trained = {seen(domain) for domain in trained}
+        trained = {seen_domain(domain) for domain in trained}
     return tuple(d for d in domains if d in trained) or (in_domain(domains),)
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from skipshift.errors import ArgumentError
+from skipshift.networks.addresses import unwrap
 from skipshift.networks.feature_store import FeatureStore
 from skipshift.networks.features import (
     Features,
@@ -21,7 +22,7 @@ from skipshift.networks.features import (
     collect,
     groups_of,
 )
-from skipshift.networks.layers import Layers, taps_of, unwrap
+from skipshift.networks.layers import Layers, layers_of
 from skipshift.profile.fingerprints import Fingerprint, Making, in_order
 from skipshift.specs import FingerprintSpec, ProfileSpec
 from skipshift.statistics.distances import add_counts, channel_range, joint_range
@@ -117,7 +118,7 @@ def fingerprint_like(
         settings = replace(own, memory=spec.memory, batch_size=spec.batch_size, seed=spec.seed)
         return fingerprint(net, side, given, layers, groups, settings)
     given.check(side)
-    taps = side.making.layers if layers is None else tuple(taps_of(net, layers).items())
+    taps = side.making.layers if layers is None else tuple(layers_of(net, layers).items())
     given.check(replace(side.making, network=weights_hash(net), layers=taps))
     return side
 
@@ -135,7 +136,7 @@ def _making(
     part = edges.making.part if spec.part is None and edges is not None else spec.part or 0
     with torch.inference_mode():
         example = as_input(first[:1], next(net.parameters(), torch.empty(0)))
-        taps = tuple(taps_of(net, layers, example).items())
+        taps = tuple(layers_of(net, layers, example).items())
     return Making(
         weights_hash(net), spec.preprocess, tuple(first.shape[1:]), spec.pooling, spec.bins, part,
         taps,

@@ -12,9 +12,10 @@ import pandas as pd
 from torch import nn
 
 from skipshift.errors import ArgumentError
+from skipshift.networks.architectures import known_layers
 from skipshift.networks.feature_store import FeatureStore
 from skipshift.networks.features import Features, Groups, Images, batches_of, collect, groups_of
-from skipshift.networks.layers import Layers, known_taps
+from skipshift.networks.layers import Layers
 from skipshift.profile.counting import fingerprint_like
 from skipshift.profile.fingerprints import Fingerprint
 from skipshift.profile.layerwise import Compared, compare, compare_counts, draw
@@ -47,7 +48,7 @@ def profile_shift(
         says, and parts replace groups in resampling and permutations; left-over groups that fill no
         part are not used.
     layers
-        Names, addresses or patterns (`taps_of`). By default, for known architectures, encoder
+        Names, addresses or patterns (`layers_of`). By default, for known architectures, encoder
         stages, bottleneck, decoder blocks, and skips that change what they pass on; for others the
         last module at each size of the feature maps.
     groups
@@ -212,10 +213,10 @@ def _channels(layer: Compared) -> pd.DataFrame:
 
 def _skips_of(net: nn.Module) -> tuple[int, ...] | None:
     """Skip levels of a known architecture; a level is the log2 of its stride."""
-    taps = known_taps(net)
+    layers = known_layers(net)
     levels = {
-        int(tap.name[1:].rstrip(ascii_lowercase)).bit_length() - 1
-        for tap in taps
-        if tap.kind == "skip"
+        int(layer.name[1:].rstrip(ascii_lowercase)).bit_length() - 1
+        for layer in layers
+        if layer.kind == "skip"
     }
-    return tuple(sorted(levels)) if taps else None
+    return tuple(sorted(levels)) if layers else None

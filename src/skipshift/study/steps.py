@@ -14,7 +14,7 @@ import torch
 from skipshift import records, shifts
 from skipshift.data.manifest import Case, read_cases
 from skipshift.data.splits import split_fold, training_domains
-from skipshift.names import parse_shift, seen, skips_of
+from skipshift.names import parse_shift, seen_domain, skips_of
 from skipshift.networks.feature_store import FeatureStore
 from skipshift.networks.features import Features, collect
 from skipshift.networks.inference import best_device
@@ -23,7 +23,7 @@ from skipshift.profile.profiling import profile_features
 from skipshift.progress import Progress, silent
 from skipshift.specs import EvaluationSpec, ProfileSpec
 from skipshift.study.evaluation import evaluate_manifest, predict
-from skipshift.study.grid import Run, Study, ingredients, made_from, step_done
+from skipshift.study.grid import Run, Study, expected_inputs, recorded_inputs, step_done
 from skipshift.study.loggers import loggers_of
 from skipshift.study.training import CHECKPOINTS, RunOutput, train
 
@@ -67,8 +67,8 @@ Maker = Callable[[Study, Run, Progress], None]
 
 def _do_step(study: Study, run: Run, step: str, make: Maker, progress: Progress) -> None:
     """Make a step's file unless it is there, made from what the study asks for."""
-    folder, wanted = study.folder(run), ingredients(study, run)
-    made = made_from(folder)
+    folder, wanted = study.folder(run), expected_inputs(study, run)
+    made = recorded_inputs(folder)
     if step_done(folder, step, made, wanted):
         return
     first = step == records.RUN_RECORD
@@ -131,14 +131,14 @@ def _tests(study: Study, run: Run) -> pd.DataFrame:
     if not study.spec.leave_one_domain_out:
         return tests
     known = tests["domain"].isin(training_domains(study.folds, run.fold))
-    return tests.assign(domain=tests["domain"].where(~known, tests["domain"].map(seen)))
+    return tests.assign(domain=tests["domain"].where(~known, tests["domain"].map(seen_domain)))
 
 
 def _home(study: Study, run: Run) -> pd.DataFrame:
     """Test rows of the domains that a run was trained on."""
     tests, domains = _tests(study, run), training_domains(study.folds, run.fold)
     if study.spec.leave_one_domain_out:
-        domains = [seen(domain) for domain in domains]
+        domains = [seen_domain(domain) for domain in domains]
     return tests[tests["domain"].isin(domains)]
 
 

@@ -21,7 +21,7 @@ from skipshift.data.images import image_size
 from skipshift.data.manifest import read_manifest
 from skipshift.data.splits import CASE_COLUMNS, draw_folds, leave_out_domains, read_folds
 from skipshift.errors import SkipshiftError
-from skipshift.names import parse_shift, seen
+from skipshift.names import parse_shift, seen_domain
 from skipshift.page.report import write_report
 from skipshift.progress import Progress, silent
 from skipshift.specs import ExecutionSpec, StudySpec, to_plain
@@ -52,7 +52,7 @@ def run_study(
     """
     out, execution = Path(out), execution or ExecutionSpec()
     study = open_study(spec, out)
-    with records.held(out):
+    with records.locked(out):
         for folder in execution.take:
             _take(study, folder)
         chosen = chosen_runs(study, execution)
@@ -245,7 +245,7 @@ def gather(study: Study, runs: Sequence[Run]) -> None:
         tables[name] = pd.concat(parts, ignore_index=True)
     homes = list(study.folds["domain"].unique())
     if study.spec.leave_one_domain_out:
-        homes = [seen(domain) for domain in homes]
+        homes = [seen_domain(domain) for domain in homes]
     tables["scores.csv"] = estimates(tables["cases.parquet"])
     tables["iou.csv"] = pooled_iou(tables["scores.csv"])
     tables["tests.csv"] = compare(tables["cases.parquet"], study.spec.margin, homes)

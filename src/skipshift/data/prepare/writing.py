@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 import pandas as pd
 
 from skipshift.data.images import NativePixels, Pixels, single_threaded_opencv, write_png
-from skipshift.data.manifest import MANIFEST, order_columns, read_manifest
+from skipshift.data.manifest import order_columns, read_manifest
 from skipshift.errors import SkipshiftError
 from skipshift.progress import Progress
 from skipshift.records import read_json, unwritable, write_bytes, write_json

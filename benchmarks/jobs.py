@@ -159,7 +159,8 @@ def plain_synth(manifest: Path, side: int) -> float:
     from PIL import Image
 
     from skipshift.data.prepare.options import SynthSpec
-    from skipshift.data.prepare.templates import cell_mask, load_templates, stain_mask
+    from skipshift.data.prepare.smear_masks import cell_mask, stain_mask
+    from skipshift.data.prepare.templates import load_templates
 
     templates = load_templates(SynthSpec(manifest.parent))
     ground = Image.fromarray(templates.background)

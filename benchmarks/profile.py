@@ -66,12 +66,12 @@ def ours(side: int, images: int, rounds: int) -> dict[str, float]:
     from skipshift.networks.features import as_input
     from skipshift.networks.inference import fast_copy
     from skipshift.networks.unet import Unet
-    from skipshift.profile.profile import profile_shift
+    from skipshift.profile.profiling import profile_shift
     from skipshift.specs import ProfileSpec
 
     torch.manual_seed(0)
     net = fast_copy(Unet(), torch.rand(1, 3, side, side))
-    layers, both = Unet().taps(), sets(side, images)
+    layers, both = Unet().layers(), sets(side, images)
     bare = ProfileSpec(batch_size=BATCH, **dict.fromkeys(DRAWS, 0))
 
     def forward() -> None:
@@ -110,13 +110,14 @@ def naive(side: int, images: int, same: bool) -> dict[str, float]:
     from torch.nn import functional
 
     from skipshift.networks.features import as_input
-    from skipshift.networks.hooks import tapped
+    from skipshift.networks.hooks import captured
     from skipshift.networks.inference import fast_copy
+    from skipshift.networks.layers import layers_of
     from skipshift.networks.unet import Unet
 
     torch.manual_seed(0)
     net = Unet().eval()
-    taps = net.taps()
+    layers = layers_of(net)
     if same:
         net = fast_copy(net, torch.rand(1, 3, side, side))
     like, both = next(net.parameters()), sets(side, images)
@@ -129,14 +130,14 @@ def naive(side: int, images: int, same: bool) -> dict[str, float]:
         parts = []
         with torch.inference_mode():
             for start in range(0, len(pixels), BATCH):
-                with tapped(net, taps, lambda _name, output: output.clone()) as kept:
+                with captured(net, layers, lambda _name, output: output.clone()) as kept:
                     net(batch(pixels[start : start + BATCH]))
                 parts.append(kept)
-        return {name: [part[name] for part in parts] for name in taps}
+        return {name: [part[name] for part in parts] for name in layers}
 
     def profile() -> None:
         kept = [maps(pixels) for pixels in both]
-        for name in taps:
+        for name in layers:
             pooled = [
                 torch.cat([functional.adaptive_avg_pool2d(m.float(), side // 32) for m in s[name]])
                 .permute(1, 0, 2, 3)

@@ -1,4 +1,4 @@
-"""A study folder with planted numbers, against which what the page says can be compared."""
+"""A study folder with planted results, to compare the page with."""
 
 import zlib
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ class Plan:
 
 
 def plant(folder: Path, plan: Plan = Plan()) -> Path:
-    """Write every table of a study that followed the plan; L1-pruned is the planted winner."""
+    """Write all tables of a study; L1-pruned is the planted winner."""
     spec = StudySpec(
         manifest=Path("data/manifest.csv"),
         classes=plan.classes,
@@ -117,7 +117,7 @@ def plant_cases(plan: Plan) -> pd.DataFrame:
 
 
 def iou_of(cases: pd.DataFrame) -> pd.DataFrame:
-    """Mean IoU over runs, with an interval of a plain width: the page has only to repeat it."""
+    """Mean IoU over runs, with an interval of constant width, since the page only repeats it."""
     sums = cases.groupby(["run", "domain", "class"], sort=False)[["tp", "fp", "fn"]].sum()
     per_run = pd.Series(iou(sums.to_numpy()), index=sums.index, name="iou").reset_index()
     parts = per_run["run"].str.split(".", expand=True)
@@ -167,7 +167,7 @@ def layers_of(shift: pd.DataFrame) -> pd.DataFrame:
 
 def plant_run(folder: Path, plan: Plan, run: tuple[str, str, int]) -> None:
     encoder, variant, fold = run
-    place = folder / records.RUNS / records.run_name(encoder, variant, fold, 0)
+    run_folder = folder / records.RUNS / records.run_name(encoder, variant, fold, 0)
     rng = seeded(run)
     epochs = np.arange(1, 9)
     top = SKILL.get(variant, 0.9)
@@ -179,19 +179,19 @@ def plant_run(folder: Path, plan: Plan, run: tuple[str, str, int]) -> None:
         "best_epoch": int(score.argmax()) + 1, "validation_iou": float(score.max()),
         "seconds": 97.0 + rng.normal(0, 3),
     }  # fmt: skip
-    records.write_json(place / records.RUN_RECORD, record)
+    records.write_json(run_folder / records.RUN_RECORD, record)
     history = {
         "epoch": epochs,
         "train_loss": 1.2 * np.exp(-epochs / 2) + 0.03,
         "validation_iou": score,
     }
-    pd.DataFrame(history).to_csv(place / records.HISTORY, index=False)
+    pd.DataFrame(history).to_csv(run_folder / records.HISTORY, index=False)
     samples = plant_samples(plan, variant)
-    np.savez_compressed(place / records.SAMPLES, **samples)
+    np.savez_compressed(run_folder / records.SAMPLES, **samples)
 
 
 def plant_samples(plan: Plan, variant: str) -> dict[str, np.ndarray]:
-    """Two cases on two domains, 96 x 96: discs on a textured ground, and worse where pruned."""
+    """Two cases on two domains, 96 x 96: discs on a textured background, with planted errors."""
     yy, xx = np.mgrid[:96, :96]
     shown = [(case, domain) for case in range(2) for domain in plan.domains[:2]]
     images, masks, predictions = [], [], []

@@ -1,4 +1,4 @@
-"""Stand-ins of whole-slide images and of what is drawn on them, in the distributed layouts."""
+"""Synthetic whole-slide images and annotation files in the layouts of public data sets."""
 
 import json
 import sqlite3
@@ -8,22 +8,22 @@ import tifffile
 
 
 def write_pyramid(path, picture, mpp=0.25, tile=(256, 256), levels=3):
-    """A pyramidal TIFF of an array (H, W, 3); untiled where ``tile`` is None."""
+    """Write an array (H, W, 3) as a pyramidal TIFF; in strips where ``tile`` is None."""
     path.parent.mkdir(parents=True, exist_ok=True)
     options = {"tile": tile, "photometric": "rgb", "compression": "zlib"}
     if mpp is not None:
         options |= {"resolution": (1e4 / mpp, 1e4 / mpp), "resolutionunit": "CENTIMETER"}
     with tifffile.TiffWriter(path) as writer:
         for level in range(levels):
-            part = picture if level == 0 else _halved(picture, level)
+            pixels = picture if level == 0 else _downsampled(picture, level)
             if mpp is not None:
                 density = 1e4 / mpp / 2**level
                 options["resolution"] = (density, density)
-            writer.write(part, subfiletype=1 if level else 0, metadata=None, **options)
+            writer.write(pixels, subfiletype=1 if level else 0, metadata=None, **options)
     return path
 
 
-def _halved(picture, level):
+def _downsampled(picture, level):
     side = 2**level
     height, width = (length // side * side for length in picture.shape[:2])
     blocks = picture[:height, :width].reshape(height // side, side, width // side, side, 3)
@@ -31,7 +31,10 @@ def _halved(picture, level):
 
 
 def write_coco(path, slides, classes):
-    """Slides: name -> (width, height, [(class, points)]), outlines flat as in CATCH."""
+    """Write polygons as COCO-style JSON, flat as in CATCH.
+
+    ``slides`` maps names to (width, height, [(class, points)]).
+    """
     categories = [{"id": i, "name": name} for i, name in enumerate(classes, 1)]
     images, annotations = [], []
     for number, (name, (width, height, shapes)) in enumerate(slides.items(), 1):
@@ -51,7 +54,10 @@ def write_coco(path, slides, classes):
 
 
 def write_sliderunner(path, slides, classes):
-    """Slides: name -> (width, height, [(type, class, points)]) in SlideRunner's tables."""
+    """Write a SlideRunner database.
+
+    ``slides`` maps names to (width, height, [(type, class, points)]).
+    """
     db = sqlite3.connect(path)
     db.executescript(
         "CREATE TABLE Slides (uid INTEGER PRIMARY KEY, filename TEXT, width INTEGER,"
@@ -78,7 +84,7 @@ def write_sliderunner(path, slides, classes):
                 "INSERT INTO Annotations_label (person, class, annoId) VALUES (1, ?, ?)",
                 (index, shape),
             )
-            # stored backwards: the order is in orderIdx alone
+            # in reverse, because only orderIdx defines the order
             for order, (x, y) in reversed(list(enumerate(points))):
                 db.execute(
                     "INSERT INTO Annotations_coordinates (coordinateX, coordinateY, slide, annoId,"

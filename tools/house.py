@@ -16,16 +16,18 @@ START, END = "<!-- the map: made by `make map` -->", "<!-- end of the map -->"
 ROOMS = {
     "": "errors names specs records progress extras shifts",
     "data": "images volumes slices manifest splits preprocess batches sources crops",
-    "data.slides": "reader annotations registration quadtree",
+    "data.slides": "reader annotations affine registration overlays quadtree",
     "data.prepare": "options writing patterns labels folder mms specimens regions scc published "
-    "corrections stains point_patches mitosis procedural templates synthetic",
+    "corrections stains point_patches mitosis procedural smear_masks smear_boxes smear_search "
+    "templates synthetic",
     "data.checks": "findings thumbnails value_range channel_order orientation alignment duplicates "
     "domains preflight",
-    "networks": "layers unet checkpoints inference allocator losses mask_proposals pooling hooks "
-    "feature_store features",
+    "networks": "addresses architectures layers unet checkpoints inference allocator losses "
+    "mask_proposals pooling hooks feature_store features",
     "statistics": "counts distances resampling two_sample scores recovery comparisons",
-    "page": "ordering style results sentences charts carry_chart pictures tables report review",
-    "profile": "fingerprints layerwise counting inputs profile",
+    "page": "wording ordering style study_results comparison_sentences profile_sentences "
+    "carry_sentences study_sentences charts carry_chart pictures tables report review",
+    "profile": "fingerprints inputs layerwise counting profile profiling",
     "patching": "cached_forward inputs carry",
     "study": "loggers training evaluation grid steps workers cluster study plan demo",
     "cli": "arguments commands help_text words main",

@@ -1,4 +1,4 @@
-"""Packages that only some formats need, and the extra that brings each."""
+"""Import of optional packages, with the extra that installs each."""
 
 import importlib
 from typing import Any
@@ -7,10 +7,10 @@ from skipshift.errors import SkipshiftError
 
 
 def load_extra(package: str, extra: str) -> Any:
-    """Import a package of an extra; `SkipshiftError` says how to install it where it is absent."""
+    """Import an optional package; `SkipshiftError` says how to install it if it is missing."""
     try:
         return importlib.import_module(package)
     except ModuleNotFoundError:
         raise SkipshiftError(
-            f"{package} is not installed; add it with pip install 'skipshift[{extra}]'"
+            f"{package} is not installed; run pip install 'skipshift[{extra}]'"
         ) from None

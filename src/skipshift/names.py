@@ -1,4 +1,4 @@
-"""Variants, shifts and functions by name: what they are called, and what a name means."""
+"""Names of variants, shifts, distances and functions, and their parsing."""
 
 import importlib
 import sys
@@ -22,10 +22,10 @@ VARIANTS: Mapping[str, tuple[int, ...]] = {
     "L3-pruned": (4,),
     "L4-pruned": (),
 }
-"""The five networks of the paper and the skip levels that each keeps."""
+"""The five variants of the paper and the skip levels that each keeps."""
 
 BASELINE = "baseline"
-"""The variant with which the others of its encoder are compared."""
+"""The variant to which the others of its encoder are compared."""
 
 PAPER_SHIFTS: Mapping[str, tuple[float, ...]] = {
     "brightness": (0.5, 0.75, 1.25, 1.5, 1.75),
@@ -35,8 +35,7 @@ PAPER_SHIFTS: Mapping[str, tuple[float, ...]] = {
 """The grid of Fig. 7; factor 1 of each shift is the column ``original``."""
 
 ORIGINAL = "original"
-"""Domain name of images that no synthetic shift has touched."""
-
+"""Domain name of images without a synthetic shift."""
 
 DISTANCES = (
     "hellinger",
@@ -52,31 +51,31 @@ DISTANCES = (
     "gdv",
     "cka",
 )
-"""Distances between two sets in a layer: to ``energy`` by channel, then of the layer as a whole."""
+"""Distances between two sets in a layer: per channel up to ``energy``, then of a whole layer."""
 
 FINGERPRINTS = (".npz", ".json")
-"""What the name of a fingerprint ends in; every other name of a set is one of images."""
+"""File suffixes of a fingerprint; a set with any other suffix consists of images."""
 
 POOLINGS = ("average", "sample", "none")
-"""What is kept of each cell of a map: its mean, one random position, or every position."""
+"""Poolings of a feature map: the mean of each cell, one random position of it, or all positions."""
 
 
 def check_sides(*sides: int) -> None:
-    """`ArgumentError` unless every side is a positive multiple of 32."""
+    """Check that every side is a positive multiple of 32; `ArgumentError` otherwise."""
     if any(side < STRIDE or side % STRIDE for side in sides):
         shown = " x ".join(str(side) for side in sides)
         raise ArgumentError(f"image sides must be multiples of {STRIDE}, got {shown}; crop or pad")
 
 
 def check_skips(skips: tuple[int, ...]) -> tuple[int, ...]:
-    """Skip levels in ascending order; `ArgumentError` for any that is not one of L1..L4."""
+    """Sort skip levels; `ArgumentError` unless they are distinct levels 1..4."""
     if not set(skips) <= set(LEVELS) or len(set(skips)) != len(skips):
         raise ArgumentError(f"skips must be distinct levels 1..4, got {tuple(skips)}")
     return tuple(sorted(skips))
 
 
 def skips_of(variant: str) -> tuple[int, ...]:
-    """Skip levels that a variant keeps.
+    """Return the skip levels that a variant keeps; `ArgumentError` if the name is unknown.
 
     >>> skips_of("L1-pruned"), skips_of("skips-13")
     ((2, 3, 4), (1, 3))
@@ -91,7 +90,7 @@ def skips_of(variant: str) -> tuple[int, ...]:
 
 
 def variant_of(skips: tuple[int, ...]) -> str:
-    """Name of the variant that keeps these skip levels; the inverse of `skips_of`.
+    """Return the name of the variant with these skip levels; the inverse of `skips_of`.
 
     >>> variant_of((4, 3)), variant_of((1, 3))
     ('L2-pruned', 'skips-13')
@@ -102,13 +101,15 @@ def variant_of(skips: tuple[int, ...]) -> str:
 
 
 def all_variants() -> tuple[str, ...]:
-    """Every set of skips by name, the paper's five first: 16 in all."""
+    """Return the names of all 16 variants, the paper's five first."""
     sets = [kept for size in (4, 3, 2, 1, 0) for kept in combinations(LEVELS, size)]
     return tuple(dict.fromkeys([*VARIANTS, *map(variant_of, sets)]))
 
 
 def parse_shift(domain: str) -> tuple[str, float] | None:
-    """Split ``brightness:0.75`` into kind and factor; None for a domain that is no synthetic shift.
+    """Split ``brightness:0.75`` into kind and factor; None if a domain is not a synthetic shift.
+
+    `ArgumentError` if the factor is not a finite number >= 0.
 
     >>> parse_shift("brightness:0.75"), parse_shift("original")
     (('brightness', 0.75), None)
@@ -126,12 +127,12 @@ def parse_shift(domain: str) -> tuple[str, float] | None:
 
 
 def paper_shifts() -> tuple[str, ...]:
-    """Every shift of Fig. 7 as a domain name, 14 in all."""
+    """Return the 14 shifts of Fig. 7 as domain names."""
     return tuple(f"{kind}:{f:g}" for kind, factors in PAPER_SHIFTS.items() for f in factors)
 
 
 def listed(items: Iterable[str]) -> str:
-    """Join names as a sentence does.
+    """Join names with commas and "and".
 
     >>> listed(["a", "b", "c"])
     'a, b and c'
@@ -140,32 +141,34 @@ def listed(items: Iterable[str]) -> str:
     return f"{', '.join(most)} and {last}" if most else last
 
 
-def seen(domain: str) -> str:
-    """Name of a domain where the network was trained on it too, in a study that leaves domains out.
+def seen_domain(domain: str) -> str:
+    """Name a test domain that was also in training, in a study that leaves domains out.
 
-    >>> seen("A")
+    >>> seen_domain("A")
     'A (seen)'
     """
     return f"{domain} (seen)"
 
 
-def function_of(name: str) -> Callable[..., Any]:
-    """Find the function that is called ``module:function``; modules of the current folder too.
+def import_function(name: str) -> Callable[..., Any]:
+    """Import ``module:function``, also from modules of the current folder.
 
-    >>> function_of("math:sqrt")(4)
+    `ArgumentError` if the name has another form, or the module or function does not exist.
+
+    >>> import_function("math:sqrt")(4)
     2.0
     """
     module, colon, function = name.partition(":")
     if not (module and colon and function):
-        raise ArgumentError(f"{name!r} must be module:function")
+        raise ArgumentError(f"{name!r} must have the form module:function")
     folder = str(Path.cwd())
     sys.path.insert(0, folder)
     try:
-        found = getattr(importlib.import_module(module), function, None)
+        value = getattr(importlib.import_module(module), function, None)
     except ModuleNotFoundError as error:
-        raise ArgumentError(f"{name}: {error}; run from the folder that holds it") from None
+        raise ArgumentError(f"{name}: {error}; run from the folder that contains it") from None
     finally:
         sys.path.remove(folder)
-    if not callable(found):
+    if not callable(value):
         raise ArgumentError(f"{name}: {module} has no function {function}")
-    return cast(Callable[..., Any], found)
+    return cast(Callable[..., Any], value)

@@ -1,4 +1,4 @@
-"""How long work tells where it is: the library is silent, the command line shows bars or lines."""
+"""Progress reporting. The library is silent; the command line shows bars or log lines."""
 
 from collections.abc import Iterable
 from typing import Protocol, TypeVar
@@ -7,7 +7,7 @@ T = TypeVar("T")
 
 
 class Progress(Protocol):
-    """Wraps an iterable and shows how far its consumer has come."""
+    """Wraps an iterable and reports how many of its items have been consumed."""
 
     def __call__(self, items: Iterable[T], label: str, total: int | None = None) -> Iterable[T]:
         """Yield the items unchanged."""
@@ -15,5 +15,5 @@ class Progress(Protocol):
 
 
 def silent(items: Iterable[T], label: str, total: int | None = None) -> Iterable[T]:  # noqa: ARG001
-    """Show nothing."""
+    """Report nothing."""
     return items

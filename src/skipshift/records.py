@@ -1,6 +1,6 @@
-"""The study folder: names of its files, atomic writes, typed tables. Knows no torch.
+"""Files of a study folder: their names, atomic writes, locks and typed tables. Needs no torch.
 
-Whatever stands under its final name is whole: files are written beside it and renamed into place.
+A file under its final name is complete: files are written to a temporary name and renamed.
 """
 
 import contextlib
@@ -133,58 +133,61 @@ TABLE_COLUMNS: Mapping[str, Mapping[str, str]] = {
         "pooling": "str",
     },
 }
-"""Columns and types of every table, by file name; a run keeps its own part under the same name."""
+"""Columns and types of every table, by file name; the folder of a run has its part by that name."""
 
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside ``path`` that becomes ``path``, which must be free."""
+    """Yield a temporary folder that is renamed to ``path``, which must not exist, on success.
+
+    `UnwritableError` if the disk is full or the folder cannot be written.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(
             prefix=f".{path.name}.", suffix=".part", dir=path.parent, ignore_cleanup_errors=True
-        ) as scratch:
-            yield Path(scratch)
-            Path(scratch).chmod(0o755)
-            Path(scratch).rename(path)
+        ) as temporary:
+            yield Path(temporary)
+            Path(temporary).chmod(0o755)
+            Path(temporary).rename(path)
             _sync_folder(path.parent)
     except OSError as error:
         raise unwritable(path, error) from error
 
 
 class UnwritableError(SkipshiftError):
-    """The disk is full or closed: no fault of the work, which can go on once that is mended."""
+    """The disk is full or not writable; work can resume once that is fixed."""
 
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` that replaces it on success and is removed on failure.
+    """Yield a temporary path that replaces ``path`` on success and is removed on failure.
 
-    What stands there survives a loss of power. A full disk or a folder that cannot be written is an
-    `UnwritableError` that names the file.
+    The file at ``path`` survives a power failure. `UnwritableError` names the file if the disk is
+    full or the folder cannot be written.
     """
     path = Path(path)
-    scratch: Path | None = None
+    temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
         os.close(handle)
-        scratch = Path(name)
-        yield scratch
-        with scratch.open("rb+") as file:
+        temporary = Path(name)
+        yield temporary
+        with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        scratch.chmod(0o644)
-        scratch.replace(path)
+        temporary.chmod(0o644)
+        temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
         raise unwritable(path, error) from error
     finally:
-        if scratch is not None:
-            scratch.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":  # has no handle on folders, and needs none
+    if os.name == "nt":  # folders cannot be synced there, and need not be
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -194,10 +197,10 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Hold a folder against other processes; `SkipshiftError` says who holds it already.
+def locked(folder: Path) -> Iterator[None]:
+    """Lock a folder against other processes; `SkipshiftError` names the process holding it.
 
-    What a killed process left half-written in it is removed.
+    Temporary files of a killed process are removed. `UnwritableError` if it cannot be written.
     """
     note = folder / ".holder"
     try:
@@ -208,37 +211,37 @@ def held(folder: Path) -> Iterator[None]:
             write_bytes(
                 note, f"process {os.getpid()} on {platform.node()} since {started}".encode()
             )
-            for left in folder.rglob(".*.part"):
-                shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+            for part in folder.rglob(".*.part"):
+                shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
             yield
             note.unlink(missing_ok=True)
     except Timeout:
         holder = note.read_text() if note.exists() else "another process"
-        raise SkipshiftError(f"{folder}: is held by {holder}; wait for it or stop it") from None
+        raise SkipshiftError(f"{folder}: is in use by {holder}; wait for it or stop it") from None
     except OSError as error:
         raise unwritable(folder, error) from error
 
 
 def unwritable(path: Path, error: OSError) -> UnwritableError:
-    """Say in one line why ``path`` could not be written."""
-    ways = {errno.ENOSPC: "free some space", errno.EDQUOT: "free some space"}
-    way = ways.get(error.errno or 0, "choose a folder that you may write to")
-    return UnwritableError(f"{path}: cannot be written: {error.strerror or error}; {way}")
+    """Create the error that explains in one line why ``path`` could not be written."""
+    hints = {errno.ENOSPC: "free some space", errno.EDQUOT: "free some space"}
+    hint = hints.get(error.errno or 0, "choose a folder that you may write to")
+    return UnwritableError(f"{path}: cannot be written: {error.strerror or error}; {hint}")
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file in one piece."""
-    with atomic(path) as scratch:
-        scratch.write_bytes(content)
+    """Write a file atomically."""
+    with atomic(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def write_json(path: Path, values: object) -> None:
-    """Write JSON that people can read, always in the same bytes for the same values."""
+    """Write indented JSON; equal values give equal bytes."""
     write_bytes(path, (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; `SkipshiftError` if it is absent or broken."""
+    """Read a JSON file; `SkipshiftError` if it is missing or malformed."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -246,7 +249,7 @@ def read_json(path: Path) -> Any:
 
 
 def write_table(path: Path, frame: pd.DataFrame, table: str | None = None) -> None:
-    """Write a table with the columns and types that `TABLE_COLUMNS` has for it or its file name."""
+    """Write a table with the columns that `TABLE_COLUMNS` lists for its file name or ``table``."""
     columns = TABLE_COLUMNS[table or path.name]
     frame = frame[list(columns)].astype(dict(columns)).reset_index(drop=True)
     if path.suffix == ".parquet":
@@ -258,7 +261,7 @@ def write_table(path: Path, frame: pd.DataFrame, table: str | None = None) -> No
 
 
 def read_table(path: Path, table: str | None = None) -> pd.DataFrame:
-    """Read a table back; `SkipshiftError` if it is absent, broken or lacks a column."""
+    """Read a table; `SkipshiftError` if it is missing, malformed or lacks a column."""
     columns = TABLE_COLUMNS[table or path.name]
     try:
         frame = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
@@ -269,7 +272,7 @@ def read_table(path: Path, table: str | None = None) -> pd.DataFrame:
 
 
 def run_name(encoder: str, variant: str, fold: int, seed: int) -> str:
-    """Name of a run's folder.
+    """Build the name of a run's folder.
 
     >>> run_name("resnet18", "L1-pruned", 0, 0)
     'resnet18.L1-pruned.fold0.seed0'
@@ -278,16 +281,18 @@ def run_name(encoder: str, variant: str, fold: int, seed: int) -> str:
 
 
 def run_parts(names: "pd.Series[str]") -> pd.DataFrame:
-    """Take the names of runs apart: ``encoder, variant, fold, seed``; the inverse of `run_name`.
+    """Split names of runs into ``encoder, variant, fold, seed``; the inverse of `run_name`.
+
+    `ArgumentError` if a name has another form.
 
     >>> run_parts(pd.Series(["tu-net.in1k.L1-pruned.fold0.seed2"])).to_numpy().tolist()
     [['tu-net.in1k', 'L1-pruned', 0, 2]]
     """
     pattern = r"^(?P<encoder>.+)\.(?P<variant>[^.]+)\.fold(?P<fold>\d+)\.seed(?P<seed>\d+)$"
     parts = names.str.extract(pattern)
-    strange = names[parts["encoder"].isna()]
-    if len(strange):
+    invalid = names[parts["encoder"].isna()]
+    if len(invalid):
         raise ArgumentError(
-            f"a run must be named ENCODER.VARIANT.foldF.seedS, got {strange.iloc[0]!r}: name it so"
+            f"a run must be named ENCODER.VARIANT.foldF.seedS, got {invalid.iloc[0]!r}; rename it"
         )
     return parts.astype({"fold": "int64", "seed": "int64"})

@@ -1,7 +1,8 @@
-"""The paper's image shifts: brightness, contrast and saturation (eq. 1-3).
+"""The paper's synthetic image shifts: brightness, contrast and saturation (eq. 1-3).
 
-All take and give uint8 arrays (H, W, 3), (N, H, W, 3) in RGB, or grey (H, W, 1), (N, H, W, 1).
-A factor is any finite number >= 0; factor 1 is the identity, exactly. Nothing else is normalised.
+All take and return uint8 arrays: RGB (H, W, 3), (N, H, W, 3), or grey (H, W, 1), (N, H, W, 1).
+A factor is any finite number >= 0, and factor 1 is exactly the identity. `ArgumentError` names a
+factor or an image that is neither.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,16 +24,16 @@ _LEVELS = np.arange(256, dtype=np.float64)
 def brightness(image: Pixels, factor: float) -> Pixels:
     """Scale every level by ``factor``, clip to 0..255 and truncate (eq. 1).
 
-    Bit-equal to Pillow's ``ImageEnhance.Brightness``, which computes in single precision.
+    Bit-identical to Pillow's ``ImageEnhance.Brightness``, which computes in single precision.
     """
     _check(image, factor)
     return _look_up(image, np.float32(factor) * _LEVELS.astype(np.float32))
 
 
 def contrast(image: Pixels, factor: float) -> Pixels:
-    """Stretch levels about the mean grey of each image by ``factor``, clip and truncate (eq. 2).
+    """Scale levels about the mean grey of each image by ``factor``, clip and truncate (eq. 2).
 
-    The mean is that of the 8-bit ITU-R 601 grey image and is not rounded.
+    The mean is that of the 8-bit ITU-R 601 grey image, not rounded.
     """
     _check(image, factor)
     if image.ndim == 4:
@@ -44,7 +45,7 @@ def contrast(image: Pixels, factor: float) -> Pixels:
 def saturation(image: Pixels, factor: float) -> Pixels:
     """Blend each pixel with its 8-bit ITU-R 601 grey and round to the nearest level (eq. 3).
 
-    Factor 0 leaves the grey image; an image of one channel stays as it is.
+    Factor 0 gives the grey image; an image of one channel is unchanged.
     """
     _check(image, factor)
     if image.shape[-1] == 1 or factor == 1 or image.size == 0:
@@ -62,12 +63,17 @@ SHIFTS: Mapping[str, Callable[[Pixels, float], Pixels]] = {
 
 
 def apply(image: Pixels, domain: str) -> Pixels:
-    """Shift an image as its domain name says, e.g. ``brightness:0.75``, or not for ``original``."""
+    """Apply the shift that a domain name specifies, e.g. ``brightness:0.75`` or ``original``.
+
+    `ArgumentError` if the name is neither a shift nor ``original``.
+    """
     shift = parse_shift(domain)
     if shift is None:
         if domain == ORIGINAL:
             return image
-        raise ArgumentError(f"{domain!r} is no shift: use KIND:FACTOR with KIND of {list(SHIFTS)}")
+        raise ArgumentError(
+            f"{domain!r} is not a shift; use KIND:FACTOR with KIND one of {list(SHIFTS)}"
+        )
     kind, factor = shift
     return SHIFTS[kind](image, factor)
 
@@ -83,7 +89,7 @@ def _check(image: Pixels, factor: float) -> None:
 
 
 def _rows(image: Pixels) -> Pixels:
-    """(..., W, C) as (rows, W, C): a batch is one tall image to OpenCV."""
+    """Reshape (..., W, C) to (rows, W, C): to OpenCV a batch is one tall image."""
     return np.ascontiguousarray(image).reshape(-1, *image.shape[-2:])
 
 

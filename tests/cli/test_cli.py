@@ -77,7 +77,7 @@ def test_every_command_is_in_the_readme_and_has_help(skipshift):
         (["prepare", "mms"], "SRC is missing (see skipshift prepare mms --help)"),
         (["prepare", "dicom", "s", "o"], 'Unknown command "dicom"'),
         (["prepare", "mms", "s", "o", "--train", "Z"], "train must be one of the vendors"),
-        (["prepare", "folder", "s", "o", "--border"], "border belongs to instances"),
+        (["prepare", "folder", "s", "o", "--border"], "border needs instances"),
         (["prepare", "scc", "s", "o", "--size", "100"], "size must be a multiple of 32, got 100"),
         (["prepare", "mitosis", "s", "o", "--holdout", "0"], "holdout must be at least 1, got 0"),
         (
@@ -90,7 +90,10 @@ def test_every_command_is_in_the_readme_and_has_help(skipshift):
         ),
         (["profile", "{net}", "a", "b", "o", "--preprocess", "hue"], "unknown preprocess 'hue'"),
         (["profile", "{net}", "a", "b", "o", "--layers", "e3"], "layer 'e3' is not in the network"),
-        (["profile", "{net}", "a", "b", "o", "--builder", "net"], "'net' must be module:function"),
+        (
+            ["profile", "{net}", "a", "b", "o", "--builder", "net"],
+            "'net' must have the form module:function",
+        ),
         (["profile", "{net}", "a"], "SHIFTED is missing (see skipshift profile --help)"),
         (["profile", "{net}", "a", "b", "o", "--part", "2"], "Unknown option"),
         (["profile", "{net}", "a", "b", "o", "--crop", "40"], "crop must be a multiple of 32"),
@@ -121,13 +124,13 @@ def test_a_bad_argument_is_one_line_and_exit_code_2(skipshift, small_set, run_fo
     [
         (["synth", "{tmp}/o", "--smear", "{tmp}/none.png"], "none.png: cannot be read"),
         (["synth", "{tmp}/o", "--smear", "{manifest}"], "manifest.csv: is not an image"),
-        (["synth", "{tmp}/images"], "is not empty and holds no synth.json"),
+        (["synth", "{tmp}/images"], "is not empty and has no synth.json"),
         (["study", "{tmp}/none.yaml", "{tmp}/o"], "none.yaml: cannot be read: No such file"),
         (["report", "{tmp}"], "study.yaml"),
-        (["prepare", "mms", "{tmp}/empty", "{tmp}/o"], "empty: holds no information CSV"),
+        (["prepare", "mms", "{tmp}/empty", "{tmp}/o"], "empty: has no information CSV"),
         (["prepare", "folder", "{tmp}", "{tmp}/o"], "no file matches the pattern"),
-        (["prepare", "scc", "{tmp}/empty", "{tmp}/o"], "empty: holds no annotations"),
-        (["prepare", "mitosis", "{tmp}/empty", "{tmp}/o"], "empty: holds no annotations"),
+        (["prepare", "scc", "{tmp}/empty", "{tmp}/o"], "empty: has no annotations"),
+        (["prepare", "mitosis", "{tmp}/empty", "{tmp}/o"], "empty: has no annotations"),
         (["evaluate", "{tmp}", "{manifest}", "{tmp}/o"], "run.json: cannot be read"),
         (
             ["evaluate", "{net}", "{manifest}", "{tmp}/o", "--classes", "a"],
@@ -135,7 +138,7 @@ def test_a_bad_argument_is_one_line_and_exit_code_2(skipshift, small_set, run_fo
         ),
         (["evaluate", "{net}", "{tmp}/none.csv", "{tmp}/o"], "none.csv: cannot be read"),
         (["profile", "{tmp}/none", "{manifest}", "{manifest}", "{tmp}/o"], "none: does not exist"),
-        (["profile", "{net}", "{tmp}/empty", "brightness:0.5", "{tmp}/o"], "empty: holds no image"),
+        (["profile", "{net}", "{tmp}/empty", "brightness:0.5", "{tmp}/o"], "empty: contains no"),
         (["profile", "{net}", "{tmp}/odd", "brightness:0.5", "{tmp}/o"], "multiples of 32"),
         (["profile", "{net}", "{tmp}/none.npz", "{tmp}", "{tmp}/o"], "as a fingerprint: [Errno 2]"),
         (
@@ -146,10 +149,10 @@ def test_a_bad_argument_is_one_line_and_exit_code_2(skipshift, small_set, run_fo
             ["fingerprint", "{net}", "{manifest}", "{tmp}/f.npz"],
             "4 groups cannot fill a part of 5",
         ),
-        (["carry", "{net}", "{tmp}/odd", "brightness:0.5", "{tmp}/o"], "is a folder: carry needs"),
+        (["carry", "{net}", "{tmp}/odd", "brightness:0.5", "{tmp}/o"], "is a folder without masks"),
         (
             ["carry", "{net}", "{manifest}", "{tmp}/two.csv", "{tmp}/o"],
-            "'case-13' must be there once",
+            "'case-13' must occur exactly once",
         ),
     ],
 )

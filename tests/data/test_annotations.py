@@ -1,4 +1,4 @@
-"""Annotations beside what stand-ins were written from, and real files beside their own JSON."""
+"""Annotations compared with the shapes they were written from, and real files with their JSON."""
 
 import json
 import sqlite3
@@ -27,7 +27,7 @@ def test_polygons_of_both_formats_are_the_same(tmp_path):
         assert found.shapes[0].points.tolist() == [list(map(float, corner)) for corner in OUTLINE]
 
 
-def test_a_closed_outline_is_opened_and_several_are_as_many_polygons(tmp_path):
+def test_a_closed_polygon_is_opened_and_several_outlines_are_several_polygons(tmp_path):
     path = write_coco(tmp_path / "a.json", {"s.svs": (9, 9, [("SCC", OUTLINE)])}, CLASSES)
     content = json.loads(path.read_text())
     flat = np.ravel([*OUTLINE, OUTLINE[0]]).tolist()
@@ -37,13 +37,13 @@ def test_a_closed_outline_is_opened_and_several_are_as_many_polygons(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("boxes", "middles"),
+    ("boxes", "centres"),
     [
         ([[100, 40, 150, 90], [7, 8, 9, 10]], [[125, 65], [8, 9]]),
         ([[100, 40, 50, 50], [7, 8, 9, 10]], [[125, 65], [11.5, 13]]),
     ],
 )
-def test_a_box_is_the_point_in_its_middle(tmp_path, boxes, middles):
+def test_a_box_is_the_point_at_its_centre(tmp_path, boxes, centres):
     path = tmp_path / "a.json"
     annotations = [{"image_id": 1, "category_id": 2, "bbox": box} for box in boxes]
     content = {
@@ -54,7 +54,7 @@ def test_a_box_is_the_point_in_its_middle(tmp_path, boxes, middles):
     path.write_text(json.dumps(content))
     [found] = read_annotations(path).values()
     assert (found.slide, found.size, found.about) == ("1.tiff", None, {"tumor_type": "melanoma"})
-    assert [shape.points[0].tolist() for shape in found.shapes] == middles
+    assert [shape.points[0].tolist() for shape in found.shapes] == centres
     assert {shape.kind for shape in found.shapes} == {"point"}
 
 
@@ -65,15 +65,15 @@ def test_a_box_is_the_point_in_its_middle(tmp_path, boxes, middles):
         ("MIDOG++.json", 553, {"mitotic figure": 11937, "not mitotic figure": 14349}),
     ],
 )
-def test_real_points_are_all_there(shared, name, slides, points):
+def test_no_point_of_the_real_files_is_lost(shared, name, slides, points):
     path = shared / FILES / name
     found = read_annotations(path)
     assert len(found) == slides
     shapes = [shape for slide in found.values() for shape in slide.shapes]
     assert Counter(shape.label for shape in shapes) == points
     boxes = [entry["bbox"] for entry in json.loads(path.read_text())["annotations"]]
-    middles = {((x + right) / 2, (y + down) / 2) for x, y, right, down in boxes}
-    assert {tuple(shape.points[0]) for shape in shapes} == middles
+    centres = {((x + right) / 2, (y + down) / 2) for x, y, right, down in boxes}
+    assert {tuple(shape.points[0]) for shape in shapes} == centres
     for slide in found.values():
         assert all((shape.points <= slide.size).all() for shape in slide.shapes)
 
@@ -98,7 +98,7 @@ def test_deleted_and_disputed_annotations_are_left_out(tmp_path):
         db.execute("UPDATE Annotations_label SET class = 1 WHERE annoId = 3")
         db.execute("INSERT INTO Annotations_label (person, class, annoId) VALUES (2, 1, 4)")
     db.close()
-    # the second is of one voice for SCC, the third of one for Dermis, the fourth of one for each
+    # one vote for SCC on the second, one for Dermis on the third, one for each on the fourth
     labels = [shape.label for shape in read_annotations(path)["s.svs"].shapes]
     assert labels == ["SCC", "Dermis"]
 
@@ -107,17 +107,17 @@ def test_deleted_and_disputed_annotations_are_left_out(tmp_path):
     ("name", "content", "fault"),
     [
         ("a.json", b"{", "a.json: cannot be read as COCO-style JSON"),
-        ("a.json", b'{"images": []}', "as COCO-style JSON: lacks 'categories'"),
+        ("a.json", b'{"images": []}', "as COCO-style JSON: missing 'categories'"),
         (
             "a.json",
             b'{"images": [{"id": 1}], "categories": [], "annotations": []}',
-            "as COCO-style JSON: lacks 'file_name'",
+            "as COCO-style JSON: missing 'file_name'",
         ),
         ("a.sqlite", b"SQLite format 3\0rubbish", "a.sqlite: cannot be read as a SlideRunner data"),
         ("none.json", None, "none.json: cannot be read: No such file"),
     ],
 )
-def test_what_is_no_annotation_file_is_named(tmp_path, name, content, fault):
+def test_a_file_without_annotations_is_an_error(tmp_path, name, content, fault):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(SkipshiftError, match=fault):
@@ -127,13 +127,13 @@ def test_what_is_no_annotation_file_is_named(tmp_path, name, content, fault):
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        ({"segmentation": {"counts": []}}, "run-length coded; write it as polygons"),
-        ({"segmentation": [1, 2, 3, 4]}, "a polygon of class SCC has 2 corners"),
-        ({"category_id": 9}, "lacks 9"),
+        ({"segmentation": {"counts": []}}, "run-length encoded; export polygons instead"),
+        ({"segmentation": [1, 2, 3, 4]}, "polygon of class SCC needs 3 or more vertices"),
+        ({"category_id": 9}, "missing 9"),
         ({"segmentation": [], "bbox": [1, 2]}, "index out of range"),
     ],
 )
-def test_an_outline_that_is_none_is_named(tmp_path, change, fault):
+def test_a_malformed_annotation_is_an_error(tmp_path, change, fault):
     path = write_coco(tmp_path / "a.json", {"s.svs": (9, 9, [("SCC", OUTLINE)])}, CLASSES)
     content = json.loads(path.read_text())
     content["annotations"][0] |= change
@@ -142,9 +142,9 @@ def test_an_outline_that_is_none_is_named(tmp_path, change, fault):
         read_annotations(path)
 
 
-def test_a_slide_named_twice_is_an_error(tmp_path):
+def test_a_slide_listed_twice_is_an_error(tmp_path):
     slides = {"s.svs": (9, 9, []), "t.svs": (9, 9, [])}
     path = write_coco(tmp_path / "a.json", slides, CLASSES)
     path.write_text(path.read_text().replace("t.svs", "s.svs"))
-    with pytest.raises(SkipshiftError, match=r"a\.json: has the slide s\.svs twice"):
+    with pytest.raises(SkipshiftError, match=r"a\.json: lists the slide s\.svs twice"):
         read_annotations(path)

@@ -9,7 +9,7 @@ from PIL import Image
 from skipshift.data.checks.findings import (
     Finding,
     errors_of,
-    found,
+    finding_at,
     raise_errors,
     summary,
     to_json,
@@ -51,7 +51,7 @@ def case_of(manifest, split, place=0):
     return row, frame.loc[row]
 
 
-def whats(findings, severity="error"):
+def rules_of(findings, severity="error"):
     return [finding.what for finding in findings if finding.severity == severity]
 
 
@@ -60,12 +60,12 @@ def test_a_clean_set_has_no_findings(manifest):
     assert check_manifest(manifest, ("background", "cell"), crop=96, workers=1) == []
 
 
-def test_all_faults_of_the_rows_are_found_at_once(manifest):
+def test_all_broken_rules_are_found_at_once(manifest):
     rows = [case_of(manifest, "train", place)[0] for place in range(4)]
     edit(manifest, rows[0], image="../outside.png", group=case_of(manifest, "test")[1]["group"])
     edit(manifest, rows[1], image="images/none.png", mask="/etc/passwd")
     edit(manifest, rows[2], split="validation", case=case_of(manifest, "train", 3)[1]["case"])
-    assert set(whats(check_manifest(manifest))) >= {
+    assert set(rules_of(check_manifest(manifest))) >= {
         "group on both sides of the split",
         "path that leaves the manifest's folder",
         "missing file",
@@ -74,7 +74,7 @@ def test_all_faults_of_the_rows_are_found_at_once(manifest):
     }
 
 
-def test_each_rule_is_one_finding_wherever_its_faults_stand(manifest):
+def test_each_broken_rule_is_one_finding(manifest):
     for place, changes in enumerate(({"image": "a.png"}, {"image": "/b.png"}, {"image": "c.png"})):
         edit(manifest, place, **changes)
     edit(manifest, 4, mask="d.png")
@@ -137,37 +137,37 @@ def test_sides_that_the_network_cannot_take_are_an_error(manifest, crop, fault):
     assert errors_of(check_manifest(manifest, crop=96)) == []
 
 
-def test_grey_images_among_colours_are_an_error(manifest):
+def test_grey_images_among_colour_images_are_an_error(manifest):
     file = manifest.parent / case_of(manifest, "test")[1]["image"]
     write_png(file, np.asarray(Image.open(file))[..., 0])
     (finding,) = errors_of(check_manifest(manifest))
-    assert finding.what == "images with other channels than the 3 of training"
+    assert finding.what == "images whose number of channels is not the 3 of training"
 
 
 @pytest.mark.parametrize(("split", "severity"), [("test", "error"), ("train", "warning")])
 def test_a_flipped_copy_is_an_error_across_the_split_and_a_warning_within(
     manifest, split, severity
 ):
-    origin, twin = case_of(manifest, "train")[1], case_of(manifest, split, 3)[1]
+    origin, copy = case_of(manifest, "train")[1], case_of(manifest, split, 3)[1]
     for column in ("image", "mask"):
         pixels = np.asarray(Image.open(manifest.parent / origin[column]))
-        write_png(manifest.parent / twin[column], np.ascontiguousarray(pixels[:, ::-1]))
+        write_png(manifest.parent / copy[column], np.ascontiguousarray(pixels[:, ::-1]))
     (finding,) = check_manifest(manifest)
     assert finding.severity == severity
     assert origin["image"] in finding.where[0]
-    assert twin["image"] in finding.where[0]
+    assert copy["image"] in finding.where[0]
 
 
-def test_pictures_of_one_group_may_be_alike(manifest):
+def test_near_duplicates_within_a_group_are_allowed(manifest):
     origin, second = case_of(manifest, "train")[1], case_of(manifest, "train", 1)[0]
     Image.open(manifest.parent / origin["image"]).save(manifest.parent / "a.jpg", quality=80)
     edit(manifest, second, image="a.jpg", mask=origin["mask"], group=origin["group"])
     assert check_manifest(manifest) == []
     edit(manifest, second, image=origin["image"])
-    assert whats(check_manifest(manifest), "warning") == ["same image twice in a split"]
+    assert rules_of(check_manifest(manifest), "warning") == ["same image twice in a split"]
 
 
-def test_a_domain_of_swapped_channels_and_another_spacing_is_warned_of(manifest):
+def test_swapped_channels_and_another_spacing_are_warnings(manifest):
     frame = pd.read_csv(manifest, keep_default_na=False).assign(spacing="0.25")
     away = frame["split"] == "test"
     frame.loc[away, ["domain", "spacing"]] = ["other", "0.4x0.5"]
@@ -176,18 +176,20 @@ def test_a_domain_of_swapped_channels_and_another_spacing_is_warned_of(manifest)
         file = manifest.parent / name
         write_png(file, np.asarray(Image.open(file))[..., ::-1])
     findings = check_manifest(manifest)
-    assert whats(findings, "error") == []
-    kinds = [what.split(" of domain ")[0] for what in whats(findings, "warning")]
-    assert kinds == ["channel order", "spacing"]
+    assert rules_of(findings, "error") == []
+    rules = [what.split(" of domain ")[0] for what in rules_of(findings, "warning")]
+    assert rules == ["channel order", "spacing"]
 
 
-def test_a_file_that_is_no_manifest_is_an_error(tmp_path):
+def test_a_file_that_is_not_a_manifest_is_an_error(tmp_path):
     (finding,) = check_manifest(tmp_path / "none.csv")
     assert "cannot be read as a manifest: No such file" in finding.where[0]
 
 
-def test_the_first_error_is_one_line_for_a_study(tmp_path):
-    findings = found("warning", "padding", ["x"], "crop") + found("error", "file", ["a", "b"], "go")
+def test_a_study_stops_with_the_first_error_in_one_line(tmp_path):
+    findings = finding_at("warning", "padding", ["x"], "crop") + finding_at(
+        "error", "file", ["a", "b"], "go"
+    )
     with pytest.raises(SkipshiftError, match=r"m\.csv: file: a; go$"):
         raise_errors(findings, tmp_path / "m.csv")
     raise_errors(findings[:1], tmp_path / "m.csv")
@@ -195,8 +197,10 @@ def test_the_first_error_is_one_line_for_a_study(tmp_path):
         raise_errors(findings[1:] * 2, tmp_path / "m.csv")
 
 
-def test_findings_are_told_errors_first_and_as_json():
-    findings = found("warning", "padding", "x", "crop") + found("error", "file", "abcde", "go")
+def test_findings_are_written_errors_first_and_as_json():
+    findings = finding_at("warning", "padding", "x", "crop") + finding_at(
+        "error", "file", "abcde", "go"
+    )
     text = to_text(findings).splitlines()
     assert text[:6] == ["error: file", "    a", "    b", "    c", "    and 2 more", "    -> go"]
     assert text[-1] == summary(findings) == "1 error, 1 warning"
@@ -204,4 +208,4 @@ def test_findings_are_told_errors_first_and_as_json():
         Finding(**one | {"where": tuple(one["where"])}) for one in json.loads(to_json(findings))
     ]
     assert back == findings
-    assert found("error", "nothing", [], "") == []
+    assert finding_at("error", "nothing", [], "") == []

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
-from skipshift.data.crops import Crops, EpochSampler, draw_affine, warp
+from skipshift.data.crops import Crops, EpochSampler, draw_affine, random_crop
 from skipshift.data.manifest import Case
 from skipshift.specs import TrainingSpec
 
@@ -17,8 +17,8 @@ def case(rng):
     return Case("a", "original", "a", image, (image[..., 0] > 127).astype(np.uint8))
 
 
-def test_a_plain_crop_is_a_window_of_image_and_mask(case, rng):
-    image, mask = warp(case.image, case.mask, PLAIN, rng)
+def test_a_crop_without_augmentation_is_a_window_of_image_and_mask(case, rng):
+    image, mask = random_crop(case.image, case.mask, PLAIN, rng)
     windows = [
         (y, x)
         for y in range(33)
@@ -30,10 +30,10 @@ def test_a_plain_crop_is_a_window_of_image_and_mask(case, rng):
     assert np.array_equal(case.mask[y : y + 32, x : x + 32], mask)
 
 
-def test_flips_are_those_of_numpy(case, rng):
+def test_flips_equal_those_of_numpy(case, rng):
     spec = replace(PLAIN, flip=1, crop=64)
     square = np.ascontiguousarray(case.image[:, :64])
-    image, mask = warp(square, np.ascontiguousarray(case.mask[:, :64]), spec, rng)
+    image, mask = random_crop(square, np.ascontiguousarray(case.mask[:, :64]), spec, rng)
     assert np.array_equal(image, square[::-1, ::-1])
     assert np.array_equal(mask, case.mask[::-1, :64][:, ::-1])
 
@@ -43,7 +43,7 @@ def test_mask_and_image_are_warped_alike(rng):
     mask[40:90, 30:80] = 1
     image = (mask * 255)[..., None].repeat(3, 2)
     for _ in range(20):
-        warped, labels = warp(image, mask, TrainingSpec(crop=64), rng)
+        warped, labels = random_crop(image, mask, TrainingSpec(crop=64), rng)
         assert ((warped[..., 0] > 127) != labels).mean() < 0.03
 
 
@@ -61,19 +61,19 @@ def test_a_crop_that_fits_never_leaves_the_image(rng):
     spec = TrainingSpec(crop=64)
     corners = np.array([[0, 63, 0, 63], [0, 0, 63, 63], [1, 1, 1, 1]])
     for _ in range(200):
-        places = draw_affine((256, 300), spec, rng) @ corners
-        assert (places >= -1).all()
-        assert (places <= np.array([[300], [256]])).all()
+        mapped = draw_affine((256, 300), spec, rng) @ corners
+        assert (mapped >= -1).all()
+        assert (mapped <= np.array([[300], [256]])).all()
 
 
-def test_a_crop_larger_than_the_image_is_filled_with_its_mirror(case, rng):
-    image, mask = warp(case.image, case.mask, replace(PLAIN, crop=128), rng)
+def test_a_crop_larger_than_the_image_is_filled_by_reflection(case, rng):
+    image, mask = random_crop(case.image, case.mask, replace(PLAIN, crop=128), rng)
     assert image.shape == (128, 128, 3)
     assert mask.any(1).all()
 
 
-def test_one_channel_keeps_its_axis(case, rng):
-    assert warp(case.image[..., :1], case.mask, PLAIN, rng)[0].shape == (32, 32, 1)
+def test_a_single_channel_keeps_its_axis(case, rng):
+    assert random_crop(case.image[..., :1], case.mask, PLAIN, rng)[0].shape == (32, 32, 1)
 
 
 def test_neither_order_nor_workers_change_a_crop(case):
@@ -83,7 +83,7 @@ def test_neither_order_nor_workers_change_a_crop(case):
     assert np.array_equal(np.concatenate([images for images, _ in loader]), np.stack(alone))
 
 
-def test_every_epoch_has_an_order_and_crops_of_its_own(case):
+def test_order_and_crops_differ_between_epochs(case):
     sampler, crops = EpochSampler(20, 0), Crops([case], TrainingSpec(crop=32), 0)
     first = [index for _, index in sampler]
     sampler.set_epoch(1)

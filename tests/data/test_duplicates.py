@@ -5,7 +5,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from skipshift.data.checks.duplicates import Copy, compare, find_copies, fingerprint
+from skipshift.data.checks.duplicates import (
+    DuplicatePair,
+    compare,
+    compute_signature,
+    find_duplicates,
+)
 from skipshift.data.images import read_image
 from skipshift.data.prepare.options import SynthSpec
 from skipshift.data.prepare.synthetic import compose, draw_layout, new_canvas, prepare_kit
@@ -14,7 +19,7 @@ from skipshift.data.prepare.templates import load_templates
 
 @pytest.fixture(scope="module")
 def smears(tmp_path_factory):
-    """Ten distinct synthetic smears; their cells are cut from the same three templates."""
+    """Ten distinct synthetic smears whose cells come from the same three templates."""
     spec = SynthSpec(tmp_path_factory.mktemp("smears"), images=10, size=256, cells=(20, 60))
     templates = load_templates(spec)
     kit, canvas = prepare_kit(spec, templates), new_canvas(spec.canvas)
@@ -46,13 +51,13 @@ CHANGES = {
 }
 
 
-def found(images):
-    return find_copies([fingerprint(np.ascontiguousarray(image)) for image in images])
+def duplicates(images):
+    return find_duplicates([compute_signature(np.ascontiguousarray(image)) for image in images])
 
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_copy_is_found_after(change, smears):
-    assert found([*smears, CHANGES[change](smears[3])]) == [Copy(3, 10, exact=False)]
+    assert duplicates([*smears, CHANGES[change](smears[3])]) == [DuplicatePair(3, 10, exact=False)]
 
 
 @pytest.mark.parametrize("change", ["cropped", "all"])
@@ -62,44 +67,44 @@ def test_copies_of_real_images_are_found_and_no_others(change, shared):
     files = sorted((shared / "data/dsb2018_stage1/images").glob("*.png"))
     nuclei = [read_image(file) for file in files]
     changed = [CHANGES[change](resized(tiles[n], 0.5)) for n in (1, 7, 12)]
-    copies = found([*tiles, *nuclei, *changed])
+    copies = duplicates([*tiles, *nuclei, *changed])
     assert [(copy.first, copy.second - 56) for copy in copies] == [(1, 0), (7, 1), (12, 2)]
 
 
-def test_slices_of_hearts_and_patches_of_tissue_are_no_copies(shared):
-    places = ("sunnybrook/images/*.png", "histology/ami_br_patches/*/*.png")
-    files = [file for place in places for file in sorted((shared / "data").glob(place))]
+def test_heart_slices_and_tissue_patches_are_not_duplicates(shared):
+    patterns = ("sunnybrook/images/*.png", "histology/ami_br_patches/*/*.png")
+    files = [file for pattern in patterns for file in sorted((shared / "data").glob(pattern))]
     assert len(files) > 200
-    assert found([read_image(file) for file in files]) == []
+    assert duplicates([read_image(file) for file in files]) == []
 
 
-def test_neighbouring_slices_of_one_heart_are_no_copies(shared):
+def test_neighbouring_slices_of_one_heart_are_not_duplicates(shared):
     nibabel = pytest.importorskip("nibabel")
     files = sorted((shared / "data/mnms/native").glob("[ABC]/*_ED.nii.gz"))
     volumes = [np.asarray(nibabel.load(file).dataobj).squeeze() for file in files]
-    slices = [part for volume in volumes for part in np.moveaxis(volume, -1, 0)]
-    levels = [np.clip(255 * part / np.percentile(part, 99.9), 0, 255) for part in slices]
-    assert found([part.astype(np.uint8)[..., None] for part in levels]) == []
+    slices = [image for volume in volumes for image in np.moveaxis(volume, -1, 0)]
+    levels = [np.clip(255 * image / np.percentile(image, 99.9), 0, 255) for image in slices]
+    assert duplicates([image.astype(np.uint8)[..., None] for image in levels]) == []
 
 
-def test_exact_copies_are_found_where_there_is_nothing_to_see(rng):
+def test_exact_copies_are_found_in_images_without_keypoints(rng):
     flat = np.full((64, 64, 3), 7, np.uint8)
     noise = rng.integers(0, 256, (64, 64, 1), dtype=np.uint8)
-    copies = found([flat, noise, flat, noise, flat + 1])
-    assert copies == [Copy(0, 2, exact=True), Copy(1, 3, exact=True)]
+    copies = duplicates([flat, noise, flat, noise, flat + 1])
+    assert copies == [DuplicatePair(0, 2, exact=True), DuplicatePair(1, 3, exact=True)]
 
 
-def test_sixteen_bits_are_the_same_picture(smears):
-    deep = smears[0].astype(np.uint16) * 257
-    assert found([smears[0], smears[1], deep]) == [Copy(0, 2, exact=False)]
+def test_a_16_bit_version_is_a_duplicate(smears):
+    wide = smears[0].astype(np.uint16) * 257
+    assert duplicates([smears[0], smears[1], wide]) == [DuplicatePair(0, 2, exact=False)]
 
 
-def test_no_images_have_no_copies():
-    assert find_copies([]) == []
+def test_no_images_give_no_duplicates():
+    assert find_duplicates([]) == []
 
 
-def test_laid_upon_itself_a_picture_correlates_fully(smears):
-    small = fingerprint(smears[0]).small.astype(np.float32)
+def test_an_image_aligned_with_itself_or_its_mirror_image_correlates_fully(smears):
+    small = compute_signature(smears[0]).small.astype(np.float32)
     assert compare(small, small, np.eye(2, 3), 1.0)[:2] == pytest.approx((1, 1))
     mirror = np.array([[-1.0, 0, small.shape[1] - 1], [0, 1, 0]])
     assert compare(small, small[:, ::-1].copy(), mirror, 1.0)[:2] == pytest.approx((1, 1))

@@ -1,4 +1,4 @@
-"""The reader of any folders: layouts, formats, kinds of masks, splits, and what it refuses."""
+"""`prepare folder`: layouts, formats, types of masks, splits, and errors."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from skipshift.cli.main import main
-from skipshift.data.images import read_deep, read_labels, write_png
+from skipshift.data.images import read_labels, read_native, write_png
 from skipshift.data.manifest import read_manifest
 from skipshift.data.prepare.folder import prepare_folder
 from skipshift.data.prepare.options import FolderSpec
@@ -42,12 +42,12 @@ def prepare(src, name="out", **options):
 
 
 def one_case(tmp_path, image, mask, **options):
-    """Prepare one image with one mask, both saved by their arrays' kinds; gives both back."""
+    """Prepare one image with one mask, both saved as NPY; return both as written."""
     for kind, array in (("images", image), ("masks", mask)):
         (tmp_path / f"one/A/{kind}").mkdir(parents=True, exist_ok=True)
         np.save(tmp_path / f"one/A/{kind}/x.npy", array)
     out = prepare(tmp_path / "one", **options)
-    return read_deep(out / "images/A/x.png"), read_labels(out / "masks/A/x.png")
+    return read_native(out / "images/A/x.png"), read_labels(out / "masks/A/x.png")
 
 
 def about(out):
@@ -87,7 +87,7 @@ def test_every_format_gives_the_same_set(tmp_path, ending):
         else:
             Image.fromarray(array).save(path, **({"quality": 100} if ending == "jpg" else {}))
     out = prepare(tmp_path / "src")
-    levels = read_deep(out / "images/A/x.png").astype(int)
+    levels = read_native(out / "images/A/x.png").astype(int)
     assert np.abs(levels - image).max() <= (2 if ending == "jpg" else 0)
     assert np.array_equal(read_labels(out / "masks/A/x.png"), mask)
 
@@ -104,23 +104,23 @@ def test_a_volume_is_cut_into_slices_beside_its_mask(tmp_path, rng):
     assert set(cases["group"]) == {"p"}
     assert set(cases["spacing"]) == {"2.5x1.5"}
     for z, row in enumerate(cases.itertuples()):
-        levels, labels = read_deep(Path(row.image))[..., 0], read_labels(Path(row.mask))
+        levels, labels = read_native(Path(row.image))[..., 0], read_labels(Path(row.mask))
         assert levels.shape == labels.shape == (32, 32)
-        # what is bright was labelled: both were turned alike
+        # bright pixels were labelled, so image and mask were reoriented alike
         assert levels[labels == 1].min() > levels[labels == 0].max()
         assert labels.sum() == mask[::-1, ::-1, z].T[4:36, 0:32].sum()
 
 
-def test_levels_of_16_bits_stay_as_they_are(tmp_path, rng):
+def test_16_bit_values_are_kept(tmp_path, rng):
     image = rng.integers(0, 4096, (32, 32), dtype=np.uint16)
     levels, _ = one_case(tmp_path, image, np.ones((32, 32), np.uint8))
     assert np.array_equal(levels[..., 0], image)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_images_are_written_with_the_channels_asked_for(src, channels, rng):
+def test_images_are_written_with_the_requested_channels(src, channels, rng):
     write_png(src / "A/images/A0.png", rng.integers(0, 256, (40, 50), dtype=np.uint8))
-    with pytest.raises(SkipshiftError, match=r"1 have 1 and 9 have 3; .* add --channels 1 or 3"):
+    with pytest.raises(SkipshiftError, match=r"1 have 1 and 9 have 3; add --channels 1 or 3"):
         prepare(src)
     for row in read_manifest(prepare(src, channels=channels) / "manifest.csv").itertuples():
         mode = "L" if channels == 1 else "RGB"
@@ -129,7 +129,7 @@ def test_images_are_written_with_the_channels_asked_for(src, channels, rng):
         assert np.abs(difference).max() <= 1
 
 
-def test_colours_become_the_classes_they_name(tmp_path):
+def test_colours_are_mapped_to_named_classes(tmp_path):
     colours = np.array([[0, 0, 0], [255, 0, 0], [0, 128, 255]], np.uint8)
     indices = np.arange(32 * 32).reshape(32, 32) % 3
     for kind, array in (("images", colours[indices]), ("masks", colours[indices])):
@@ -141,15 +141,15 @@ def test_colours_become_the_classes_they_name(tmp_path):
     assert np.array_equal(read_labels(out / "masks/A/x.png"), expected)
 
 
-def test_levels_become_the_classes_they_name(tmp_path):
+def test_values_are_mapped_to_named_classes(tmp_path):
     mask = np.array([0, 255, 100] * 352, np.uint8)[:1024].reshape(32, 32)
     names = ("background=0", "cell=255", "background=100")
     _, labels = one_case(tmp_path, mask, mask, colours=names)
     assert np.array_equal(labels, mask == 255)
 
 
-def outline_by_hand(objects):
-    """1 inside, 2 where any of the eight neighbours differs."""
+def naive_border(objects):
+    """1 inside, 2 where any of the 8 neighbours differs."""
     padded = np.pad(objects, 1, mode="edge")
     around = [np.roll(padded, (y, x), (0, 1))[1:-1, 1:-1] for y in (-1, 0, 1) for x in (-1, 0, 1)]
     edge = np.any([part != objects for part in around], axis=0)
@@ -157,14 +157,14 @@ def outline_by_hand(objects):
 
 
 @pytest.mark.parametrize("border", [False, True])
-def test_numbered_objects_become_one_class_or_two(tmp_path, rng, border):
+def test_instances_become_one_class_or_two(tmp_path, rng, border):
     objects = rng.integers(0, 3, (8, 8)).repeat(4, 0).repeat(4, 1).astype(np.uint16) * 300
     image = np.zeros((32, 32), np.uint8)
     _, labels = one_case(tmp_path, image, objects, instances=True, border=border)
-    assert np.array_equal(labels, outline_by_hand(objects) if border else objects > 0)
+    assert np.array_equal(labels, naive_border(objects) if border else objects > 0)
 
 
-def test_objects_in_files_of_their_own_are_put_together(tmp_path):
+def test_instances_in_separate_files_are_merged(tmp_path):
     """The layout in which the Data Science Bowl 2018 is distributed."""
     left, right = np.zeros((2, 32, 32), np.uint8)
     left[4:20, 4:16], right[4:20, 16:28] = 255, 255
@@ -174,10 +174,10 @@ def test_objects_in_files_of_their_own_are_put_together(tmp_path):
     layout = {"images": "{case}/images/*.png", "masks": ("{case}/masks/*.png",), "train": ()}
     out = prepare(tmp_path / "src", instances=True, border=True, **layout)
     objects = (left > 0) + 2 * (right > 0)
-    assert np.array_equal(read_labels(out / "masks/original/a1.png"), outline_by_hand(objects))
+    assert np.array_equal(read_labels(out / "masks/original/a1.png"), naive_border(objects))
 
 
-def test_a_file_for_each_class_is_painted_in_order(shared, tmp_path):
+def test_one_mask_file_per_class_is_merged_in_order(shared, tmp_path):
     masks = tuple(f"{n}/{{group}}-IM-{{case}}.dcm.png" for n in ("epi", "endo"))
     spec = FolderSpec(
         shared / "data/sunnybrook",
@@ -213,7 +213,7 @@ def test_groups_from_the_pattern_are_never_split(tmp_path, rng):
     assert cases["case"].is_unique
 
 
-def test_a_table_tells_domains_groups_strata_and_splits(src):
+def test_a_table_gives_domains_groups_strata_and_splits(src):
     names = [f"{domain}{number}" for domain in "AB" for number in range(5)]
     table = pd.DataFrame({"file": [f"{name}.png" for name in names], "scanner": "S1"})
     table["patient"] = [f"p{i // 2}" for i in range(10)]
@@ -229,7 +229,7 @@ def test_a_table_tells_domains_groups_strata_and_splits(src):
     assert set(cases["domain"]) == {"S1"}
 
 
-def test_other_domains_are_tested_without_the_groups_that_are_trained_on(src):
+def test_other_domains_are_tested_without_training_groups(src):
     for kind in ("images", "masks"):
         for number in range(5):
             (src / f"B/{kind}/B{number}.png").rename(src / f"B/{kind}/A{number}.png")
@@ -238,41 +238,41 @@ def test_other_domains_are_tested_without_the_groups_that_are_trained_on(src):
     held = set(cases.loc[(cases["domain"] == "A") & (cases["split"] == "test"), "group"])
     assert len(held) == 1
     assert set(cases.loc[cases["domain"] == "B", "group"]) == held
-    left_out = about(out)["remarks"]["cases of other domains whose group is trained on, left out"]
+    left_out = about(out)["remarks"]["cases of other domains from training groups, left out"]
     assert len(left_out) == 4
-    assert "taken as the same specimen" in about(out)["notes"][0]
+    assert "treated as one specimen" in about(out)["notes"][0]
 
 
-def test_a_class_without_a_file_is_absent_and_said(src):
+def test_a_class_without_a_file_is_absent_and_reported(src):
     (src / "A/masks/A0.png").rename(src / "A/extra.png")
     masks = ("x={domain}/masks/{case}.png", "y={domain}/images/{case}.png")
     out = prepare(src, masks=masks)
-    remark = "images without a file of some class, taken as absent"
+    remark = "images without a file for some class, treated as absent"
     assert about(out)["remarks"][remark] == ["A/images/A0.png"]
     assert set(np.unique(read_labels(out / "masks/A/A0.png"))) <= {0, 2}
 
 
-def test_what_has_no_partner_is_counted_and_named(src):
+def test_files_without_a_counterpart_are_reported(src):
     (src / "A/masks/A0.png").unlink()
     (src / "B/images/B1.png").unlink()
     (src / "A/images/notes.txt").write_text("x")
     write_png(src / "A/masks/A1.png", np.zeros((40, 50), np.uint8))
     remarks = about(prepare(src))["remarks"]
     assert remarks == {
-        "files of other formats, left out": ["A/images/notes.txt"],
+        "files of unsupported formats, left out": ["A/images/notes.txt"],
         "images without a mask, left out": ["A/images/A0.png"],
         "masks without an image": ["B/masks/B1.png"],
-        "cases without any object, kept": ["A1"],
+        "cases without foreground, kept": ["A1"],
     }
 
 
-def test_workers_change_no_byte_and_a_finished_set_stays(src):
+def test_output_does_not_depend_on_workers_and_a_complete_set_is_kept(src):
     one, three = (prepare(src, f"w{n}", workers=n) for n in (1, 3))
     assert digests(one) == digests(three)
     before = {path: path.stat().st_mtime_ns for path in one.rglob("*")}
     prepare(src, "w1")
     assert {path: path.stat().st_mtime_ns for path in one.rglob("*")} == before
-    with pytest.raises(SkipshiftError, match=r"holds a set with holdout 0\.2, not 0\.4"):
+    with pytest.raises(SkipshiftError, match=r"contains a set with holdout 0\.2, not 0\.4"):
         prepare(src, "w1", holdout=0.4)
     (one / "images/A/A0.png").unlink()
     with pytest.raises(SkipshiftError, match=r"images/A/A0\.png does not exist; restore the file"):
@@ -343,32 +343,35 @@ def spoil_side(src):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "fault"),
+    ("spoil", "message"),
     [
-        (spoil_label, r"A2\.png: has label 5 at row 7, column 9, 1 such pixels, .* --classes"),
+        (
+            spoil_label,
+            r"A2\.png: label 5 at row 7, column 9 \(1 pixels\) has no .* --classes",
+        ),
         (spoil_size, r"A2\.png: its mask is 1 x 40 x 48, the image 1 x 40 x 50"),
-        (spoil_type, r"A2\.npy: holds numbers of type float64, .* add --rescale"),
+        (spoil_type, r"A2\.npy: has values of type float64, .* add --rescale"),
         (spoil_array, r"A2\.npy: an image is \(H, W\), .* got \(2, 40, 50, 3\)"),
         (spoil_pickle, r"A2\.npy: cannot be read as an array"),
-        (spoil_frames, r"A2\.nii\.gz: has 3 frames; write each as a volume"),
-        (spoil_share, r"A2\.npy: a mask holds whole numbers"),
+        (spoil_frames, r"A2\.nii\.gz: has 3 frames; save each as a volume"),
+        (spoil_share, r"A2\.npy: a mask must contain whole numbers"),
         (spoil_twice, r"A2\.tif: is case 'A2' of domain 'A', and so is .*A2\.png; narrow"),
         (spoil_masks, r"A2\.tif: is a mask of case 'A2', and so is .*A2\.png; narrow"),
         (spoil_solid, r"A2\.npy: a mask is \(H, W\), got \(2, 40, 50\)"),
-        (spoil_text, r"A2\.npy: is no array of numbers"),
+        (spoil_text, r"A2\.npy: is not an array of numbers"),
         (spoil_side, r"A2\.png: an image must be at least 32 x 32, got 50 x 20"),
-        (spoil_colour, r"A2\.png: a mask holds class indices in one channel, got mode RGB"),
+        (spoil_colour, r"A2\.png: a mask must have one channel of class indices, got mode RGB"),
     ],
 )
-def test_a_fault_of_the_source_is_named_and_leaves_nothing(src, spoil, fault):
+def test_an_invalid_source_is_an_error_and_leaves_no_output(src, spoil, message):
     spoil(src)
-    with pytest.raises(SkipshiftError, match=fault):
+    with pytest.raises(SkipshiftError, match=message):
         prepare(src, square=spoil is spoil_side)
     assert list(src.parent.iterdir()) == [src]
 
 
 @pytest.mark.parametrize(
-    ("options", "fault"),
+    ("options", "message"),
     [
         ({"images": "{domain}/pics/{case}.*"}, r"no file matches .*; the first is A/images/A0"),
         ({"table": Path("none.csv")}, r"none\.csv: cannot be read as a CSV"),
@@ -376,14 +379,14 @@ def test_a_fault_of_the_source_is_named_and_leaves_nothing(src, spoil, fault):
         ({"table": Path("t.csv"), "columns": ("case=x",)}, r"t\.csv: has no column 'x', only"),
         ({"table": Path("t.csv"), "columns": ("case=id",)}, r"t\.csv: line 3 repeats case 'A0'"),
         ({"table": Path("s.csv")}, "case 'A0' has split 'val'; it must be one of train, test"),
-        ({"table": Path("g.csv")}, "group 'p' is both in train and in test"),
-        ({"colours": ("a=#000000", "b=#00ff00")}, r"has colour #010101 at row \d+, column \d+"),
+        ({"table": Path("g.csv")}, "group 'p' is in both train and test"),
+        ({"colours": ("a=#000000", "b=#00ff00")}, r"colour #010101 at row .* has no class"),
         ({"table": Path("d.csv"), "images": "*/images/{case}.png", "masks": ("*/masks/{case}.png",),
-          "train": ("x/y",)}, "'x/y' cannot name a file"),
+          "train": ("x/y",)}, "'x/y' is not a valid file name"),
         ({"table": Path("e.csv")}, "no image can be used: images without a row"),
     ],
 )  # fmt: skip
-def test_a_table_or_pattern_that_does_not_fit_is_named(src, options, fault):
+def test_a_wrong_table_or_pattern_is_an_error(src, options, message):
     names = [f"{domain}{number}" for domain in "AB" for number in range(5)]
     (src / "t.csv").write_text("id\nA0\nA0\n")
     (src / "s.csv").write_text("case,split\n" + "".join(f"{name},val\n" for name in names))
@@ -391,63 +394,69 @@ def test_a_table_or_pattern_that_does_not_fit_is_named(src, options, fault):
     (src / "g.csv").write_text("case,split,group\n" + "".join(rows))
     (src / "d.csv").write_text("case,domain\n" + "".join(f"{name},x/y\n" for name in names))
     (src / "e.csv").write_text("case,group\nZ,p\n")
-    with pytest.raises(SkipshiftError, match=fault):
+    with pytest.raises(SkipshiftError, match=message):
         prepare(src, **options)
 
 
 @pytest.mark.parametrize(
-    ("options", "fault"),
+    ("options", "message"),
     [
-        ({"train": ()}, r"train must name domains to train on, of A, B; got \[\]"),
-        ({"train": ("C",)}, r"train must name domains to train on, of A, B; got \['C'\]"),
-        ({"images": "{domain}/{what}/{case}.*"}, r"has \{what\}, which is none of \{domain\}"),
-        ({"images": "{domain}/images/*"}, r"must have \{case\}"),
-        ({"masks": ("{domain}/{group}/{case}.*",)}, r"has \{group\}, which the pattern of the"),
-        ({"masks": ()}, "masks must be one pattern, or NAME=PATTERN each"),
-        ({"masks": ("a={case}", "{case}")}, "masks must be one pattern, or NAME=PATTERN each"),
+        ({"train": ()}, r"train must be one or more of the domains A, B; got \[\]"),
+        ({"train": ("C",)}, r"train must be one or more of the domains A, B; got \['C'\]"),
+        ({"images": "{domain}/{what}/{case}.*"}, r"has \{what\}, which is not one of \{domain\}"),
+        ({"images": "{domain}/images/*"}, r"must contain \{case\}"),
+        (
+            {"masks": ("{domain}/{group}/{case}.*",)},
+            r"has \{group\}, which is missing in",
+        ),
+        ({"masks": ()}, "masks must be one pattern, or NAME=PATTERN for each"),
+        (
+            {"masks": ("a={case}", "{case}")},
+            "masks must be one pattern, or NAME=PATTERN for each",
+        ),
         ({"colours": ("a=#000000",), "instances": True}, "exclude each other"),
         ({"colours": ("a=#000000", "b=3")}, "must be all NAME=#RRGGBB or all NAME=VALUE, got '3'"),
         ({"colours": ("a=black",)}, "must be all NAME=#RRGGBB or all NAME=VALUE, got 'black'"),
-        ({"colours": ("a=0",), "classes": ("b",)}, "classes must hold 'a' too"),
+        ({"colours": ("a=0",), "classes": ("b",)}, "classes must include 'a'"),
         ({"instances": True, "classes": ("a",)}, "classes must name background, object"),
-        ({"border": True}, "border belongs to instances"),
+        ({"border": True}, "border needs instances"),
         ({"holdout": 1.0}, r"holdout must be in \[0, 1\)"),
-        ({"columns": ("case=x",)}, "columns belong to a table"),
-        ({"table": Path("t.csv"), "columns": ("slide=id",)}, "NAME of .*, got 'slide=id'"),
-        ({"seed": -1}, "seed must be >= 0"),
+        ({"columns": ("case=x",)}, "columns need a table"),
+        ({"table": Path("t.csv"), "columns": ("slide=id",)}, "NAME one of .*, got 'slide=id'"),
+        ({"seed": -1}, "seed must be at least 0"),
         ({"workers": 0}, "workers must be at least 1"),
     ],
 )
-def test_options_that_do_not_fit_are_refused(src, options, fault):
+def test_inconsistent_options_are_an_error(src, options, message):
     (src / "t.csv").write_text("id\nA0\n")
-    with pytest.raises(ValueError, match=fault):
+    with pytest.raises(ValueError, match=message):
         prepare(src, **options)
 
 
-def test_a_field_that_comes_twice_is_the_same_text():
+def test_a_repeated_field_matches_the_same_text():
     expression = compile_pattern("{case}/images/{case}.png")
     assert expression.fullmatch("a/images/a.png")
     assert not expression.fullmatch("a/images/b.png")
 
 
-def test_a_place_that_cannot_be_written_is_named(src):
+def test_an_unwritable_output_folder_is_an_error(src):
     with pytest.raises(SkipshiftError, match=r"o: cannot be written: Not a directory"):
         prepare(src, "src/A/images/A0.png/o")
 
 
-def test_class_files_of_different_sizes_are_refused(src):
+def test_mask_files_of_different_sizes_are_an_error(src):
     write_png(src / "A/more/A0.png", np.zeros((20, 20), np.uint8))
     masks = ("x={domain}/masks/{case}.png", "y={domain}/more/{case}.png")
     with pytest.raises(SkipshiftError, match=r"more/A0\.png: differs in size from A0\.png"):
         prepare(src, masks=masks)
 
 
-def lines_of_the_docs():
+def commands_in_the_docs():
     return re.findall(r"^skipshift prepare folder (?!SRC).*$", DOCS.read_text(), re.MULTILINE)
 
 
-@pytest.mark.parametrize("line", lines_of_the_docs(), ids=lambda line: line.split()[3])
-def test_the_lines_of_the_docs_give_their_counts(line, shared, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("line", commands_in_the_docs(), ids=lambda line: line.split()[3])
+def test_the_commands_in_the_docs_give_their_counts(line, shared, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     volume = nibabel.Nifti1Image(np.arange(3200.0).reshape(40, 40, 2) // 1000, np.eye(4))
     for name in ("patient001_frame01", "patient001_frame01_gt"):

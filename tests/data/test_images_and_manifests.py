@@ -5,8 +5,15 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from skipshift.data.images import read_deep, read_image, read_mask, rescale, write_png
-from skipshift.data.manifest import COLUMNS, centre_crop, read_cases, read_manifest
+from skipshift.data.images import (
+    centre_crop,
+    read_image,
+    read_mask,
+    read_native,
+    stretch_to_16_bit,
+    write_png,
+)
+from skipshift.data.manifest import COLUMNS, read_cases, read_manifest
 from skipshift.data.sources import read_pair, read_set
 from skipshift.data.splits import draw_folds
 from skipshift.errors import SkipshiftError
@@ -21,7 +28,7 @@ def edit(manifest, **changes):
 
 
 @pytest.mark.parametrize("shape", [(20, 30, 3), (20, 30, 1)])
-def test_png_files_read_as_they_were_written(tmp_path, rng, shape):
+def test_png_files_survive_writing_and_reading(tmp_path, rng, shape):
     pixels = rng.integers(0, 256, shape, dtype=np.uint8)
     write_png(tmp_path / "a.png", pixels)
     assert np.array_equal(read_image(tmp_path / "a.png"), pixels)
@@ -30,29 +37,29 @@ def test_png_files_read_as_they_were_written(tmp_path, rng, shape):
 
 @pytest.mark.parametrize("ending", ["png", "tif"])
 @pytest.mark.parametrize("shape", [(20, 1600, 3), (20, 30, 1)])
-def test_files_of_16_bits_keep_their_levels_and_are_rounded_to_8(tmp_path, rng, shape, ending):
+def test_16_bit_files_keep_their_levels_and_are_rounded_to_8(tmp_path, rng, shape, ending):
     pixels = rng.integers(0, 65536, shape).astype(np.uint16)
     path = tmp_path / f"a.{ending}"
     write_png(path, pixels) if ending == "png" else cv2.imwrite(str(path), pixels[..., ::-1])
-    assert np.array_equal(read_deep(path), pixels)
+    assert np.array_equal(read_native(path), pixels)
     assert np.array_equal(read_image(path), np.rint(pixels / 257).astype(np.uint8))
 
 
-def test_a_truncated_file_of_16_bits_in_colour_is_refused(tmp_path, rng):
+def test_a_truncated_16_bit_colour_image_is_an_error(tmp_path, rng):
     write_png(tmp_path / "a.png", rng.integers(0, 65536, (64, 64, 3)).astype(np.uint16))
     (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:9000])
     with pytest.raises(SkipshiftError, match=r"a\.png: .*truncated"):
         read_image(tmp_path / "a.png")
 
 
-def test_a_16_bit_colour_that_opencv_cannot_decode_is_refused(tmp_path, monkeypatch):
+def test_a_16_bit_colour_image_that_opencv_cannot_decode_is_an_error(tmp_path, monkeypatch):
     write_png(tmp_path / "a.png", np.zeros((8, 8, 3), np.uint16))
     monkeypatch.setattr(cv2, "imdecode", lambda *_: None)
     with pytest.raises(SkipshiftError, match=r"a\.png: cannot be read as a 16-bit image"):
         read_image(tmp_path / "a.png")
 
 
-def test_palette_images_are_their_colours_and_palette_masks_their_indices(tmp_path, rng):
+def test_palette_images_give_colours_and_palette_masks_give_indices(tmp_path, rng):
     indices = rng.integers(0, 4, (8, 8), dtype=np.uint8)
     palette = rng.integers(0, 256, (4, 3), dtype=np.uint8)
     image = Image.fromarray(indices).convert("P")
@@ -62,18 +69,18 @@ def test_palette_images_are_their_colours_and_palette_masks_their_indices(tmp_pa
     assert np.array_equal(read_mask(tmp_path / "p.png", 4), indices)
 
 
-def test_a_stretched_slice_fills_the_range_and_keeps_the_order(rng):
+def test_stretched_values_fill_the_range_and_keep_their_order(rng):
     values = rng.normal(0, 50, (9, 9))
-    levels = rescale(values)
+    levels = stretch_to_16_bit(values)
     assert (levels.min(), levels.max()) == (0, 65535)
     assert np.array_equal(np.argsort(levels, None), np.argsort(values, None))
-    assert rescale(np.full((3, 3), 7.0)) is None
-    with pytest.raises(ValueError, match="no finite numbers"):
-        rescale(np.array([0.0, np.nan, 1.0]))
+    assert stretch_to_16_bit(np.full((3, 3), 7.0)) is None
+    with pytest.raises(ValueError, match="contains NaN or infinity"):
+        stretch_to_16_bit(np.array([0.0, np.nan, 1.0]))
 
 
 @pytest.mark.parametrize("mode", ["1", "P", "L"])
-def test_masks_of_any_one_channel_mode_are_indices(tmp_path, mode):
+def test_masks_of_any_single_channel_mode_give_indices(tmp_path, mode):
     indices = np.array([[0, 1], [1, 0]], np.uint8)
     image = Image.fromarray(indices.astype(bool)) if mode == "1" else Image.fromarray(indices)
     if mode == "P":
@@ -83,30 +90,30 @@ def test_masks_of_any_one_channel_mode_are_indices(tmp_path, mode):
     assert np.array_equal(read_mask(tmp_path / "m.png", 2), indices)
 
 
-def test_labels_beyond_the_classes_name_the_file(tmp_path):
+def test_labels_beyond_the_classes_are_an_error(tmp_path):
     write_png(tmp_path / "m.png", np.array([[0, 7]], np.uint8))
     with pytest.raises(SkipshiftError, match=r"m\.png: mask has labels \[7\].*classes are 0\.\.1"):
         read_mask(tmp_path / "m.png", 2)
 
 
-def test_files_that_are_no_whole_image_are_one_line(tmp_path, rng):
+def test_files_that_are_not_a_whole_image_are_an_error(tmp_path, rng):
     (tmp_path / "text.png").write_text("hello")
     write_png(tmp_path / "cut.png", rng.integers(0, 256, (64, 64, 3), dtype=np.uint8))
     (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:2000])
-    Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "deep.tif")
+    Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "float.tif")
     faults = {
         "text": "is not an image",
         "cut": "truncated",
-        "deep": "is not of 8 or 16 bits",
+        "float": "is not of 8 or 16 bits",
         "no": "No such",
     }
     for name, fault in faults.items():
-        ending = "tif" if name == "deep" else "png"
+        ending = "tif" if name == "float" else "png"
         with pytest.raises(SkipshiftError, match=rf"{name}\.{ending}: .*{fault}"):
             read_image(tmp_path / f"{name}.{ending}")
 
 
-def test_a_huge_image_is_refused_before_it_is_decoded(tmp_path):
+def test_a_huge_image_is_an_error_before_it_is_decoded(tmp_path):
     Image.new("1", (30000, 30000)).save(tmp_path / "huge.png")
     with pytest.raises(
         SkipshiftError, match=r"huge\.png: has more than \d+ pixels; cut it into tiles"
@@ -125,13 +132,13 @@ def test_a_huge_image_is_refused_before_it_is_decoded(tmp_path):
         ({"group": "case-13"}, "group 'case-13' is both in train and in test"),
     ],
 )
-def test_a_fault_in_a_manifest_names_its_line(small_set, changes, fault):
+def test_an_error_in_a_manifest_names_the_line(small_set, changes, fault):
     edit(small_set, **changes)
     with pytest.raises(SkipshiftError, match=fault):
         read_manifest(small_set)
 
 
-def test_a_manifest_without_a_column_or_cases_is_refused(small_set):
+def test_a_manifest_without_a_column_or_cases_is_an_error(small_set):
     frame = pd.read_csv(small_set)
     frame.drop(columns="group").to_csv(small_set, index=False)
     with pytest.raises(SkipshiftError, match="lacks the column group"):
@@ -150,33 +157,33 @@ def test_further_columns_of_a_manifest_are_kept(small_set):
     assert set(cases["spacing"]) == {"1.25x1.25"}
 
 
-def test_a_manifest_may_be_named_by_a_way_around(small_set):
+def test_the_path_of_a_manifest_may_contain_parent_folders(small_set):
     (small_set.parent / "studies").mkdir()
-    around = small_set.parent / "studies" / ".." / small_set.name
-    pd.testing.assert_frame_equal(read_manifest(around), read_manifest(small_set))
+    indirect = small_set.parent / "studies" / ".." / small_set.name
+    pd.testing.assert_frame_equal(read_manifest(indirect), read_manifest(small_set))
 
 
-def test_cases_are_read_in_order_whatever_the_threads(small_set):
+def test_cases_are_read_in_order_with_any_number_of_threads(small_set):
     rows = read_manifest(small_set)
     a, b = (list(read_cases(rows, 2, threads=n)) for n in (1, 3))
     assert [case.case for case in a] == rows["case"].tolist()
     assert all(np.array_equal(x.image, y.image) for x, y in zip(a, b, strict=True))
 
 
-def test_a_mask_of_another_size_than_its_image_is_refused(small_set):
+def test_a_mask_of_another_size_than_its_image_is_an_error(small_set):
     write_png(small_set.parent / "masks" / "case-03.png", np.zeros((64, 32), np.uint8))
     with pytest.raises(SkipshiftError, match=r"case-03\.png: is 32 x 64, but its image is 64 x 64"):
         list(read_cases(read_manifest(small_set), 2))
 
 
-def test_the_centre_crop_keeps_the_centre():
+def test_a_centre_crop_keeps_the_centre():
     pixels = np.arange(49).reshape(7, 7).astype(np.uint8)
     assert centre_crop(pixels, 3).tolist() == pixels[2:5, 2:5].tolist()
     with pytest.raises(ValueError, match="crop of 8 does not fit"):
         centre_crop(pixels, 8)
 
 
-def test_folds_hold_whole_groups_and_every_stratum_alike(rng):
+def test_folds_keep_groups_whole_and_strata_balanced(rng):
     frame = pd.DataFrame({"case": [f"c{i}" for i in range(200)], "domain": "original"})
     frame["group"] = [f"g{i // 2}" for i in range(200)]
     frame["stratum"] = np.where(rng.random(100) < 0.4, "low", "high").repeat(2)
@@ -188,7 +195,7 @@ def test_folds_hold_whole_groups_and_every_stratum_alike(rng):
     pd.testing.assert_frame_equal(folds, draw_folds(frame, 5))
 
 
-def test_fewer_groups_than_folds_are_refused(small_set):
+def test_fewer_groups_than_folds_are_an_error(small_set):
     with pytest.raises(SkipshiftError, match="10 groups in the training split cannot fill 11"):
         draw_folds(read_manifest(small_set), 11)
 
@@ -201,7 +208,7 @@ def test_a_set_is_a_folder_or_the_test_cases_of_a_manifest(small_set):
     assert np.array_equal(folder.images[10:], test.images)
 
 
-def test_a_shift_of_the_reference_keeps_its_groups(small_set):
+def test_a_shifted_reference_keeps_its_groups(small_set):
     reference, shifted = read_pair(str(small_set), "brightness:0.5", crop=32)
     assert reference.groups == shifted.groups
     assert np.array_equal(shifted.images, reference.images // 2)
@@ -211,11 +218,11 @@ def test_a_shift_of_the_reference_keeps_its_groups(small_set):
     ("source", "fault"),
     [
         ("{}/masks/none", "cannot be read as a manifest"),
-        ("{}/empty", "holds no image"),
+        ("{}/empty", "contains no images"),
         ("{}/manifest.csv#scanner", r"no test cases of domain 'scanner', only \['original'\]"),
     ],
 )
-def test_a_source_without_images_says_what_there_is(small_set, source, fault):
+def test_a_source_without_images_is_an_error(small_set, source, fault):
     (small_set.parent / "empty").mkdir()
     with pytest.raises(SkipshiftError, match=fault):
         read_set(source.format(small_set.parent))
@@ -228,7 +235,7 @@ def test_a_source_without_images_says_what_there_is(small_set, source, fault):
         ("a.npy", np.float64, 5), ("a.npy", np.uint8, 3),
     ],
 )  # fmt: skip
-def test_images_of_any_depth_read_as_they_were_written(tmp_path, rng, name, dtype, channels):
+def test_images_of_any_depth_survive_writing_and_reading(tmp_path, rng, name, dtype, channels):
     values = (rng.random((6, 8, channels)) * 200).astype(dtype)
     if name.endswith("npy"):
         np.save(tmp_path / name, values)
@@ -239,7 +246,7 @@ def test_images_of_any_depth_read_as_they_were_written(tmp_path, rng, name, dtyp
     assert np.array_equal(images[0], values)
 
 
-def test_a_volume_is_its_slices_of_one_group_or_one_image(tmp_path, rng):
+def test_a_volume_gives_slices_of_one_group_or_one_image(tmp_path, rng):
     values = rng.normal(size=(8, 6, 3)).astype(np.float32)
     nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / "v.nii.gz")
     slices, volume = read_set(str(tmp_path)), read_set(str(tmp_path), volumes=True)
@@ -254,7 +261,7 @@ def test_volumes_are_cropped_in_the_plane_of_their_slices(tmp_path, rng):
     assert read_set(str(tmp_path), crop=8, volumes=True).images.shape == (1, 5, 8, 8, 1)
 
 
-def test_arrays_that_are_no_image_say_so(tmp_path):
+def test_arrays_that_are_not_images_are_an_error(tmp_path):
     (tmp_path / "a.npy").write_text("nothing")
     with pytest.raises(SkipshiftError, match=r"a\.npy: cannot be read as an array"):
         read_set(str(tmp_path))
@@ -263,15 +270,15 @@ def test_arrays_that_are_no_image_say_so(tmp_path):
         read_set(str(tmp_path))
 
 
-def test_a_truncated_deep_image_is_refused(tmp_path, rng):
+def test_a_truncated_16_bit_image_is_an_error(tmp_path, rng):
     cv2.imwrite(str(tmp_path / "a.png"), rng.integers(0, 65536, (64, 64), dtype=np.uint16))
     (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:4000])
     with pytest.raises(SkipshiftError, match=r"a\.png: cannot be read as an image: .*truncated"):
         read_set(str(tmp_path))
 
 
-def test_shifts_are_of_8_bit_images_alone(tmp_path):
+def test_shifts_apply_only_to_8_bit_images(tmp_path):
     np.save(tmp_path / "a.npy", np.zeros((4, 4, 3), np.uint16))
-    fault = "brightness:0.5: shifts change 8-bit images, and the reference has uint16"
+    fault = "brightness:0.5: shifts apply to 8-bit images, but the reference has uint16"
     with pytest.raises(SkipshiftError, match=fault):
         read_pair(str(tmp_path), "brightness:0.5")

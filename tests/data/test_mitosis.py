@@ -1,4 +1,4 @@
-"""The reader of points on mitotic figures: patches, masks, other scans, review, refusals."""
+"""`prepare mitosis`: patches, masks, transfer to other scans, review, and errors."""
 
 import base64
 import hashlib
@@ -20,13 +20,13 @@ from skipshift.data.prepare.corrections import digest
 from skipshift.data.prepare.mitosis import (
     CLASSES,
     HELD_OUT,
-    choose_units,
+    choose_slides,
     find_scans,
     prepare_mitosis,
     split_specimens,
 )
 from skipshift.data.prepare.options import MitosisSpec
-from skipshift.data.prepare.published import read_lists, read_points
+from skipshift.data.prepare.published import read_points, read_slide_tables
 from skipshift.data.prepare.stains import STAINS, haematoxylin, middle_parts, propose
 from skipshift.data.preprocess import unit
 from skipshift.data.slides.registration import Registration
@@ -43,7 +43,7 @@ POINTS = [(FIGURE, (110, 120)), (FIGURE, (180, 150)), (NEGATIVE, (200, 300))]
 
 
 def picture(rng, points, side=SIDE):
-    """Pink ground with a dark ellipse of 24 x 14 pixels at each point."""
+    """Pink background with a dark ellipse of 24 x 14 pixels at each point."""
     image = np.full((side, side, 3), [232, 190, 215], np.uint8)
     for _, place in points:
         cv2.ellipse(image, place, (12, 7), 30, 0, 360, (70, 40, 120), -1)
@@ -69,7 +69,7 @@ def write_midog(path, slides, classes=(FIGURE, NEGATIVE)):
 
 @pytest.fixture
 def src(tmp_path, rng):
-    """Three slides by scanner A with points, each moved a little, and the first one by B too."""
+    """Three annotated slides by scanner A, each shifted a little, and the first one also by B."""
     root, slides = tmp_path / "src", {}
     for number in range(3):
         points = [(label, (x + number, y)) for label, (x, y) in POINTS]
@@ -102,7 +102,7 @@ def digests(folder):
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
-def test_a_patch_has_its_point_in_the_middle_and_its_mask_on_the_figure(src):
+def test_a_patch_is_centred_on_its_point_and_its_mask_covers_the_figure(src):
     rows = cases(prepare(src))
     assert rows["case"].str.match(r"s\d-x\d{6}-y\d{6}$").all()
     for row in rows[rows["domain"] == "A"].itertuples():
@@ -119,7 +119,7 @@ def test_a_patch_has_its_point_in_the_middle_and_its_mask_on_the_figure(src):
         assert (mask & truth).sum() / (mask | truth).sum() > 0.9
 
 
-def test_a_figure_has_the_same_mask_in_every_patch_that_shows_it(src):
+def test_a_figure_has_the_same_mask_in_every_patch_that_contains_it(src):
     rows = cases(prepare(src)).query("domain == 'A'")
     for _, pair in rows.groupby("group"):
         (x, y), (right, down) = pair[["x", "y"]].astype(int).to_numpy()
@@ -130,14 +130,14 @@ def test_a_figure_has_the_same_mask_in_every_patch_that_shows_it(src):
         assert shared.any()
 
 
-def test_the_held_out_slides_are_for_testing_and_no_table_is_said(src):
+def test_held_out_slides_are_test_slides_and_the_missing_table_is_reported(src):
     out = prepare(src, holdout=2)
     rows = cases(out)
     assert rows.query("domain == 'A'").groupby("split")["group"].nunique().to_dict() == {
         "train": 1,
         "test": 2,
     }
-    assert "2 of 3 slides of domain A are for testing" in about(out)["notes"][0]
+    assert "2 of 3 slides of domain A are held out for testing" in about(out)["notes"][0]
     assert set(rows["reviewed"]) == {"no"}
     assert set(rows["spacing"]) == {"0.00025x0.00025"}
 
@@ -155,7 +155,7 @@ def test_a_sliderunner_database_gives_the_same_patches(src):
     assert digests(first / "masks") == digests(second / "masks")
 
 
-def test_hard_negatives_come_on_request_with_empty_masks(src):
+def test_hard_negatives_are_cut_on_request_with_empty_masks(src):
     assert not set(cases(prepare(src))["stratum"]) - {FIGURE}
     rows = cases(prepare(src, "more", hard_negatives=True)).query("domain == 'A'")
     assert rows["stratum"].value_counts().to_dict() == {FIGURE: 6, "hard negative": 3}
@@ -163,11 +163,11 @@ def test_hard_negatives_come_on_request_with_empty_masks(src):
         assert not read_labels(row.mask).any()
 
 
-def test_the_number_of_workers_changes_no_byte(src):
+def test_output_does_not_depend_on_workers(src):
     assert digests(prepare(src, workers=1)) == digests(prepare(src, "two", workers=3))
 
 
-def test_a_wider_pixel_shows_more_of_the_slide(src):
+def test_a_coarser_resolution_shows_more_of_the_slide(src):
     rows = cases(prepare(src, mpp=0.5))
     row = rows.query("case == 's0-x000180-y000150'").iloc[0]
     whole = read_image(src / "A/s0.tiff")[150 - 128 : 150 + 128, 180 - 128 : 180 + 128]
@@ -177,7 +177,7 @@ def test_a_wider_pixel_shows_more_of_the_slide(src):
 
 
 def register(src, turn=((1, 0, 17), (0, 1, 9)), errors=((1.0, 1.0),), moving="s0.tiff"):
-    """Save how s0 lies on the scan by B that `src` has moved; errors by columns of the slide."""
+    """Save the registration of s0 to its shifted scan by B; errors by columns of the slide."""
     shape = np.shape(errors)
     affines = np.broadcast_to([*turn, (0, 0, 1)], (*shape, 3, 3)).astype(float)
     depths = np.zeros(shape, int)
@@ -189,12 +189,12 @@ def register(src, turn=((1, 0, 17), (0, 1, 9)), errors=((1.0, 1.0),), moving="s0
 
 
 def all_for_testing(src):
-    """A table that lists every slide for testing but one."""
+    """A table that assigns every slide but one to testing."""
     (src / "lists.csv").write_text("Slide;Dataset\n0s;train\ns0;test\ns1;train\ns2;test\n")
     return {"tables": (Path("lists.csv"),)}
 
 
-def test_a_figure_is_carried_to_another_scan_with_its_mask(src):
+def test_a_figure_and_its_mask_are_transferred_to_another_scan(src):
     out = prepare(src, **register(src), **all_for_testing(src))
     rows = cases(out).query("group == 's0'")
     assert rows.groupby("domain").size().to_dict() == {"A": 2, "B": 2}
@@ -204,7 +204,7 @@ def test_a_figure_is_carried_to_another_scan_with_its_mask(src):
             assert np.array_equal(first, second)
 
 
-def test_a_mask_is_carried_over_a_quarter_turn(src):
+def test_a_mask_is_transferred_over_a_quarter_turn(src):
     image = read_image(src / "A/s0.tiff")
     write_pyramid(src / "B/s0.tiff", np.ascontiguousarray(np.rot90(image, -1)))
     turn = ((0, -1, SIDE - 1), (1, 0, 0))
@@ -216,35 +216,35 @@ def test_a_mask_is_carried_over_a_quarter_turn(src):
         assert any(np.array_equal(shifted, second) for shifted in shifts)
 
 
-def test_a_point_that_is_placed_badly_is_dropped_in_all_scans_and_counted(src):
+def test_a_point_with_a_large_registration_error_is_left_out_on_all_scans(src):
     # pixels of 0.25 micrometres
     options = register(src, errors=((5.0, 1.0),))
     out = prepare(src, **options, **all_for_testing(src))
     rows = cases(out).query("group == 's0'")
     assert list(rows["case"]) == ["s0-x000180-y000150"] * 2
-    told = "cases that the registration may place over 1.0 micrometres off, left out"
-    assert about(out)["remarks"][told] == ["s0-x000110-y000120"]
+    remark = "cases with a registration error above 1.0 micrometres, left out"
+    assert about(out)["remarks"][remark] == ["s0-x000110-y000120"]
 
 
-def test_a_registration_to_another_slide_is_refused(src):
+def test_a_registration_to_another_slide_is_an_error(src):
     with pytest.raises(SkipshiftError, match=r"carries to x.tiff, but .* of domain B is s0.tiff"):
         prepare(src, **register(src, moving="x.tiff"))
 
 
-def test_scans_that_nothing_carries_to_and_patches_beyond_the_slide_are_named(src, rng):
+def test_scans_without_registration_and_patches_beyond_the_slide_are_reported(src, rng):
     near = [(FIGURE, (30, 200)), (FIGURE, (200, 200))]
     write_pyramid(src / "A/edge.tiff", picture(rng, near))
     slides = {f"s{n}.tiff": (SIDE, [(FIGURE, (110 + n, 120))]) for n in range(3)}
     write_midog(src / "MIDOG.json", slides | {"edge.tiff": (SIDE, near), "gone.tiff": (SIDE, [])})
     remarks = about(prepare(src))["remarks"]
-    assert remarks["cases that reach beyond their slide, left out"] == ["edge-x000030-y000200"]
-    assert remarks["annotated slides not there"] == ["gone.tiff"]
-    held = "slides whose points no registration carries, left out"
-    trained = "slides of training specimens by scanners that are not trained on, left out"
-    assert (remarks.get(held) or remarks[trained]) == ["B/s0.tiff"]
+    assert remarks["cases that extend beyond their slide, left out"] == ["edge-x000030-y000200"]
+    assert remarks["annotated slides that are missing"] == ["gone.tiff"]
+    unregistered = "slides without a registration to transfer points, left out"
+    training = "slides of training specimens in other domains, left out"
+    assert (remarks.get(unregistered) or remarks[training]) == ["B/s0.tiff"]
 
 
-def test_lists_give_split_scanner_and_specimen(src):
+def test_tables_give_split_scanner_and_specimen(src):
     (src / "lists.csv").write_text(
         "Slide;Dataset;Scanner;Specimen\n"
         "s0;val;XR;dog\ns1;test;Hamammatsu XR;cat\ns2;test;CS2;cow\n"
@@ -265,8 +265,8 @@ def test_a_slide_with_the_points_of_another_is_left_out_as_its_copy(src):
     write_pyramid(src / "A/renamed.tiff", read_image(src / "A/s1.tiff"))
     write_midog(src / "other.json", {"renamed.tiff": (SIDE, points)})
     out = prepare(src)
-    told = "slides with the very points of another, taken as copies of it, left out"
-    assert about(out)["remarks"][told] == ["renamed.tiff (s1.tiff)"]
+    remark = "slides with the same points as another, treated as copies, left out"
+    assert about(out)["remarks"][remark] == ["renamed.tiff (s1.tiff)"]
     assert "renamed" not in set(cases(out)["group"])
 
 
@@ -278,17 +278,17 @@ def test_a_slide_with_the_points_of_another_is_left_out_as_its_copy(src):
         ("File;Dataset\ns0;train\n", "has no column 'Slide'"),
         (
             "Slide;Dataset;Specimen\ns0;train;dog\ns1;test;dog\n",
-            "A/s1.tiff: is for test, but s0.tiff of the same specimen for train",
+            "A/s1.tiff: is in test, but s0.tiff of the same specimen in train",
         ),
     ],
 )
-def test_lists_that_contradict_are_refused(src, content, message):
+def test_contradicting_tables_are_an_error(src, content, message):
     (src / "lists.csv").write_text(content)
     with pytest.raises(SkipshiftError, match=message):
         prepare(src, tables=(Path("lists.csv"),))
 
 
-def test_a_slide_that_two_lists_tell_apart_may_be_left_out(src):
+def test_a_slide_with_contradicting_tables_may_be_left_out(src):
     (src / "paper.csv").write_text("Slide,Dataset\ns0,train\ns1,train\ns2,test\n")
     (src / "code.csv").write_text("Slide,Dataset\ns1,test\n")
     options = {"tables": (Path("paper.csv"), Path("code.csv"))}
@@ -300,35 +300,38 @@ def test_a_slide_that_two_lists_tell_apart_may_be_left_out(src):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"train": "Z"}, "has no slide of domain Z, only of A, B; name the one .* --train"),
+        ({"train": "Z"}, "has no slide of domain Z, only of A, B; choose .* --train"),
         ({"holdout": 3}, "has 3 slides with points in domain A, too few to hold out 3"),
-        ({"leave_out": ("s9",)}, "has no slide s9 to leave out"),
+        ({"leave_out": ("s9",)}, "has no slide s9; correct --leave-out"),
         ({"annotations": (Path("no.json"),)}, "no.json: cannot be read"),
-        ({"corrections": Path("nowhere")}, "nowhere: is no folder of corrections"),
+        (
+            {"corrections": Path("nowhere")},
+            "nowhere: is not a folder; give the",
+        ),
         ({"registrations": Path("nowhere")}, "nowhere: holds no DOMAIN/SPECIMEN/registration.json"),
     ],
 )
-def test_a_source_that_does_not_fit_is_refused(src, options, message):
+def test_a_source_that_does_not_fit_is_an_error(src, options, message):
     with pytest.raises(SkipshiftError, match=message):
         prepare(src, **options)
 
 
-def test_annotations_that_do_not_fit_are_refused(src):
+def test_annotations_that_do_not_fit_are_an_error(src):
     slides = {"s0.tiff": (SIDE + 1, POINTS), "s1.tiff": (SIDE, []), "s2.tiff": (SIDE, POINTS[:1])}
     write_midog(src / "MIDOG.json", slides)
     with pytest.raises(SkipshiftError, match=r"s0.tiff: is 400 x 400, but .* slide of 401 x 401"):
         prepare(src)
     write_midog(src / "other.json", {"s0.tiff": (SIDE, POINTS)})
-    with pytest.raises(SkipshiftError, match=r"annotates s0.tiff, and so does MIDOG.json; name"):
+    with pytest.raises(SkipshiftError, match=r"annotates s0.tiff, and so does MIDOG.json; choose"):
         prepare(src)
     (src / "other.json").unlink()
     odd = {f"s{n}.tiff": (SIDE, [("Eosinophil", (150 + n, 150)), *POINTS]) for n in range(3)}
     write_midog(src / "MIDOG.json", odd, ("Eosinophil", FIGURE, NEGATIVE))
-    with pytest.raises(SkipshiftError, match="has points of class 'Eosinophil'; say what"):
+    with pytest.raises(SkipshiftError, match="has points of unknown class 'Eosinophil'; assign it"):
         prepare(src)
     assert len(cases(prepare(src, labels=("Eosinophil=other",))).query("domain == 'A'")) == 6
     (src / "MIDOG.json").unlink()
-    with pytest.raises(SkipshiftError, match=r"holds no annotations, .*name them with --annotat"):
+    with pytest.raises(SkipshiftError, match=r"has no annotations .*name them with --annotat"):
         prepare(src)
 
 
@@ -341,16 +344,16 @@ def test_annotations_that_do_not_fit_are_refused(src):
         ({"mpp": -1.0}, "mpp and most_error must be above 0, got -1.0 and 1.0"),
         ({"labels": ("Mitose=cell",)}, "labels must be NAME=figure, =negative or =other"),
         ({"scanners": ("A",)}, "scanners must be DOMAIN=SCANNER, got A"),
-        ({"preprocess": "zscore"}, "net and preprocess belong to proposals"),
+        ({"preprocess": "zscore"}, "net and preprocess need proposals"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
     ],
 )
-def test_a_bad_argument_is_said(options, message):
+def test_a_wrong_argument_is_an_error(options, message):
     with pytest.raises(ValueError, match=message):
         MitosisSpec(Path("s"), Path("o"), **options)
 
 
-def test_haematoxylin_comes_back_from_a_mixture_of_stains(rng):
+def test_haematoxylin_is_recovered_from_a_mixture_of_stains(rng):
     stains = STAINS / np.linalg.norm(STAINS, axis=1, keepdims=True)
     amounts = rng.uniform(0, 0.6, (9, 9, 3)) * [1, 1, 0]
     levels = 256 * 10 ** -(amounts @ stains) - 1
@@ -369,7 +372,7 @@ def test_both_plates_of_an_anaphase_are_proposed_and_a_neighbour_is_not():
     assert not mask[:, 110:].any()
 
 
-def test_parts_far_from_the_middle_and_specks_are_no_figure():
+def test_parts_far_from_the_centre_and_specks_are_removed():
     mask = np.zeros((64, 64), bool)
     mask[28:36, 28:36] = mask[28:36, 50:60] = mask[39, 39] = True
     kept = middle_parts(mask, 0.25)
@@ -390,27 +393,27 @@ def test_real_figures_are_darker_inside_their_mask_than_around_it(shared):
     assert sharper >= 0.95 * found
 
 
-def test_the_published_files_give_every_figure_one_place(shared, tmp_path):
+def test_every_figure_of_the_published_files_is_one_case(shared, tmp_path):
     files = shared / "data/histology/annotations"
-    lists = read_lists([files / "MIDOGpp_datasets_xvalidation.csv"], ())
+    table = read_slide_tables([files / "MIDOGpp_datasets_xvalidation.csv"], ())
     points, copies = read_points([files / "MIDOG++.json"])
     assert not copies
     for name in points:
         (tmp_path / name).touch()
     fixed = tuple(f"XR=Hama{m}atsu XR" for m in ("m", "mm"))
     spec = MitosisSpec(tmp_path, tmp_path / "o", train="XR", scanners=fixed)
-    scans, _ = find_scans(spec, points, lists)
+    scans, _ = find_scans(spec, points, table)
     splits, _ = split_specimens(scans, spec)
-    units, remarks = choose_units(scans, splits, {}, spec)
-    left = "slides of training specimens by scanners that are not trained on, left out"
-    assert (len(units), len(remarks[left])) == (231, 272)
-    trained = [unit for unit in units if unit.split == "train"]
+    jobs, remarks = choose_slides(scans, splits, {}, spec)
+    left = "slides of training specimens in other domains, left out"
+    assert (len(jobs), len(remarks[left])) == (231, 272)
+    trained = [unit for unit in jobs if unit.split == "train"]
     assert {unit.scan.domain for unit in trained} == {"XR"}
     assert len(trained) == 120
-    assert len({case for unit in units for case in unit.cases}) == sum(len(u.places) for u in units)
+    assert len({case for unit in jobs for case in unit.cases}) == sum(len(u.centres) for u in jobs)
 
 
-def test_the_same_regions_under_other_names_are_found_in_the_published_files(shared):
+def test_copies_under_other_names_are_detected_in_the_published_files(shared):
     files = shared / "data/histology/annotations"
     parts = [files / f"MIDOG_{name}.json" for name in ("AperioCS2", "HamamatsuS360", "HamamatsuXR")]
     _, copies = read_points([files / "MIDOG.json", *parts])
@@ -427,7 +430,7 @@ def corrected(src, out, **content):
     return prepare(src, out, corrections=folder)
 
 
-def test_only_reviewed_masks_are_called_reviewed(src):
+def test_only_reviewed_masks_are_marked_as_reviewed(src):
     rows = cases(prepare(src)).query("domain == 'A'").set_index("case")
     accepted, _, stale, rejected, painted, _ = rows.index
     seen = digest(read_labels(Path(rows["mask"][accepted])))
@@ -441,13 +444,13 @@ def test_only_reviewed_masks_are_called_reviewed(src):
     assert np.array_equal(read_labels(Path(after["mask"][painted])), mine > 0)
     remarks = about(out)["remarks"]
     assert remarks["cases rejected in review, left out"] == [rejected]
-    assert remarks["corrections of no case"] == ["none"]
+    assert remarks["corrections that match no case"] == ["none"]
     assert remarks["masks that have changed since they were accepted, to be reviewed again"] == [
         stale
     ]
 
 
-def test_a_painted_mask_is_carried_to_other_scans(src):
+def test_a_painted_mask_is_transferred_to_other_scans(src):
     folder = src.parent / "back"
     mine = np.zeros((128, 128), np.uint8)
     mine[40:60, 50:90] = 255
@@ -463,17 +466,20 @@ def test_a_painted_mask_is_carried_to_other_scans(src):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"marks": "s0,good,\n"}, "line 2: case 's0' is marked 'good'; use one of accept, reject"),
-        ({"marks": "s0,accept,\n"}, "line 2: case 's0' is accepted without the column mask"),
-        ({"marks": "s0,reject,\ns0,accept,1\n"}, "line 3: case 's0' was marked reject before"),
+        (
+            {"marks": "s0,good,\n"},
+            "line 2: case 's0' has mark 'good'; it must be one of accept",
+        ),
+        ({"marks": "s0,accept,\n"}, "line 2: case 's0' is accepted but its column mask is empty"),
+        ({"marks": "s0,reject,\ns0,accept,1\n"}, "line 3: case 's0' already has mark reject"),
         ({"marks": "s0,reject,\n", "s0": np.ones((9, 9), np.uint8)}, "s0.png: is painted, but the"),
         (
             {f"s{n}-x00018{n}-y000150": np.ones((9, 8), np.uint8) for n in range(3)},
-            "png: is 8 x 9, but its case is 128 x 128; paint it anew",
+            "png: is 8 x 9, but its case is 128 x 128; repaint it at that size",
         ),
     ],
 )
-def test_corrections_that_contradict_are_refused(src, content, message):
+def test_contradicting_corrections_are_an_error(src, content, message):
     with pytest.raises(SkipshiftError, match=message):
         corrected(src, "second", **content)
 
@@ -481,14 +487,14 @@ def test_corrections_that_contradict_are_refused(src, content, message):
 def test_the_pages_of_the_review_show_every_mask_once(src, monkeypatch):
     monkeypatch.setattr(review, "BATCH", 4)
     out = prepare(src, hard_negatives=True, **register(src), **all_for_testing(src))
-    told = review.write_review(out)
-    assert told == f"review: {out / 'review'}, 6 masks on 2 pages"
+    shown = review.write_review(out)
+    assert shown == f"review: {out / 'review'}, 6 masks on 2 pages"
     text = "".join(path.read_text() for path in sorted((out / "review").glob("*.html")))
     assert "http" not in text.replace("http-equiv", "")
     rows = cases(out).query("domain == 'A' and stratum == 'mitotic figure'")
-    shown = re.findall(r'data-case="(.*?)" data-mask="(.*?)" data-png="data:.*?,(.*?)"', text)
-    assert [case for case, _, _ in shown] == rows["case"].tolist()
-    for (_, seen, coded), path in zip(shown, rows["mask"], strict=True):
+    masks = re.findall(r'data-case="(.*?)" data-mask="(.*?)" data-png="data:.*?,(.*?)"', text)
+    assert [case for case, _, _ in masks] == rows["case"].tolist()
+    for (_, seen, coded), path in zip(masks, rows["mask"], strict=True):
         pixels = cv2.imdecode(np.frombuffer(base64.b64decode(coded), np.uint8), 0)
         assert np.array_equal(pixels > 0, read_labels(Path(path)) > 0)
         assert digest(pixels) == seen
@@ -505,7 +511,7 @@ class Darkness(torch.nn.Module):
         return (0.5 - self.weight * images[:, :1])[..., :: self.stride, :: self.stride]
 
 
-def test_a_network_proposes_what_it_finds_in_the_middle(rng):
+def test_a_network_proposes_what_it_segments_at_the_centre(rng):
     image = picture(rng, [(FIGURE, (96, 96)), (FIGURE, (40, 40))], 192)
     mask = proposer(Darkness(), unit)(image, 0.25)
     expected = image[..., 0] < 127.5
@@ -521,7 +527,7 @@ def test_a_network_proposes_what_it_finds_in_the_middle(rng):
         (torch.nn.Sequential(torch.nn.Conv2d(3, 2, 1), torch.nn.Flatten()), "must give logits"),
     ],
 )
-def test_a_network_that_cannot_propose_is_refused(net, message):
+def test_a_network_that_cannot_propose_is_an_error(net, message):
     with pytest.raises(SkipshiftError, match=message):
         proposer(net, unit)(np.zeros((192, 192, 3), np.uint8), 0.25)
 
@@ -531,9 +537,9 @@ def test_the_command_line_prepares_and_writes_the_review(src, capsys):
         with pytest.raises(SystemExit) as done:
             main(["prepare", "mitosis", str(src), str(src.parent / "o"), "--holdout", "1", *words])
         assert not done.value.code
-    told = capsys.readouterr().out
-    assert "classes: [background, mitotic figure]" in told
-    assert re.search(r"review: .*o/review, \d masks on 1 pages", told)
+    shown = capsys.readouterr().out
+    assert "classes: [background, mitotic figure]" in shown
+    assert re.search(r"review: .*o/review, \d masks on 1 pages", shown)
 
 
 def test_the_studies_of_the_set_fit_it():
@@ -542,7 +548,7 @@ def test_the_studies_of_the_set_fit_it():
         assert (tuple(study.classes), study.training.crop) == (CLASSES, MitosisSpec.size)
 
 
-def test_the_slides_of_the_paper_are_held_out_where_they_are_known(tmp_path):
+def test_the_slides_of_the_paper_are_held_out_if_present(tmp_path):
     names = [*HELD_OUT, "a", "b", "c"]
     for name in names:
         (tmp_path / f"A/{name}.svs").parent.mkdir(exist_ok=True)
@@ -556,4 +562,4 @@ def test_the_slides_of_the_paper_are_held_out_where_they_are_known(tmp_path):
     assert "the four whose figures add up to the paper's 5,605" in notes[0]
     drawn, notes = split_specimens(scans, replace(spec, holdout=3))
     assert list(drawn.values()).count("test") == 3
-    assert "drawn by the seed" in notes[0]
+    assert "drawn at random" in notes[0]

@@ -1,4 +1,4 @@
-"""The M&Ms reader, on stand-ins in the distributed layout and on real volumes."""
+"""`prepare mms`: on synthetic data in the distributed layout and on real volumes."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from skipshift.data.images import read_deep, read_labels
+from skipshift.data.images import read_labels, read_native
 from skipshift.data.manifest import read_manifest
 from skipshift.data.prepare.mms import prepare_mms
 from skipshift.data.prepare.options import MmsSpec
@@ -40,7 +40,7 @@ def save(path, array, affine=AFFINE):
 
 
 class Challenge:
-    """A stand-in of the challenge's folder."""
+    """Synthetic data in the layout of the challenge."""
 
     def __init__(self, root):
         self.root, self.rows = root, []
@@ -94,7 +94,7 @@ def about(out):
     return json.loads((out / "prepare.json").read_text())
 
 
-def test_every_labelled_slice_is_a_case_of_its_patient(challenge):
+def test_every_labelled_slice_becomes_a_case_of_its_patient(challenge):
     cases = read_manifest(prepare(challenge) / "manifest.csv")
     subjects = [f"A{n}" for n in range(3)] + ["AT0", "AT1", "BT0", "BT1", "BT2", "CT0", "CT1"]
     expected = {f"{s}-{p}-z{z:02d}" for s in subjects for p in ("ED", "ES") for z in (1, 2)}
@@ -105,12 +105,12 @@ def test_every_labelled_slice_is_a_case_of_its_patient(challenge):
     assert cases["domain"].tolist() == cases["group"].str[0].tolist()
 
 
-def test_stored_numbers_can_be_had_back_from_the_files(challenge, rng):
+def test_stored_values_can_be_recovered_from_the_files(challenge, rng):
     image, mask = volumes(rng, (96, 96, 3))
     challenge.add("X", "A", "Training/Labeled", image, mask)
     out = prepare(challenge)
     stored = image[:, :, 1, ES].T
-    levels = read_deep(out / "images/A/X-ES-z01.png")[..., 0]
+    levels = read_native(out / "images/A/X-ES-z01.png")[..., 0]
     assert (levels.min(), levels.max()) == (0, 65535)
     back = levels / 65535 * (stored.max() - stored.min()) + stored.min()
     assert np.array_equal(np.rint(back), stored)
@@ -123,14 +123,14 @@ def test_stored_numbers_can_be_had_back_from_the_files(challenge, rng):
 def test_slices_are_cut_to_the_sizes_of_the_paper(challenge, rng, shape, side):
     challenge.add("X", "A", "Training/Labeled", *volumes(rng, (*shape, 2)))
     out = prepare(challenge, keep_empty=True)
-    levels = read_deep(out / "images/A/X-ED-z01.png")
+    levels = read_native(out / "images/A/X-ED-z01.png")
     assert levels.shape == (side, side, 1)
     assert (levels.min(), levels.max()) == (0, 65535)
 
 
 @pytest.mark.parametrize("axes", ["01", "10"])
 @pytest.mark.parametrize("flips", [(1, 1), (-1, 1), (1, -1), (-1, -1)])
-def test_no_way_of_storing_a_plane_changes_a_byte(challenge, rng, axes, flips):
+def test_output_does_not_depend_on_the_stored_orientation(challenge, rng, axes, flips):
     image, mask = volumes(rng, (64, 64, 3))
     challenge.add("X", "A", "Training/Labeled", image, mask)
     expected = digests(prepare(challenge, "a"))["images/A/X-ED-z01.png"]
@@ -147,7 +147,7 @@ def test_the_spacing_of_rows_and_columns_is_kept(challenge):
     assert set(cases["spacing"]) == {f"{rows:.5g}x{columns:.5g}"}
 
 
-def test_more_subjects_than_asked_for_are_drawn_by_the_seed(challenge):
+def test_subjects_are_drawn_by_seed_if_there_are_more_than_requested(challenge):
     def chosen(name, seed):
         out = prepare(challenge, name, train_subjects=2, test_subjects=1, seed=seed)
         cases = read_manifest(out / "manifest.csv")
@@ -159,22 +159,22 @@ def test_more_subjects_than_asked_for_are_drawn_by_the_seed(challenge):
     assert chosen("again", 0) == draws[0]
 
 
-def test_what_falls_short_is_said(challenge, rng):
+def test_missing_subjects_are_reported(challenge, rng):
     for number in range(2):
         challenge.add(f"CV{number}", "C", "Validation", *volumes(rng))
     out = prepare(challenge, test_subjects=3)
     assert about(out)["notes"] == [
-        "vendor A: 3 training subjects, 75 asked for",
-        "vendor A: 2 test subjects, 3 asked for",
+        "vendor A: 3 training subjects, 75 requested",
+        "vendor A: 2 test subjects, 3 requested",
         "vendor C: 1 test subjects are from the challenge's training or validation part; none of "
-        "them is trained on",
-        "vendor D: 0 test subjects, 3 asked for",
+        "them is used for training",
+        "vendor D: 0 test subjects, 3 requested",
     ]
-    assert "note: vendor D: 0 test subjects, 3 asked for" in describe(out)
+    assert "note: vendor D: 0 test subjects, 3 requested" in describe(out)
     assert "classes: [background, LV, MYO, RV]" in describe(out)
 
 
-def test_all_that_is_left_out_is_counted_and_named(challenge, rng):
+def test_everything_left_out_is_reported(challenge, rng):
     image, mask = volumes(rng)
     challenge.add("NoMask", "A", "Training/Unlabeled", image, None)
     challenge.add("NoImage", "D", "Testing", None, mask)
@@ -191,22 +191,25 @@ def test_all_that_is_left_out_is_counted_and_named(challenge, rng):
     assert remarks["subjects without image, left out"] == ["NoImage"]
     assert remarks["subjects of other vendors or centres, left out"] == ["Other"]
     assert remarks["subjects without a row in the CSV, left out"] == ["NoRow"]
-    assert remarks["slices of one grey level, left out"] == ["Odd-ED-z01"]
+    assert remarks["slices of constant intensity, left out"] == ["Odd-ED-z01"]
     assert remarks["phases without a label, left out"] == ["Odd-ES"]
     assert remarks["labelled frames that are neither ED nor ES, kept"] == ["Odd-t03"]
     assert len(remarks["slices without a label, left out"]) == 2 * 11
 
 
-def test_doubtful_headers_are_said(challenge, rng):
+def test_doubtful_headers_are_reported(challenge, rng):
     image, mask = volumes(rng)
     challenge.add("Lost", "A", "Training/Labeled", image, mask, np.diag([1, 1, 1, 1]))
     challenge.add("Moved", "A", "Training/Labeled", image, mask)
     save(challenge.root / "Training/Labeled/Moved/Moved_sa_gt.nii.gz", mask, np.diag([2, 2, 2, 1]))
     out = prepare(challenge)
     remarks = about(out)["remarks"]
-    lost, moved = "volumes without geometry in their header", "masks placed unlike their image"
+    lost, moved = (
+        "volumes without geometry in their header",
+        "masks with another geometry than their image",
+    )
     assert remarks[f"{lost}, kept as stored"] == ["Lost_sa.nii.gz"]
-    assert remarks[f"{moved}, taken as it lies"] == ["Moved_sa_gt.nii.gz"]
+    assert remarks[f"{moved}, read in that of the image"] == ["Moved_sa_gt.nii.gz"]
     assert np.array_equal(
         read_labels(out / "masks/A/Moved-ED-z01.png"), read_labels(out / "masks/A/Lost-ED-z01.png")
     )
@@ -220,7 +223,7 @@ def test_slices_without_a_label_are_kept_on_request(challenge):
     assert not read_labels(Path(cases["mask"].iloc[0])).any()
 
 
-def test_workers_change_no_byte_and_a_second_call_nothing(challenge):
+def test_output_does_not_depend_on_workers_and_a_complete_set_is_kept(challenge):
     one, three = (prepare(challenge, f"w{n}", workers=n) for n in (1, 3))
     assert digests(one) == digests(three)
     before = {path: path.stat().st_mtime_ns for path in one.rglob("*")}
@@ -228,16 +231,16 @@ def test_workers_change_no_byte_and_a_second_call_nothing(challenge):
     assert {path: path.stat().st_mtime_ns for path in one.rglob("*")} == before
 
 
-def test_another_set_is_never_written_over(challenge, rng):
+def test_another_set_is_never_overwritten(challenge, rng):
     prepare(challenge)
-    with pytest.raises(SkipshiftError, match="holds a set with test_subjects 16, not 2"):
+    with pytest.raises(SkipshiftError, match="contains a set with test_subjects 16, not 2"):
         prepare(challenge, test_subjects=2)
     challenge.add("A9", "A", "Training/Labeled", *volumes(rng))
-    with pytest.raises(SkipshiftError, match="holds a set made from other files"):
+    with pytest.raises(SkipshiftError, match="contains a set made from other files"):
         prepare(challenge)
     (challenge.root.parent / "mine").mkdir()
     (challenge.root.parent / "mine/notes.txt").write_text("keep")
-    with pytest.raises(SkipshiftError, match=r"mine: is not empty and holds no prepare\.json"):
+    with pytest.raises(SkipshiftError, match=r"mine: is not empty and has no prepare\.json"):
         prepare(challenge, "mine")
 
 
@@ -294,7 +297,7 @@ def break_csv(challenge, image, mask):  # noqa: ARG001
 
 
 @pytest.mark.parametrize(
-    ("spoil", "fault"),
+    ("spoil", "message"),
     [
         (break_label, r"X_sa_gt\.nii\.gz: has label 9 at row 6, column 5 of slice 2, frame 0"),
         (
@@ -302,19 +305,19 @@ def break_csv(challenge, image, mask):  # noqa: ARG001
             r"gt\.nii\.gz: is 40 x 70 x 2 x 4, but its image is 40 x 70 x 3 x 4; .*-out X",
         ),
         (break_frame, r"X_sa\.nii\.gz: has 4 frames, but ED is frame 11; correct the CSV"),
-        (break_number, r"info\.csv: X has ED 'end'; it must be a frame"),
-        (break_place, "lies in no folder Training, Validation or Testing"),
-        (break_twice, r"A0_sa(_gt)?\.nii\.gz: is there twice"),
+        (break_number, r"info\.csv: X has ED 'end'; it must be a frame number"),
+        (break_place, "is not in a folder Training, Validation or Testing"),
+        (break_twice, r"A0_sa(_gt)?\.nii\.gz: is a second file of this subject"),
         (break_file, r"X_sa\.nii\.gz: cannot be read as a NIfTI volume"),
-        (break_value, r"X_sa\.nii\.gz: has values that are no finite numbers"),
+        (break_value, r"X_sa\.nii\.gz: contains NaN or infinity"),
         (break_size, r"X_sa\.nii\.gz: an image must be at least 32 x 32"),
-        (break_rows, r"info\.csv: has A0 in two rows; remove one"),
-        (break_csv, r"holds no information CSV \(External code, .*\) and no index\.csv"),
+        (break_rows, r"info\.csv: has two rows for A0; remove one"),
+        (break_csv, r"has no information CSV \(External code, .*\) and no index\.csv"),
     ],
 )
-def test_a_fault_of_the_source_is_named_and_leaves_nothing(challenge, rng, spoil, fault):
+def test_an_invalid_source_is_an_error_and_leaves_no_output(challenge, rng, spoil, message):
     spoil(challenge, *volumes(rng))
-    with pytest.raises(SkipshiftError, match=fault):
+    with pytest.raises(SkipshiftError, match=message):
         prepare(challenge)
     assert list(challenge.root.parent.iterdir()) == [challenge.root]
 
@@ -323,28 +326,28 @@ def test_a_subject_can_be_left_out_by_name(challenge, rng):
     break_shape(challenge, *volumes(rng))
     out = prepare(challenge, leave_out=("X",))
     assert about(out)["remarks"]["subjects left out by name"] == ["X"]
-    with pytest.raises(SkipshiftError, match="has no subject Y to leave out"):
+    with pytest.raises(SkipshiftError, match="has no subject Y; correct --leave-out"):
         prepare(challenge, leave_out=("Y",))
 
 
-def test_a_vendor_without_training_subjects_is_refused(challenge):
+def test_a_vendor_without_training_subjects_is_an_error(challenge):
     with pytest.raises(SkipshiftError, match="has no training subject of vendor B"):
         prepare(challenge, train="B")
 
 
 @pytest.mark.parametrize(
-    ("options", "fault"),
+    ("options", "message"),
     [
         ({"centres": ("A1",)}, "centres must be VENDOR:CENTRE, got A1"),
         ({"centres": ("A:1", "A:2")}, "centres must name each vendor once"),
         ({"train": "Z"}, r"train must be one of the vendors \['A', 'B', 'C', 'D'\], got 'Z'"),
-        ({"test_subjects": 0}, "must be at least 1, got 75 and 0"),
-        ({"seed": -1}, "seed must be >= 0"),
+        ({"test_subjects": 0}, "test_subjects must be at least 1, got 0"),
+        ({"seed": -1}, "seed must be at least 0"),
         ({"workers": 0}, "workers must be at least 1"),
     ],
 )
-def test_options_out_of_range_are_refused(options, fault):
-    with pytest.raises(ValueError, match=fault):
+def test_options_out_of_range_are_an_error(options, message):
+    with pytest.raises(ValueError, match=message):
         MmsSpec(Path("s"), Path("o"), **options)
 
 
@@ -359,29 +362,31 @@ def test_a_frame_is_read_without_the_rest(tmp_path):
     assert peak < 8 * 64 * 64 * 8 * 2
 
 
-def test_a_volume_of_five_dimensions_is_refused(tmp_path):
+def test_a_volume_of_five_dimensions_is_an_error(tmp_path):
     save(tmp_path / "v.nii", np.zeros((4, 4, 2, 2, 2), np.int16))
-    with pytest.raises(SkipshiftError, match=r"v\.nii: a volume has 2 to 4 dimensions, got 5"):
+    with pytest.raises(
+        SkipshiftError, match=r"v\.nii: a volume must have 2 to 4 dimensions, got 5"
+    ):
         open_volume(tmp_path / "v.nii")
 
 
-def test_a_phase_in_two_rows_is_refused(shared, tmp_path):
+def test_a_phase_in_two_rows_is_an_error(shared, tmp_path):
     index = pd.read_csv(shared / "data/mnms/index.csv").head(1)
     pd.concat([index, index]).to_csv(tmp_path / "index.csv", index=False)
     (tmp_path / "crop192").symlink_to(shared / "data/mnms/crop192")
-    with pytest.raises(SkipshiftError, match="case 'A0S9V9-ED-z02' of domain 'A' is made twice"):
+    with pytest.raises(SkipshiftError, match="case 'A0S9V9-ED-z02' of domain 'A' occurs twice"):
         prepare_mms(MmsSpec(tmp_path, tmp_path / "o"))
 
 
-def test_labels_beyond_the_square_are_said(challenge, rng):
+def test_labels_outside_the_square_crop_are_reported(challenge, rng):
     image, mask = volumes(rng)
     mask[15:25, 0:10, 1, ED] = 3
     challenge.add("Wide", "A", "Training/Labeled", image, mask)
     remarks = about(prepare(challenge))["remarks"]
-    assert remarks["slices with labels beyond the square, which are cut off"] == ["Wide-ED-z01"]
+    assert remarks["slices with labels outside the square crop, which are lost"] == ["Wide-ED-z01"]
 
 
-def test_an_index_that_names_a_missing_file_is_refused(tmp_path):
+def test_an_index_with_a_missing_file_is_an_error(tmp_path):
     row = "p,A,1,ED,native/x.nii.gz,native/y.nii.gz"
     (tmp_path / "index.csv").write_text(f"patient,vendor,centre,phase,image,label\n{row}\n")
     with pytest.raises(SkipshiftError, match=r"index\.csv: line 2: .*x\.nii\.gz does not exist"):
@@ -394,7 +399,7 @@ def test_without_nibabel_the_extra_is_named(monkeypatch, tmp_path):
         open_volume(tmp_path / "v.nii")
 
 
-def test_the_real_volumes_hold_what_their_index_says(shared, tmp_path):
+def test_real_volumes_agree_with_their_index(shared, tmp_path):
     src = shared / "data/mnms"
     prepare_mms(MmsSpec(src, tmp_path / "o", workers=2))
     cases = read_manifest(tmp_path / "o/manifest.csv")
@@ -409,8 +414,8 @@ def test_the_real_volumes_hold_what_their_index_says(shared, tmp_path):
     assert remarks["subjects without image, left out"] == ["A5P5W0", "B9G4U2"]
 
 
-def test_real_hearts_lie_alike_on_all_scanners(shared, tmp_path):
-    """The right ventricle is to the left of the left one in the picture, for every vendor."""
+def test_real_hearts_have_the_same_orientation_for_all_vendors(shared, tmp_path):
+    """The right ventricle is on the left of the image, for every vendor."""
     prepare_mms(MmsSpec(shared / "data/mnms", tmp_path / "o", workers=2))
     for _, part in read_manifest(tmp_path / "o/manifest.csv").groupby("group"):
         labels = np.stack([read_labels(Path(mask)) for mask in part["mask"]])

@@ -12,22 +12,22 @@ def image(rng):
     return rng.integers(0, 256, (3, 8, 6), dtype=np.uint8)
 
 
-def test_unit_is_one_at_the_largest_level_of_8_and_16_bits(image):
-    deep = image.astype(np.uint16) * 257
+def test_unit_maps_the_largest_level_to_one_for_8_and_16_bits(image):
+    wide = image.astype(np.uint16) * 257
     assert np.allclose(PREPROCESS["unit"](image), image / 255)
-    assert np.allclose(PREPROCESS["unit"](deep), image / 255)
+    assert np.allclose(PREPROCESS["unit"](wide), image / 255)
 
 
-def test_minmax_and_zscore_are_those_of_scikit_learn(image):
+def test_minmax_and_zscore_equal_those_of_scikit_learn(image):
     together = minmax_scale(image.reshape(-1).astype(float)).reshape(image.shape)
     apart = np.stack([scale(c.reshape(-1).astype(float)).reshape(c.shape) for c in image])
     assert np.allclose(PREPROCESS["minmax"](image), together, atol=1e-6)
     assert np.allclose(PREPROCESS["zscore"](image), apart, atol=1e-5)
 
 
-def test_imagenet_is_that_of_torchvision(image):
-    mean, spread = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-    expected = normalize(torch.from_numpy(image / 255).float(), mean, spread)
+def test_imagenet_equals_that_of_torchvision(image):
+    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    expected = normalize(torch.from_numpy(image / 255).float(), mean, std)
     assert np.allclose(PREPROCESS["imagenet"](image), expected, atol=1e-5)
 
 
@@ -36,7 +36,7 @@ def test_a_constant_image_becomes_zero(name):
     assert (PREPROCESS[name](np.full((2, 4, 4, 4), 7, np.int16)) == 0).all()
 
 
-def test_each_image_of_a_batch_is_prepared_by_itself(rng):
+def test_each_image_of_a_batch_is_preprocessed_by_itself(rng):
     images = rng.normal(size=(3, 4, 5, 6, 2))
     whole = prepare(images, PREPROCESS["minmax"])
     alone = [prepare(image[None], PREPROCESS["minmax"])[0] for image in images]
@@ -44,18 +44,18 @@ def test_each_image_of_a_batch_is_prepared_by_itself(rng):
     assert np.array_equal(whole, np.stack(alone))
 
 
-def test_a_function_of_the_owner_is_found_by_name(image):
+def test_a_user_function_is_imported_by_name(image):
     assert np.array_equal(preprocess_of("numpy:flipud")(image), np.flipud(image))
 
 
 @pytest.mark.parametrize(
     ("name", "values", "fault"),
     [
-        ("unit", np.zeros((1, 4, 4)), "unit needs images of 8 or 16 bits, got float64; choose"),
+        ("unit", np.zeros((1, 4, 4)), "unit needs 8-bit or 16-bit images, got float64; choose"),
         ("imagenet", np.zeros((1, 4, 4), np.uint8), "imagenet needs 3 channels, got 1"),
     ],
 )
-def test_images_that_a_preprocess_does_not_take_are_refused(name, values, fault):
+def test_unsuitable_images_are_an_error(name, values, fault):
     with pytest.raises(ValueError, match=fault):
         PREPROCESS[name](values)
 

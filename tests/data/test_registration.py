@@ -4,9 +4,10 @@ import pytest
 
 from pyramids import write_coco, write_pyramid
 from skipshift.data.slides.annotations import read_annotations
+from skipshift.data.slides.overlays import checkerboard
 from skipshift.data.slides.quadtree import register
 from skipshift.data.slides.reader import open_slide
-from skipshift.data.slides.registration import Registration, checkerboard
+from skipshift.data.slides.registration import Registration
 from skipshift.errors import SkipshiftError
 
 SIDE = 2048
@@ -14,7 +15,7 @@ TUMOR = "Tumor"
 
 
 def tissue(seed, side=SIDE):
-    """A white slide with round tissue full of cells of two colours."""
+    """A white slide with a disc of tissue full of coloured cells."""
     rng = np.random.default_rng(seed)
     picture = np.full((side, side, 3), 240, np.uint8)
     cv2.circle(picture, (side // 2, side // 2), int(side * 0.42), (225, 190, 215), -1)
@@ -28,83 +29,83 @@ def tissue(seed, side=SIDE):
     return picture
 
 
-def seen_by_another(picture, places):
-    """What a second scanner sees that looks at ``places``, in other colours and with noise."""
+def rescan(picture, back):
+    """A second scan: pixel p shows the point back(p), in other colours and with noise."""
     grid = np.stack(np.meshgrid(np.arange(SIDE), np.arange(SIDE)), -1).astype(np.float64)
-    looked = places(grid.reshape(-1, 2)).reshape(SIDE, SIDE, 2).astype(np.float32)
+    looked = back(grid.reshape(-1, 2)).reshape(SIDE, SIDE, 2).astype(np.float32)
     other = cv2.remap(picture, looked, None, cv2.INTER_LINEAR, borderValue=(240, 240, 240))
     noise = np.random.default_rng(9).normal(0, 3, other.shape)
     return np.clip(other * [0.9, 0.95, 1.05] + 6 + noise, 0, 255).astype(np.uint8)
 
 
-def turned(points):
-    """Back from the second scan to the first: turned by 100 degrees, 1.1 times as large, moved."""
+def similarity(points):
+    """From the second scan to the first: rotation by 100 degrees, scale 1 / 1.1, translation."""
     angle, middle = np.deg2rad(100), np.array([SIDE / 2, SIDE / 2])
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     return (points - middle - [30, -12]) @ turn.T / 1.1 + middle
 
 
-def bent(points):
-    """Waves of 8 pixels: no single affine map can follow them."""
+def waves(points):
+    """A deformation of 8 pixels that no single affine map can describe."""
     return points + 8 * np.sin(points[:, ::-1] / 500)
 
 
-def pair(folder, places, seed=0):
+def pair(folder, back, seed=0):
     first = tissue(seed)
     write_pyramid(folder / "a.tif", first)
-    write_pyramid(folder / "b.tif", seen_by_another(first, places), mpp=0.5)
+    write_pyramid(folder / "b.tif", rescan(first, back), mpp=0.5)
     return folder / "a.tif", folder / "b.tif"
 
 
-def places_in_tissue():
+def points_in_tissue():
     rng = np.random.default_rng(1)
     points = rng.uniform(-0.38, 0.38, (500, 2)) * SIDE
     return SIDE / 2 + points[np.linalg.norm(points, axis=1) < 0.38 * SIDE]
 
 
-@pytest.mark.parametrize("places", [turned, bent, lambda points: points])
-def test_places_are_carried_to_where_they_are(tmp_path, places):
-    with open_slide(pair(tmp_path, places)[0]) as a, open_slide(tmp_path / "b.tif") as b:
-        found = register(a, b, depth=3, side=512)
-    points = places_in_tissue()
-    carried, errors = found.transfer(points)
-    # carried to the second scan and looked up there, a place is the one it was
-    misses = np.linalg.norm(places(carried) - points, axis=1)
+@pytest.mark.parametrize("back", [similarity, waves, lambda points: points])
+def test_points_are_transferred_to_their_true_position(tmp_path, back):
+    with open_slide(pair(tmp_path, back)[0]) as a, open_slide(tmp_path / "b.tif") as b:
+        registration = register(a, b, depth=3, side=512)
+    points = points_in_tissue()
+    transferred, errors = registration.transfer(points)
+    # transferred to the second scan and mapped back by the truth, a point is itself again
+    misses = np.linalg.norm(back(transferred) - points, axis=1)
     assert np.median(misses) < 0.5
     assert np.quantile(misses, 0.95) < 2
-    # what is told of the errors holds for places that nobody matched
+    # the error bound holds for points that were not matched
     assert np.mean(misses < errors) > 0.8
-    assert found.target_error["median"] < 0.5
+    assert registration.target_error["median"] < 0.5
 
 
-def test_a_finer_tree_follows_what_no_single_map_can(tmp_path):
-    a, b = pair(tmp_path, bent)
+def test_a_deeper_tree_follows_a_deformation(tmp_path):
+    a, b = pair(tmp_path, waves)
     with open_slide(a) as first, open_slide(b) as second:
         coarse, fine = (register(first, second, depth, 512) for depth in (0, 3))
-    points = places_in_tissue()
-    misses = [np.linalg.norm(bent(r.transfer(points)[0]) - points, axis=1) for r in (coarse, fine)]
+    points = points_in_tissue()
+    misses = [np.linalg.norm(waves(r.transfer(points)[0]) - points, axis=1) for r in (coarse, fine)]
     assert np.median(misses[0]) > 2 > 6 * np.median(misses[1])
     assert coarse.errors[0, 0] > 2
 
 
-def test_empty_glass_keeps_the_map_around_it(tmp_path):
-    a, b = pair(tmp_path, turned)
+def test_empty_glass_keeps_the_map_of_its_parent(tmp_path):
+    a, b = pair(tmp_path, similarity)
     with open_slide(a) as first, open_slide(b) as second:
-        found = register(first, second, depth=3, side=256)
-    assert found.depths[0, 0] < found.depths.max()
+        registration = register(first, second, depth=3, side=256)
+    assert registration.depths[0, 0] < registration.depths.max()
     corner = np.array([[5.0, 5.0]])
-    assert np.abs(turned(found.transfer(corner)[0]) - corner).max() < 10
+    assert np.abs(similarity(registration.transfer(corner)[0]) - corner).max() < 10
 
 
-def test_the_number_of_threads_changes_nothing(tmp_path):
-    a, b = pair(tmp_path, bent)
+def test_the_number_of_threads_does_not_change_the_result(tmp_path):
+    a, b = pair(tmp_path, waves)
     with open_slide(a) as first, open_slide(b) as second:
         one, two = (register(first, second, 1, 256, workers) for workers in (1, 3))
     assert np.array_equal(one.affines, two.affines)
     assert np.array_equal(one.errors, two.errors)
 
 
-def test_slides_of_two_specimens_are_refused(tmp_path):
+def test_slides_of_two_specimens_are_an_error(tmp_path):
     a = write_pyramid(tmp_path / "a.tif", tissue(0))
     b = write_pyramid(tmp_path / "b.tif", tissue(1))
     empty = write_pyramid(tmp_path / "empty.tif", np.full((600, 600, 3), 250, np.uint8))
@@ -115,40 +116,40 @@ def test_slides_of_two_specimens_are_refused(tmp_path):
             register(first, third)
 
 
-def test_a_registration_reads_back_as_it_was(tmp_path):
-    a, b = pair(tmp_path, turned)
+def test_a_registration_survives_saving_and_loading(tmp_path):
+    a, b = pair(tmp_path, similarity)
     with open_slide(a) as first, open_slide(b) as second:
-        found = register(first, second, depth=1, side=256)
-        board = checkerboard(first, second, found, side=256)
-        own = first.thumbnail(256)
-    found.save(tmp_path)
+        registration = register(first, second, depth=1, side=256)
+        board = checkerboard(first, second, registration, side=256)
+        thumbnail = first.thumbnail(256)
+    registration.save(tmp_path)
     again = Registration.load(tmp_path / "registration.json")
-    points = places_in_tissue()
-    for mine, theirs in zip(again.transfer(points), found.transfer(points), strict=True):
+    points = points_in_tissue()
+    for mine, theirs in zip(again.transfer(points), registration.transfer(points), strict=True):
         assert np.array_equal(mine, theirs)
     assert again.mpp == pytest.approx(0.5)
-    # every other square is the first scan's own
-    assert np.array_equal(board[:16, :16], own[:16, :16])
-    assert not np.array_equal(board[:16, 16:32], own[:16, 16:32])
+    # every other square is of the first scan
+    assert np.array_equal(board[:16, :16], thumbnail[:16, :16])
+    assert not np.array_equal(board[:16, 16:32], thumbnail[:16, 16:32])
     (tmp_path / "none.json").write_text('{"affines": 1}')
-    with pytest.raises(SkipshiftError, match=r"none\.json: is no registration"):
+    with pytest.raises(SkipshiftError, match=r"none\.json: not a registration"):
         Registration.load(tmp_path / "none.json")
 
 
-def test_annotations_are_carried_by_the_command(tmp_path, capsys):
+def test_the_command_transfers_annotations(tmp_path, capsys):
     from skipshift.cli.main import main
 
-    a, b = pair(tmp_path, turned)
+    a, b = pair(tmp_path, similarity)
     outline = np.array([[800, 800], [1200, 800], [1200, 1200], [800, 1200]])
     file = write_coco(tmp_path / "scc.json", {"a.tif": (SIDE, SIDE, [(TUMOR, outline)])}, [TUMOR])
     words = ["register", str(a), str(b), str(tmp_path / "o"), "--annotations", str(file)]
     with pytest.raises(SystemExit) as done:
         main([*words, "--side", "512"])
     assert not done.value.code
-    assert "matches that no fit has seen miss by" in capsys.readouterr().out
-    carried = read_annotations(tmp_path / "o" / "annotations.json")["b.tif"].shapes
-    assert carried[0].label == "Tumor"
-    assert np.abs(turned(carried[0].points) - outline).max() < 3
+    assert "target registration error on" in capsys.readouterr().out
+    transferred = read_annotations(tmp_path / "o" / "annotations.json")["b.tif"].shapes
+    assert transferred[0].label == "Tumor"
+    assert np.abs(similarity(transferred[0].points) - outline).max() < 3
     names = {path.name for path in (tmp_path / "o").iterdir()}
     assert names == {
         "registration.json", "annotations.json", "checkerboard.png", "checkerboard-detail.png",

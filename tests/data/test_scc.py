@@ -1,4 +1,4 @@
-"""The reader of slides with outlines, on stand-ins in the distributed layouts and real slides."""
+"""`prepare scc`: on synthetic slides in the distributed layouts and on real slides."""
 
 import hashlib
 import json
@@ -27,14 +27,14 @@ SIZE = (960, 720)
 DERMIS = np.array([(100, 90), (860, 100), (850, 620), (110, 630)])
 TUMOR = np.array([(300, 200), (640, 210), (630, 520), (310, 500)])
 SCANNERS = ("A=cs2", "B=nz20")
-STILL = np.eye(2, 3)
+IDENTITY = np.eye(2, 3)
 MOVED = np.array([[1.1, 0.02, 30.0], [-0.02, 1.1, 55.0]])
-"""Where the second scanner puts what the first sees."""
+"""Affine map from the first scanner's image to the second's."""
 
 
-def picture(rng, affine=STILL):
+def picture(rng, affine=IDENTITY):
     """Pink tissue with a darker tumor on bright glass."""
-    margin = 0 if affine is STILL else 160
+    margin = 0 if affine is IDENTITY else 160
     width, height = SIZE[0] + margin, SIZE[1] + margin
     pixels = np.full((height, width, 3), (243, 241, 245), np.float64)
     for points, colour in ((DERMIS, (225, 150, 190)), (TUMOR, (130, 70, 150))):
@@ -44,18 +44,18 @@ def picture(rng, affine=STILL):
     return np.clip(pixels + grain[..., None], 1, 255).astype(np.uint8)
 
 
-def carried(points):
+def transferred(points):
     return points @ MOVED[:, :2].T + MOVED[:, 2]
 
 
 class Slides:
-    """A stand-in of the multi-scanner set: specimens 1 and 2 for training, 3 to test."""
+    """Synthetic multi-scanner set: specimens 1 and 2 for training, 3 for testing."""
 
     def __init__(self, root, rng):
         self.root, self.outlines = root, {}
         for specimen in ("scc_01", "scc_02", "scc_03"):
             self.add(f"{specimen}_cs2.tif", picture(rng), [("Dermis", DERMIS), ("SCC", TUMOR)])
-            moved = [("Dermis", carried(DERMIS)), ("SCC", carried(TUMOR))]
+            moved = [("Dermis", transferred(DERMIS)), ("SCC", transferred(TUMOR))]
             self.add(f"{specimen}_nz20.tif", picture(rng, MOVED), moved)
         rows = ["Slide;Dataset", "scc_01;train", "scc_02;val", "scc_03;test"]
         (root / "scc_dataset.csv").write_text("\n".join(rows) + "\n", encoding="utf-8-sig")
@@ -94,7 +94,7 @@ def digests(folder):
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
-def test_training_specimens_are_drawn_from_and_test_specimens_gridded(slides):
+def test_training_specimens_are_sampled_and_test_specimens_gridded(slides):
     table = cases(prepare(slides))
     train, test = (table[table["split"] == split] for split in ("train", "test"))
     assert set(train["group"]) == {"scc_01", "scc_02"}
@@ -107,7 +107,7 @@ def test_training_specimens_are_drawn_from_and_test_specimens_gridded(slides):
     assert (y % 64 == 0).all()
 
 
-def test_an_image_is_what_the_slide_has_at_its_place(slides, rng):
+def test_an_image_equals_the_slide_at_its_position(slides, rng):
     pixels = picture(rng)
     slides.add("scc_01_cs2.tif", pixels, [("Dermis", DERMIS), ("SCC", TUMOR)])
     table = cases(prepare(slides)).query("group == 'scc_01'")
@@ -116,7 +116,7 @@ def test_an_image_is_what_the_slide_has_at_its_place(slides, rng):
         assert np.array_equal(read_image(Path(row.image)), pixels[y : y + 64, x : x + 64])
 
 
-def test_a_mask_is_the_outlines_at_its_place(slides):
+def test_a_mask_equals_the_outlines_at_its_position(slides):
     full = np.zeros(SIZE[::-1], np.uint8)
     cv2.fillPoly(full, [DERMIS.astype(np.int32)], 1)
     cv2.fillPoly(full, [TUMOR.astype(np.int32)], 2)
@@ -130,7 +130,7 @@ def test_a_mask_is_the_outlines_at_its_place(slides):
     assert seen == {0, 1, 2}
 
 
-def test_every_test_patch_is_mostly_tissue_and_none_of_them_is_missed(slides):
+def test_test_patches_are_exactly_those_with_mostly_tissue(slides):
     table = cases(prepare(slides)).query("split == 'test' and domain == 'A'")
     full = np.zeros(SIZE[::-1], np.uint8)
     cv2.fillPoly(full, [DERMIS.astype(np.int32)], 1)
@@ -144,7 +144,7 @@ def test_every_test_patch_is_mostly_tissue_and_none_of_them_is_missed(slides):
     assert {place for place, share in shares.items() if share < 0.48} & places == set()
 
 
-def test_one_region_has_one_name_and_one_content_in_all_scanners(slides):
+def test_a_region_has_the_same_name_and_content_in_all_domains(slides):
     out = prepare(slides)
     test = cases(out).query("split == 'test'").set_index(["domain", "case"])
     names = [set(test.loc[domain].index) for domain in "AB"]
@@ -152,7 +152,7 @@ def test_one_region_has_one_name_and_one_content_in_all_scanners(slides):
     for name in names[0]:
         first, other = (test.loc[domain, name] for domain in "AB")
         middle = np.array([[int(first["x"]), int(first["y"])]]) + 32
-        expected = carried(middle)[0] - 32
+        expected = transferred(middle)[0] - 32
         assert np.abs(expected - [int(other["x"]), int(other["y"])]).max() <= 1
         masks = [read_labels(Path(row["mask"])) for row in (first, other)]
         # the second scanner magnifies by a tenth
@@ -160,7 +160,7 @@ def test_one_region_has_one_name_and_one_content_in_all_scanners(slides):
         assert np.abs(shares[0] - shares[1]).max() < 0.15
 
 
-def test_slides_of_one_size_lie_alike_and_share_outlines(slides, rng):
+def test_slides_of_equal_size_count_as_registered_and_share_outlines(slides, rng):
     slides.add("scc_03_nz20.tif", picture(rng), [])
     test = cases(prepare(slides)).query("split == 'test'").set_index(["domain", "case"])
     a, b = (test.loc[domain].sort_index() for domain in "AB")
@@ -179,7 +179,7 @@ def register(slides, fixed="scc_03_cs2.tif", moving="scc_03_nz20.tif"):
     return {"registrations": slides.root.parent / "registrations"}
 
 
-def test_a_registration_places_a_slide_without_outlines(slides):
+def test_a_registration_aligns_a_slide_without_outlines(slides):
     outlined = prepare(slides)
     del slides.outlines["scc_03_nz20.tif"]
     slides.write()
@@ -187,26 +187,26 @@ def test_a_registration_places_a_slide_without_outlines(slides):
     registered = prepare(slides, "registered", **register(slides))
     assert digests(registered / "images") == digests(outlined / "images")
     assert digests(registered / "masks") == digests(outlined / "masks")
-    with pytest.raises(SkipshiftError, match=r"nz20\.tif starts from x\.tif, .* register that one"):
+    with pytest.raises(SkipshiftError, match=r"nz20\.tif starts from x\.tif, .* register that"):
         prepare(slides, "other", **register(slides, fixed="x.tif"))
 
 
-def test_a_slide_that_nothing_places_is_cut_on_its_own_or_left_out(slides, rng):
-    fewer = [("Dermis", carried(DERMIS)[:3])]
+def test_a_slide_that_cannot_be_aligned_is_cut_independently_or_left_out(slides, rng):
+    fewer = [("Dermis", transferred(DERMIS)[:3])]
     slides.add("scc_03_nz20.tif", picture(rng, MOVED), fewer)
     out = prepare(slides)
-    told = "slides that nothing places on the first of their specimen, cut on their own"
-    assert about(out)["remarks"][told] == ["scc_03_nz20.tif"]
+    remark = "slides that cannot be aligned with their reference scan, cut independently"
+    assert about(out)["remarks"][remark] == ["scc_03_nz20.tif"]
     own = cases(out).query("domain == 'B'")
     assert own["case"].str.startswith("scc_03-B-x").all()
     slides.add("scc_03_nz20.tif", picture(rng, MOVED), [])
     out = prepare(slides, "none")
-    left = "slides without outlines that nothing places, left out"
+    left = "slides without outlines that cannot be aligned, left out"
     assert about(out)["remarks"][left] == ["scc_03_nz20.tif"]
     assert set(cases(out)["domain"]) == {"A"}
 
 
-def test_patches_have_the_spacing_asked_for(slides):
+def test_patches_have_the_requested_resolution(slides):
     table = cases(prepare(slides, mpp=1.0))
     assert set(table["spacing"]) == {"0.001x0.001"}
     row = table.query("split == 'test' and domain == 'A'").iloc[0]
@@ -215,7 +215,7 @@ def test_patches_have_the_spacing_asked_for(slides):
     assert read_image(Path(row["image"])).shape == (64, 64, 3)
 
 
-def test_draws_of_a_specimen_hang_on_seed_and_name_alone(slides):
+def test_samples_of_a_specimen_depend_on_seed_and_name_only(slides):
     def places(name, **options):
         table = cases(prepare(slides, name, **options)).query("group == 'scc_01'")
         return list(zip(table["x"], table["y"], table["stratum"], strict=True))
@@ -227,7 +227,7 @@ def test_draws_of_a_specimen_hang_on_seed_and_name_alone(slides):
     assert places("d") == first
 
 
-def test_the_centre_of_a_drawn_patch_is_of_its_stratum(slides):
+def test_the_centre_of_a_training_patch_has_the_class_of_its_stratum(slides):
     table = cases(prepare(slides, patches=40)).query("split == 'train'")
     assert set(table["stratum"]) == {"background", "non-tumor", "tumor"}
     for row in table.query("stratum != 'background'").itertuples():
@@ -235,13 +235,13 @@ def test_the_centre_of_a_drawn_patch_is_of_its_stratum(slides):
         assert ("background", "non-tumor", "tumor").index(row.stratum) in middle
 
 
-def test_workers_change_no_byte_and_a_second_call_nothing(slides):
+def test_output_does_not_depend_on_workers_and_a_complete_set_is_kept(slides):
     one, three = (prepare(slides, f"w{n}", workers=n) for n in (1, 3))
     assert digests(one) == digests(three)
     before = {path: path.stat().st_mtime_ns for path in one.rglob("*")}
     prepare(slides, "w1")
     assert {path: path.stat().st_mtime_ns for path in one.rglob("*")} == before
-    with pytest.raises(SkipshiftError, match="holds a set with patches 12, not 13"):
+    with pytest.raises(SkipshiftError, match="contains a set with patches 12, not 13"):
         prepare(slides, "w1", patches=13)
 
 
@@ -265,7 +265,7 @@ def test_a_database_and_folders_of_scanners_give_the_same_patches(slides):
     assert all(mine[name] == theirs[name] for name in files)
 
 
-def test_outlines_of_a_shared_name_are_those_of_the_first_scanner(slides):
+def test_outlines_of_a_shared_file_name_belong_to_the_first_scanner(slides):
     for name in list(slides.outlines):
         specimen, _, scanner = name.removesuffix(".tif").rpartition("_")
         (slides.root / scanner).mkdir(exist_ok=True)
@@ -274,12 +274,12 @@ def test_outlines_of_a_shared_name_are_those_of_the_first_scanner(slides):
         slides.outlines.setdefault(f"{specimen}.tif", shape)
     slides.write()
     out = prepare(slides)
-    told = "slides without outlines that nothing places, left out"
-    assert about(out)["remarks"][told] == ["scc_03.tif"]
+    remark = "slides without outlines that cannot be aligned, left out"
+    assert about(out)["remarks"][remark] == ["scc_03.tif"]
     assert set(cases(out)["domain"]) == {"A"}
 
 
-def test_all_that_is_left_out_is_counted_and_named(slides, rng):
+def test_everything_left_out_is_reported(slides, rng):
     slides.add("scc_04_cs2.tif", picture(rng), [])
     slides.add("scc_05_cs2.tif", picture(rng), [("SCC", TUMOR)])
     slides.add("scc_06_p1000.tif", picture(rng), [("SCC", TUMOR)])
@@ -287,19 +287,19 @@ def test_all_that_is_left_out_is_counted_and_named(slides, rng):
     (slides.root / "scc_dataset.csv").write_text("\n".join([*rows, "scc_09;train"]))
     out = prepare(slides)
     remarks = about(out)["remarks"]
-    assert remarks["slides of no known scanner, left out"] == ["scc_06_p1000.tif"]
+    assert remarks["slides of unknown scanners, left out"] == ["scc_06_p1000.tif"]
     assert remarks["specimens without a row in the table, left out"] == ["scc_02"]
     assert remarks["specimens of the table without slides"] == ["scc_09"]
     assert remarks["slides of specimens without outlines, left out"] == ["scc_04_cs2.tif"]
-    told = "slides of training specimens by scanners that are not trained on, left out"
-    assert remarks[told] == ["scc_01_nz20.tif"]
-    told = "cases with more than a tenth of tissue that nobody outlined, taken as non-tumor"
-    assert {name.split("-")[0] for name in remarks[told]} == {"A/scc_05"}
+    remark = "slides of training specimens in other domains, left out"
+    assert remarks[remark] == ["scc_01_nz20.tif"]
+    remark = "cases with more than 10 % unannotated tissue, labelled non-tumor"
+    assert {name.split("-")[0] for name in remarks[remark]} == {"A/scc_05"}
     assert "classes: [background, non-tumor, tumor]" in describe(out)
 
 
-def test_a_region_beyond_a_slide_and_a_slide_without_regions_are_told(slides, rng):
-    near = carried(DERMIS) - (150, 150)
+def test_regions_beyond_a_slide_and_slides_without_regions_are_reported(slides, rng):
+    near = transferred(DERMIS) - (150, 150)
     slides.add("scc_03_nz20.tif", picture(rng, MOVED)[150:, 150:], [("Dermis", near)])
     slides.add("scc_03_cs2.tif", picture(rng), [("Dermis", DERMIS)])
     tiny = np.array([(10, 10), (12, 10), (12, 12)])
@@ -308,18 +308,18 @@ def test_a_region_beyond_a_slide_and_a_slide_without_regions_are_told(slides, rn
     slides.add("scc_04_cs2.tif", glass, [("SCC", tiny)])
     (slides.root / "scc_dataset.csv").write_text("Slide;Dataset\nscc_03;test\nscc_04;test\n")
     remarks = about(prepare(slides))["remarks"]
-    assert remarks["slides with no place to cut, left out"] == ["scc_04_cs2.tif"]
-    beyond = remarks["cases that reach beyond their slide, white there"]
+    assert remarks["slides without a region to cut, left out"] == ["scc_04_cs2.tif"]
+    beyond = remarks["cases that extend beyond their slide, padded with white"]
     assert beyond
     assert all(name.startswith("B/scc_03-x") for name in beyond)
 
 
-def test_without_a_table_a_fifth_is_held_out_and_said(slides):
+def test_without_a_table_a_fifth_is_held_out_and_reported(slides):
     (slides.root / "scc_dataset.csv").unlink()
     out = prepare(slides)
     assert cases(out).groupby("split")["group"].nunique().to_dict() == {"test": 1, "train": 2}
     [note] = about(out)["notes"]
-    assert note.startswith("no table of splits: 1 of 3 specimens, drawn by the seed")
+    assert note.startswith("no table of splits: 1 of 3 specimens are drawn at random")
 
 
 def test_the_real_table_has_the_papers_nine_test_specimens(shared):
@@ -329,7 +329,7 @@ def test_the_real_table_has_the_papers_nine_test_specimens(shared):
     assert notes == []
 
 
-def test_catch_names_files_in_its_table(slides, shared):
+def test_a_table_may_list_file_names_as_that_of_catch(slides, shared):
     for number in (1, 3):
         name = slides.root / f"scc_0{number}_cs2.tif"
         name.rename(slides.root / f"SCC_0{number}_1_cs2.tif")
@@ -375,28 +375,33 @@ def test_the_studies_of_the_set_fit_it(slides, rng, study):
 
 
 @pytest.mark.parametrize(
-    ("options", "fault"),
+    ("options", "message"),
     [
-        ({"size": 1024}, "is 960 x 720, less than a patch of 1024 pixels; choose a smaller --size"),
-        ({"scanners": ("A=none",)}, "holds no slide SPECIMEN_SCANNER.* or .* first of 6 slides is"),
-        ({"table": Path("no.csv")}, r"no.csv: is no file below .*; correct --table"),
-        ({"annotations": Path("no.json")}, r"no.json: is no file below .*; correct --annotations"),
+        (
+            {"size": 1024},
+            "is 960 x 720, smaller than a patch of 1024 pixels; choose a",
+        ),
+        ({"scanners": ("A=none",)}, "has no slide SPECIMEN_SCANNER.* or .* first of 6 slides is"),
+        ({"table": Path("no.csv")}, r"no.csv: is not a file in .*; correct --table"),
+        ({"annotations": Path("no.json")}, r"no.json: is not a file in .*; correct --annotations"),
     ],
 )
-def test_what_does_not_fit_is_named(slides, options, fault):
-    with pytest.raises(SkipshiftError, match=fault):
+def test_inputs_that_do_not_fit_are_an_error(slides, options, message):
+    with pytest.raises(SkipshiftError, match=message):
         prepare(slides, **options)
     assert not (slides.root.parent / "out").exists()
 
 
-def test_files_that_contradict_are_named(slides):
+def test_contradicting_files_are_an_error(slides):
     (slides.root / "copy").mkdir()
     shutil.copy(slides.root / "scc_01_cs2.tif", slides.root / "copy/scc_01_cs2.tif")
-    with pytest.raises(SkipshiftError, match=r"scc_01_cs2\.tif: is there twice, also .*copy"):
+    with pytest.raises(
+        SkipshiftError, match=r"cs2\.tif: is the same specimen and scanner as .*copy"
+    ):
         prepare(slides)
     shutil.rmtree(slides.root / "copy")
     shutil.copy(slides.root / "scc.json", slides.root / "two.json")
-    with pytest.raises(SkipshiftError, match=r"holds scc\.json, two\.json; say which with --anno"):
+    with pytest.raises(SkipshiftError, match=r"has scc\.json and two\.json; choose one with --a"):
         prepare(slides)
     (slides.root / "two.json").unlink()
     table = slides.root / "scc_dataset.csv"
@@ -404,26 +409,26 @@ def test_files_that_contradict_are_named(slides):
     with pytest.raises(SkipshiftError, match="scc_01 has Dataset 'pilot'; it must be one of train"):
         prepare(slides)
     table.write_text("Slide;Dataset\nscc_01.tif;train\nscc_01.svs;test\n")
-    with pytest.raises(SkipshiftError, match="has scc_01 in train and in test; remove one row"):
+    with pytest.raises(SkipshiftError, match="has scc_01 in both train and test; remove one"):
         prepare(slides)
     table.write_text("Slide,Dataset\nscc_01,train\n")
     with pytest.raises(SkipshiftError, match="has no column 'Slide'; it must be Slide;Dataset"):
         prepare(slides)
     (slides.root / "scc.json").unlink()
-    with pytest.raises(SkipshiftError, match=r"holds no annotations, \*\.json or \*\.sqlite"):
+    with pytest.raises(SkipshiftError, match=r"has no annotations \(\*\.json, \*\.sqlite\)"):
         prepare(slides)
 
 
-def test_a_tissue_that_catch_has_not_must_be_named(slides):
+def test_a_tissue_unknown_to_catch_must_be_assigned(slides):
     slides.outlines["scc_01_cs2.tif"][2].append(("Nerve", DERMIS))
     write_coco(slides.root / "scc.json", slides.outlines, [*TISSUES, "Nerve"])
-    with pytest.raises(SkipshiftError, match="outline of class 'Nerve'; say what it is with --lab"):
+    with pytest.raises(SkipshiftError, match="outline of unknown class 'Nerve'; assign it"):
         prepare(slides)
     assert len(cases(prepare(slides, labels=("Nerve=non-tumor",))))
 
 
 @pytest.mark.parametrize(
-    ("options", "fault"),
+    ("options", "message"),
     [
         ({"scanners": ("A",)}, "scanners must be DOMAIN=SCANNER, each once, got A"),
         ({"scanners": ("A=x", "A=y")}, "each once, got A=x A=y"),
@@ -438,6 +443,6 @@ def test_a_tissue_that_catch_has_not_must_be_named(slides):
         ({"workers": 0}, "workers must be at least 1"),
     ],
 )
-def test_a_bad_argument_is_said(options, fault):
-    with pytest.raises(ValueError, match=fault):
+def test_a_wrong_argument_is_an_error(options, message):
+    with pytest.raises(ValueError, match=message):
         SccSpec(Path("s"), Path("o"), **options)

@@ -1,4 +1,4 @@
-"""Slides read beside OpenSlide itself and beside the arrays that stand-ins were written from."""
+"""Slides compared with OpenSlide and with the arrays they were written from."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,7 +9,7 @@ import pytest
 import tifffile
 
 from pyramids import write_pyramid
-from skipshift.data.slides import reader as slides
+from skipshift.data.slides import reader
 from skipshift.data.slides.reader import open_slide
 from skipshift.errors import SkipshiftError
 
@@ -18,7 +18,7 @@ SAMPLES = "data/histology/wsi_4scanner"
 
 @pytest.fixture
 def picture(rng):
-    """Smooth colours, so that shrinking in one way or another makes no difference of note."""
+    """Smooth colours, so that every method of downsampling gives nearly the same."""
     coarse = rng.integers(0, 255, (9, 12, 3)).astype(np.uint8)
     return cv2.resize(coarse, (1200, 900), interpolation=cv2.INTER_CUBIC)
 
@@ -28,14 +28,14 @@ def slide_file(tmp_path, picture):
     return write_pyramid(tmp_path / "a.tif", picture, mpp=0.25)
 
 
-def test_full_resolution_is_read_as_it_was_written(slide_file, picture):
+def test_full_resolution_equals_the_written_pixels(slide_file, picture):
     with open_slide(slide_file) as slide:
         assert slide.size == (1200, 900)
         assert slide.mpp == pytest.approx((0.25, 0.25))
         assert np.array_equal(slide.read(100, 50, 300, 200), picture[50:250, 100:400])
 
 
-def test_beyond_the_slide_is_white(slide_file, picture):
+def test_pixels_outside_of_the_slide_are_white(slide_file, picture):
     with open_slide(slide_file) as slide:
         read = slide.read(-10, 880, 40, 50)
         assert np.array_equal(read[:20, 10:], picture[880:, :30])
@@ -45,7 +45,7 @@ def test_beyond_the_slide_is_white(slide_file, picture):
 
 
 @pytest.mark.parametrize("downsample", [0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 8.0, 13.3])
-def test_any_scale_is_the_whole_picture_resized(slide_file, picture, downsample):
+def test_any_scale_equals_the_resized_picture(slide_file, picture, downsample):
     width, height = round(800 / downsample), round(600 / downsample)
     expected = cv2.resize(picture[100:700, 200:1000], (width, height), interpolation=cv2.INTER_AREA)
     with open_slide(slide_file) as slide:
@@ -54,21 +54,21 @@ def test_any_scale_is_the_whole_picture_resized(slide_file, picture, downsample)
     assert np.abs(read - expected).mean() < 4
 
 
-def test_a_spacing_asked_for_is_a_downsample(slide_file):
+def test_a_requested_pixel_size_gives_the_downsample(slide_file):
     with open_slide(slide_file) as slide:
         assert slide.downsample(1.0) == pytest.approx(4.0)
         assert slide.downsample(None) == 1.0
 
 
-def test_the_file_of_no_spacing_says_so(tmp_path, picture):
+def test_a_file_without_a_pixel_size_is_an_error_when_one_is_requested(tmp_path, picture):
     file = write_pyramid(tmp_path / "a.tif", picture, mpp=None)
     with open_slide(file) as slide:
         assert slide.mpp is None
-        with pytest.raises(SkipshiftError, match=r"a\.tif: does not tell how wide its pixels are"):
+        with pytest.raises(SkipshiftError, match=r"a\.tif: states no pixel size"):
             slide.downsample(1.0)
 
 
-def test_a_tiff_that_openslide_refuses_is_read_all_the_same(tmp_path, picture):
+def test_a_tiff_that_openslide_rejects_is_read_by_tiffslide(tmp_path, picture):
     file = write_pyramid(tmp_path / "a.tif", picture, mpp=0.5, tile=None)
     with pytest.raises(openslide.OpenSlideError):
         openslide.OpenSlide(file)
@@ -77,13 +77,13 @@ def test_a_tiff_that_openslide_refuses_is_read_all_the_same(tmp_path, picture):
         assert slide.mpp == pytest.approx((0.5, 0.5))
 
 
-def test_transparent_pixels_lie_on_white():
+def test_transparent_pixels_are_blended_with_white():
     pixels = np.array([[[10, 20, 30, 255], [0, 0, 0, 0], [100, 0, 200, 51]]], np.uint8)
-    assert slides._on_white(pixels).tolist() == [[[10, 20, 30], [255, 255, 255], [224, 204, 244]]]
+    assert reader._on_white(pixels).tolist() == [[[10, 20, 30], [255, 255, 255], [224, 204, 244]]]
 
 
 @pytest.mark.parametrize("tile", [(256, 256), None])
-def test_threads_read_what_one_reads(tmp_path, picture, tile):
+def test_several_threads_read_the_same_pixels_as_one(tmp_path, picture, tile):
     file = write_pyramid(tmp_path / "a.tif", picture, tile=tile)
     places = [(x, y) for x in range(0, 1100, 100) for y in range(0, 800, 100)]
     with open_slide(file) as slide, ThreadPoolExecutor(4) as pool:
@@ -93,8 +93,8 @@ def test_threads_read_what_one_reads(tmp_path, picture, tile):
 
 
 def test_a_slide_without_a_coarse_level_is_not_read_whole(slide_file, monkeypatch):
-    monkeypatch.setattr(slides, "_MOST_PIXELS", 20_000)
-    fault = r"a\.tif: has no coarse level: 120 x 90 would take 300 x 225 of its pixels; write it as"
+    monkeypatch.setattr(reader, "_MOST_PIXELS", 20_000)
+    fault = r"a\.tif: has no coarse level: 120 x 90 pixels would be made from 300 x 225; convert"
     with open_slide(slide_file) as slide, pytest.raises(SkipshiftError, match=fault):
         slide.thumbnail(120)
 
@@ -126,19 +126,19 @@ def test_real_slides_are_read_as_openslide_reads_them(shared):
 @pytest.mark.parametrize(
     ("name", "content", "fault"),
     [
-        ("none.svs", None, "none.svs: does not exist; restore the file"),
+        ("none.svs", None, "none.svs: does not exist; check the path"),
         ("text.txt", b"hello", "text.txt: cannot be read as a slide"),
         ("broken.tif", b"II*\0rubbish rubbish", "broken.tif: cannot be read as a slide"),
     ],
 )
-def test_what_is_no_slide_is_named(tmp_path, name, content, fault):
+def test_a_file_that_is_not_a_slide_is_an_error(tmp_path, name, content, fault):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(SkipshiftError, match=fault), open_slide(tmp_path / name):
         pass
 
 
-def test_a_broken_tile_is_named_when_it_is_read(slide_file):
+def test_a_broken_tile_is_an_error_when_it_is_read(slide_file):
     with tifffile.TiffFile(slide_file) as file:
         place, length = file.pages[0].dataoffsets[0], file.pages[0].databytecounts[0]
     data = bytearray(slide_file.read_bytes())

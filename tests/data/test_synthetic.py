@@ -1,4 +1,4 @@
-"""The synthetic set: composed as the paper says, the same bytes always, and never half a set."""
+"""The synthetic set: composition as in the paper, reproducible, and never incomplete."""
 
 import hashlib
 import json
@@ -15,16 +15,17 @@ from sklearn.model_selection import train_test_split
 from skipshift.data.images import read_image, read_mask
 from skipshift.data.manifest import read_manifest
 from skipshift.data.prepare.options import SynthSpec
+from skipshift.data.prepare.smear_masks import cell_mask, stain_mask
 from skipshift.data.prepare.synthetic import (
     compose,
     count_cells,
     draw_layout,
     new_canvas,
-    prepare_kit,
+    prepare_templates,
     tabulate,
     write_synthetic,
 )
-from skipshift.data.prepare.templates import Templates, cell_mask, load_templates, stain_mask
+from skipshift.data.prepare.templates import Templates, load_templates
 from skipshift.data.splits import draw_holdout
 from skipshift.errors import SkipshiftError
 
@@ -48,7 +49,7 @@ def digests(folder):
 
 
 def average_areas(pixels, size):
-    """Mean of the area that each new pixel covers, from lengths of overlap."""
+    """Area interpolation, from the lengths of overlap."""
     edges = np.arange(size + 1) * len(pixels) / size
     old = np.arange(len(pixels))
     inside = np.minimum(edges[1:, None], old + 1) - np.maximum(edges[:-1, None], old)
@@ -57,7 +58,7 @@ def average_areas(pixels, size):
 
 
 def compose_with_pillow(layout, templates, canvas, size):
-    """The paper's five steps, word by word."""
+    """The five steps of the paper, literally."""
     ground = Image.fromarray(templates.background).rotate(90 * layout.turns, expand=True)
     image = ground.resize((canvas, canvas), Image.Resampling.BILINEAR)
     mask = Image.new("L", (canvas, canvas))
@@ -72,28 +73,28 @@ def compose_with_pillow(layout, templates, canvas, size):
 
 
 @pytest.mark.parametrize("index", [0, 1, 2])
-def test_an_image_is_what_pillow_makes_of_the_same_layout(tmp_path, index):
+def test_an_image_equals_what_pillow_composes_from_the_same_layout(tmp_path, index):
     spec = small(tmp_path, cells=(5, 30), canvas=750, size=256)
     templates = load_templates(spec)
     layout = draw_layout(spec, templates, index)
-    image, mask = compose(layout, prepare_kit(spec, templates), spec.size)
+    image, mask = compose(layout, prepare_templates(spec, templates), spec.size)
     expected_image, expected_mask = compose_with_pillow(layout, templates, spec.canvas, spec.size)
     assert np.abs(image - expected_image).max() <= 1.5
     assert (mask != expected_mask).mean() < 1e-3
     assert set(np.unique(mask)) == {0, 1}
 
 
-def test_a_used_canvas_leaves_no_trace_in_the_next_image(tmp_path):
+def test_a_reused_canvas_leaves_no_trace_in_the_next_image(tmp_path):
     spec = small(tmp_path)
     templates = load_templates(spec)
-    kit, canvas = prepare_kit(spec, templates), new_canvas(spec.canvas)
+    prepared, canvas = prepare_templates(spec, templates), new_canvas(spec.canvas)
     layouts = [draw_layout(spec, templates, index) for index in range(3)]
     for layout in layouts:
-        used, fresh = compose(layout, kit, 96, canvas), compose(layout, kit, 96)
+        used, fresh = compose(layout, prepared, 96, canvas), compose(layout, prepared, 96)
         assert all(np.array_equal(a, b) for a, b in zip(used, fresh, strict=True))
 
 
-def test_layouts_stay_on_the_canvas_and_reach_every_part_of_it(tmp_path):
+def test_layouts_stay_on_the_canvas_and_cover_it(tmp_path):
     spec = small(tmp_path, cells=(1, 100), canvas=1500, size=512)
     templates = load_templates(spec)
     layouts = [draw_layout(spec, templates, index) for index in range(60)]
@@ -121,7 +122,7 @@ def test_numbers_of_cells_are_uniform_on_the_range_with_both_ends(tmp_path, cell
 
 
 @pytest.mark.parametrize(("cells", "middle"), [((1, 100), 50), ((1, 8), 4)])
-def test_low_and_high_densities_are_equally_present_everywhere(tmp_path, cells, middle):
+def test_low_and_high_densities_are_balanced_in_both_splits(tmp_path, cells, middle):
     spec = small(tmp_path, cells=cells, images=100)
     table = tabulate(spec, counts := [count_cells(spec, index) for index in range(100)])
     assert sum(count <= middle for count in counts) == 50
@@ -160,13 +161,13 @@ def test_a_small_set_keeps_something_to_train_and_something_to_test(strata, hold
     assert sum(draw_holdout(strata, holdout, 3)) == expected
 
 
-def test_strata_of_the_paper_meet_at_fifty(tmp_path):
+def test_the_strata_of_the_paper_split_at_fifty(tmp_path):
     spec = small(tmp_path, cells=(1, 100), images=4, canvas=1500)
     table = tabulate(spec, [1, 50, 51, 100])
     assert list(table["stratum"]) == ["low", "low", "high", "high"]
 
 
-def test_a_set_is_what_its_manifest_and_recipe_say(tmp_path):
+def test_a_set_agrees_with_its_manifest_and_recipe(tmp_path):
     spec = small(tmp_path / "set", images=10)
     path = write_synthetic(spec)
     cases = read_manifest(path)
@@ -179,19 +180,19 @@ def test_a_set_is_what_its_manifest_and_recipe_say(tmp_path):
         mask = read_mask(Path(str(row.mask)), classes=2)
         assert read_image(Path(str(row.image))).shape == (96, 96, 3)
         assert mask.shape == (96, 96)
-        # a drawn cell is some 1,200 pixels of the 96 x 96, and cells may lie on each other
+        # a cell covers about 1,200 of the 96 x 96 pixels, and cells may overlap
         assert 0 < mask.sum() <= 1400 * count
         assert row.stratum == ("low" if count <= 4 else "high")
     assert read_image(tmp_path / "set/templates.png").shape[0] == 720
 
 
-def test_neither_workers_nor_the_folder_change_a_byte(tmp_path):
+def test_output_depends_on_neither_workers_nor_folder(tmp_path):
     write_synthetic(small(tmp_path / "a", workers=1))
     write_synthetic(small(tmp_path / "b/c", workers=3))
     assert digests(tmp_path / "a") == digests(tmp_path / "b/c")
 
 
-def test_an_image_hangs_on_the_seed_and_its_index_alone(tmp_path):
+def test_an_image_depends_on_seed_and_index_only(tmp_path):
     for name, changes in {"a": {}, "more": {"images": 8}, "other": {"seed": 1}}.items():
         write_synthetic(small(tmp_path / name, **changes))
     files = {name: digests(tmp_path / name) for name in ("a", "more", "other")}
@@ -200,7 +201,7 @@ def test_an_image_hangs_on_the_seed_and_its_index_alone(tmp_path):
     assert all(files["a"][name] != files["other"][name] for name in images)
 
 
-def test_a_second_call_does_nothing_and_a_damaged_set_is_mended(tmp_path):
+def test_a_second_call_does_nothing_and_a_damaged_set_is_repaired(tmp_path):
     spec = small(tmp_path)
     write_synthetic(spec)
     before = digests(tmp_path)
@@ -214,7 +215,7 @@ def test_a_second_call_does_nothing_and_a_damaged_set_is_mended(tmp_path):
     assert digests(tmp_path) == before
 
 
-def test_a_run_that_is_stopped_leaves_no_half_files_and_goes_on(tmp_path):
+def test_an_interrupted_run_leaves_no_partial_files_and_resumes(tmp_path):
     def stop_after_two(items, label, total=None):  # noqa: ARG001
         for number, item in enumerate(items):
             if number == 2:
@@ -240,12 +241,15 @@ def test_a_run_that_is_stopped_leaves_no_half_files_and_goes_on(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seed": 1}, "holds a set with seed 0, not 1; choose another folder or delete this one"),
-        ({"cells": (1, 9)}, r"holds a set with cells \[1, 8\], not \[1, 9\]"),
-        ({"images": 7}, "holds a set with images 6, not 7"),
+        (
+            {"seed": 1},
+            "contains a set with seed 0, not 1; choose another folder or delete",
+        ),
+        ({"cells": (1, 9)}, r"contains a set with cells \[1, 8\], not \[1, 9\]"),
+        ({"images": 7}, "contains a set with images 6, not 7"),
     ],
 )
-def test_another_set_in_the_folder_is_refused(tmp_path, changes, message):
+def test_another_set_in_the_folder_is_an_error(tmp_path, changes, message):
     write_synthetic(small(tmp_path))
     before = digests(tmp_path)
     with pytest.raises(SkipshiftError, match=message):
@@ -253,31 +257,31 @@ def test_another_set_in_the_folder_is_refused(tmp_path, changes, message):
     assert digests(tmp_path) == before
 
 
-def test_a_set_of_other_templates_is_refused(tmp_path, monkeypatch):
+def test_a_set_of_other_templates_is_an_error(tmp_path, monkeypatch):
     write_synthetic(small(tmp_path))
     drawn = load_templates(small(tmp_path))
     other = replace(drawn, background=np.flipud(drawn.background))
     monkeypatch.setattr("skipshift.data.prepare.synthetic.load_templates", lambda _: other)
-    with pytest.raises(SkipshiftError, match="holds a set made from other templates"):
+    with pytest.raises(SkipshiftError, match="contains a set made from other templates"):
         write_synthetic(small(tmp_path))
 
 
-def test_a_folder_with_other_things_is_refused(tmp_path):
+def test_a_folder_with_other_files_is_an_error(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(SkipshiftError, match=r"is not empty and holds no synth\.json"):
+    with pytest.raises(SkipshiftError, match=r"is not empty and has no synth\.json"):
         write_synthetic(small(tmp_path))
     (tmp_path / "synth.json").write_text("[]")
-    with pytest.raises(SkipshiftError, match=r"synth.json: is not a recipe of skipshift"):
+    with pytest.raises(SkipshiftError, match=r"synth.json: was not written by skipshift"):
         write_synthetic(small(tmp_path))
 
 
-def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
+def test_a_file_in_place_of_the_folder_is_an_error(tmp_path):
     (tmp_path / "out").write_text("")
     with pytest.raises(SkipshiftError, match="out: cannot be written: Not a directory"):
         write_synthetic(small(tmp_path / "out"))
 
 
-def test_a_full_disk_in_a_worker_is_one_line(tmp_path, monkeypatch):
+def test_a_full_disk_in_a_worker_is_a_one_line_error(tmp_path, monkeypatch):
     def full(path, _):
         if path.parent.name == "images":
             raise SkipshiftError(f"{path}: cannot be written: No space left on device")
@@ -292,7 +296,7 @@ def test_a_canvas_smaller_than_a_template_is_an_argument_error(tmp_path):
         write_synthetic(small(tmp_path, canvas=100))
 
 
-def test_templates_of_a_smear_are_shown_and_their_boxes_can_be_used_again(tmp_path):
+def test_templates_of_a_smear_are_shown_and_their_boxes_can_be_reused(tmp_path):
     if not SMEAR.exists():
         pytest.skip(f"no real smear at {SMEAR}")
     write_synthetic(small(tmp_path / "a", smear=SMEAR))
@@ -304,13 +308,13 @@ def test_templates_of_a_smear_are_shown_and_their_boxes_can_be_used_again(tmp_pa
     assert read_image(tmp_path / "a/templates.png").shape[1] > 1500
 
 
-def test_a_small_background_is_enlarged_and_a_large_one_shrunk(tmp_path):
+def test_a_background_is_resized_to_the_canvas(tmp_path):
     drawn = load_templates(small(tmp_path))
     ramp = np.tile(np.linspace(0, 255, 40).astype(np.uint8)[:, None, None], (1, 40, 3))
     templates = Templates(
         background=ramp, cells=drawn.cells, artifacts=drawn.artifacts, source="test"
     )
-    grounds = prepare_kit(small(tmp_path), templates).grounds
+    grounds = prepare_templates(small(tmp_path), templates).backgrounds
     assert [ground.shape for ground in grounds] == [(300, 300, 3)] * 4
     assert np.array_equal(grounds[2], grounds[0][::-1, ::-1])
     assert grounds[0][0, 0, 0] < 5

@@ -1,4 +1,4 @@
-"""Templates: drawn, read from files, picked from BBBC041's annotation, found in a smear."""
+"""Templates: procedural, from a file, from BBBC041's annotation, or detected in a smear."""
 
 import itertools
 import json
@@ -12,22 +12,17 @@ from scipy import ndimage
 from skipshift.data.images import read_image, write_png
 from skipshift.data.prepare.options import SynthSpec
 from skipshift.data.prepare.procedural import draw_background, draw_cells
-from skipshift.data.prepare.templates import (
-    Boxes,
-    _largest_rectangle,
-    cell_mask,
-    find_boxes,
-    load_templates,
-    read_boxes,
-    stain_mask,
-)
+from skipshift.data.prepare.smear_boxes import Boxes, read_boxes
+from skipshift.data.prepare.smear_masks import cell_mask, stain_mask
+from skipshift.data.prepare.smear_search import _largest_rectangle, find_boxes
+from skipshift.data.prepare.templates import load_templates
 from skipshift.errors import SkipshiftError
 from skipshift.specs import to_plain
 
 BBBC041 = Path(__file__).parents[3] / "shared" / "data" / "bbbc041"
 SMEARS = sorted((BBBC041 / "images").glob("*.png"))
 CROWDED = {"3e764461", "5a0628af"}
-"""Smears whose cells all touch or blur: found templates are refused, and rightly."""
+"""Smears in which all cells touch or are blurred: detection rightly fails."""
 
 needs_bbbc041 = pytest.mark.skipif(not SMEARS, reason=f"no real smears at {BBBC041}")
 
@@ -76,7 +71,7 @@ def write_boxes(folder, **changes):
 
 
 def naive_otsu(values):
-    """The level whose two classes lie furthest apart, by trying all of them."""
+    """The threshold with the largest variance between classes, by exhaustive search."""
     spread = {}
     for level in range(255):
         low, high = values[values <= level], values[values > level]
@@ -103,13 +98,13 @@ def annotated_cells(image):
                 yield item["category"], (low["c"], low["r"], high["c"], high["r"])
 
 
-def test_stain_mask_thresholds_green_where_a_naive_search_does():
+def test_stain_mask_uses_the_threshold_of_an_exhaustive_search():
     cell = draw_cells()[0]
     green = cell[..., 1]
     assert np.array_equal(stain_mask(cell), green <= naive_otsu(green.ravel()))
 
 
-def test_cell_mask_is_the_painted_disc_with_its_pallor_and_without_the_speck():
+def test_cell_mask_is_the_painted_disc_without_the_speck():
     patch = paint_smear(specks=((68, 68),))[60:140, 60:140]
     y, x = np.mgrid[60:140, 60:140]
     disc = np.hypot(x - 100, y - 100) <= 30
@@ -117,7 +112,7 @@ def test_cell_mask_is_the_painted_disc_with_its_pallor_and_without_the_speck():
 
 
 @pytest.mark.parametrize("cell", draw_cells(), ids=["ring", "trophozoite", "schizont"])
-def test_a_drawn_cell_is_one_piece_of_the_size_of_a_real_one(cell):
+def test_a_procedural_cell_is_connected_and_as_large_as_a_real_one(cell):
     mask = cell_mask(cell)
     assert ndimage.label(mask)[1] == 1
     assert np.array_equal(ndimage.binary_fill_holes(mask), mask)
@@ -126,7 +121,7 @@ def test_a_drawn_cell_is_one_piece_of_the_size_of_a_real_one(cell):
     assert dark < 0.7 * pale
 
 
-def test_drawn_background_is_bright_uneven_and_hangs_on_the_seed():
+def test_a_procedural_background_is_bright_uneven_and_seeded():
     ground = draw_background()
     light = cv2.GaussianBlur(ground[..., 1], (0, 0), 40)
     assert ground.mean() > 235
@@ -135,7 +130,7 @@ def test_drawn_background_is_bright_uneven_and_hangs_on_the_seed():
     assert not np.array_equal(ground, draw_background(seed=1))
 
 
-def test_the_largest_free_rectangle_is_that_of_a_search_through_all():
+def test_the_largest_free_rectangle_is_that_of_an_exhaustive_search():
     rng = np.random.default_rng(0)
     for _ in range(30):
         free = rng.random((6, 7)) < 0.7
@@ -152,7 +147,7 @@ def test_the_largest_free_rectangle_is_that_of_a_search_through_all():
         assert (x1 - x0) * (y1 - y0) >= best
 
 
-def test_boxes_of_a_painted_smear_are_found_where_they_were_painted(smear, tmp_path):
+def test_boxes_of_a_painted_smear_are_detected_where_painted(smear, tmp_path):
     templates = load_templates(SynthSpec(tmp_path, smear=smear))
     assert templates.source == "found"
     for name, places in (("cells", CELLS), ("artifacts", SPECKS)):
@@ -189,18 +184,18 @@ def test_boxes_of_a_file_are_cut_as_written(smear, tmp_path):
         ({"specks": []}, "boxes.json: specks: Unexpected keyword argument"),
         (
             {"cells": [[450, 200, 520, 300]] * 3},
-            r"the box \[450, 200, 520, 300\] holds no usable cell",
+            r"the box \[450, 200, 520, 300\] contains no usable cell",
         ),
     ],
 )
-def test_a_wrong_template_file_is_one_line(smear, tmp_path, changes, message):
+def test_a_wrong_template_file_is_a_one_line_error(smear, tmp_path, changes, message):
     spec = SynthSpec(tmp_path, smear=smear, templates=write_boxes(tmp_path, **changes))
     with pytest.raises(SkipshiftError, match=message) as error:
         load_templates(spec)
     assert "\n" not in str(error.value)
 
 
-def test_a_template_file_that_lacks_a_key_says_which(smear, tmp_path):
+def test_a_missing_key_of_a_template_file_is_named(smear, tmp_path):
     path = tmp_path / "boxes.json"
     path.write_text(json.dumps({"image": "smear.png"}))
     with pytest.raises(SkipshiftError, match=r"boxes.json: size: Field required"):
@@ -230,12 +225,12 @@ def write_bad_smear(path, kind):
         ("text", "bad.png: is not an image"),
         ("truncated", "bad.png: cannot be read as an image"),
         ("grey", "bad.png: is grey; a smear must be an RGB colour image"),
-        ("blank", "bad.png: no usable cells: 0 .* found, needs 3; .* --templates"),
-        ("no specks", "bad.png: only 0 small specks found, needs 3 artifacts"),
-        ("two cells", "bad.png: no usable cells: 2 "),
+        ("blank", "bad.png: only 0 .* cells detected, 3 are needed; .* --templates"),
+        ("no specks", "bad.png: only 0 small specks detected, 3 artifacts are needed"),
+        ("two cells", "bad.png: only 2 whole, isolated and round cells"),
     ],
 )
-def test_an_unusable_smear_is_one_line(tmp_path, kind, message):
+def test_an_unusable_smear_is_a_one_line_error(tmp_path, kind, message):
     write_bad_smear(tmp_path / "bad.png", kind)
     with pytest.raises(SkipshiftError, match=message) as error:
         load_templates(SynthSpec(tmp_path, smear=tmp_path / "bad.png"))
@@ -267,25 +262,25 @@ def write_annotation(path, cells, image="smear.png", category="red blood cell"):
         ([(100, 100, 30), (250, 120, 30), (400, 90, 30)], {"category": "leukocyte"}, "only 0 of"),
     ],
 )
-def test_an_unusable_annotation_is_one_line(smear, tmp_path, cells, change, message):
+def test_an_unusable_annotation_is_an_error(smear, tmp_path, cells, change, message):
     path = write_annotation(tmp_path / "training.json", cells, **change)
     with pytest.raises(SkipshiftError, match=message):
         load_templates(SynthSpec(tmp_path, smear=smear, boxes=path))
 
 
 @pytest.mark.parametrize("text", ["[1]", "{}", '[{"image": {"pathname": "smear.png"}}]', "3"])
-def test_an_annotation_in_another_layout_is_one_line(smear, tmp_path, text):
+def test_an_annotation_in_another_format_is_an_error(smear, tmp_path, text):
     path = tmp_path / "training.json"
     path.write_text(text)
-    with pytest.raises(SkipshiftError, match=r"not in BBBC041's layout|has no boxes"):
+    with pytest.raises(SkipshiftError, match=r"not in BBBC041's format|has no boxes"):
         load_templates(SynthSpec(tmp_path, smear=smear, boxes=path))
 
 
 @needs_bbbc041
 @pytest.mark.parametrize("path", SMEARS, ids=lambda path: path.name[:8])
-def test_what_is_found_in_a_real_smear_agrees_with_its_annotation(path):
+def test_detections_in_a_real_smear_agree_with_its_annotation(path):
     if path.name[:8] in CROWDED:
-        with pytest.raises(SkipshiftError, match="no usable cells"):
+        with pytest.raises(SkipshiftError, match="round cells detected, 3 are needed"):
             find_boxes(path, read_image(path))
         return
     boxes = find_boxes(path, read_image(path))
@@ -298,7 +293,7 @@ def test_what_is_found_in_a_real_smear_agrees_with_its_annotation(path):
 
 
 @needs_bbbc041
-def test_infected_cells_are_picked_before_healthy_ones(tmp_path):
+def test_infected_cells_are_preferred_to_healthy_ones(tmp_path):
     path = next(path for path in SMEARS if path.name.startswith("2ae3e6e6"))
     spec = SynthSpec(tmp_path, smear=path, boxes=BBBC041 / "training_subset.json")
     boxes = load_templates(spec).boxes
@@ -309,7 +304,7 @@ def test_infected_cells_are_picked_before_healthy_ones(tmp_path):
 
 @needs_bbbc041
 @pytest.mark.parametrize("name", ["2f9f400d", "4a717a39"])
-def test_a_named_smear_finds_its_shipped_boxes_and_they_hold_cells(name, tmp_path):
+def test_a_known_smear_uses_its_shipped_boxes_which_contain_cells(name, tmp_path):
     path = next(path for path in SMEARS if path.name.startswith(name))
     templates = load_templates(SynthSpec(tmp_path, smear=path))
     assert templates.source == "shipped"
@@ -319,7 +314,7 @@ def test_a_named_smear_finds_its_shipped_boxes_and_they_hold_cells(name, tmp_pat
     assert max(overlap(templates.boxes.background, cell) for cell in cells) == 0
 
 
-def test_a_box_outside_is_an_argument_error_when_built_in_python():
+def test_a_box_outside_the_image_is_an_argument_error():
     with pytest.raises(ValueError, match="inside the 10 x 10 image"):
         Boxes(
             image="a",

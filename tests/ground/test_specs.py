@@ -67,7 +67,7 @@ def test_a_fault_in_a_study_file_is_one_line_that_names_it(tmp_path, text, fault
         (SynthSpec, {"out": "o", "cells": [5, 2]}, "1 <= LOW <= HIGH, got 5 2"),
         (SynthSpec, {"out": "o", "images": 0}, "images must be at least 1"),
         (SynthSpec, {"out": "o", "holdout": 1.0}, r"holdout must be in \[0, 1\)"),
-        (SynthSpec, {"out": "o", "boxes": "b.json"}, "belong to a smear"),
+        (SynthSpec, {"out": "o", "boxes": "b.json"}, "need a smear"),
         (TrainingSpec, {"epochs": 0}, "epochs must be at least 1"),
         (TrainingSpec, {"learning_rate": 0}, "learning_rate must be above 0"),
         (TrainingSpec, {"dice": 0, "cross_entropy": 0}, "not both 0"),

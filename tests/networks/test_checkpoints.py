@@ -10,7 +10,7 @@ from torch import nn
 
 from skipshift.errors import SkipshiftError
 from skipshift.networks.checkpoints import load_net
-from skipshift.networks.layers import taps_of
+from skipshift.networks.layers import layers_of
 from skipshift.networks.unet import Unet
 
 IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -105,7 +105,7 @@ def test_an_exported_archive_keeps_its_modules(tmp_path):
     )
     loaded = load_net(tmp_path / "net.pt2")
     assert same(loaded, net)
-    assert list(taps_of(loaded, ["2"])) == ["2"]
+    assert list(layers_of(loaded, ["2"])) == ["2"]
 
 
 def test_an_nnunet_folder_is_built_from_its_plans(results):
@@ -125,7 +125,9 @@ def test_regions_and_ignored_labels_count_as_nnunet_counts_them(results):
 def test_of_several_folds_one_must_be_named(results):
     folder, _ = results
     shutil.copytree(folder / "fold_0", folder / "fold_1")
-    with pytest.raises(SkipshiftError, match="holds fold_0, fold_1; name one fold"):
+    with pytest.raises(
+        SkipshiftError, match="contains fold_0, fold_1; name the folder of one fold"
+    ):
         load_net(folder)
 
 
@@ -133,15 +135,15 @@ def test_plans_may_name_nothing_but_networks_and_layers(results):
     folder, _ = results
     plans = (folder / "plans.json").read_text()
     (folder / "plans.json").write_text(plans.replace("torch.nn.Conv2d", "os.system"))
-    with pytest.raises(SkipshiftError, match=r"names os\.system, which is not of torch\.nn"):
+    with pytest.raises(SkipshiftError, match=r"os\.system is not part of torch\.nn"):
         load_net(folder)
 
 
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        (lambda w: w.pop("0.bias"), "net.pt: lacks 0.bias; it is of another network"),
-        (lambda w: w.update(x=w["0.bias"]), "net.pt: has x, which the network has not"),
+        (lambda w: w.pop("0.bias"), "net.pt: lacks 0.bias; these are weights of another network"),
+        (lambda w: w.update(x=w["0.bias"]), "net.pt: has x, which the network lacks"),
         (lambda w: w.update({"2.bias": w["0.bias"]}), r"has 2.bias as \(4,\), not \(2,\)"),
     ],
 )
@@ -156,9 +158,9 @@ def test_wrong_keys_and_shapes_are_named(tmp_path, builder, change, fault):
 @pytest.mark.parametrize(
     ("name", "fault"),
     [
-        ("mine", "'mine' must be module:function"),
+        ("mine", "'mine' must have the form module:function"),
         ("mine:nothing", "mine has no function nothing"),
-        ("absent:net", "No module named 'absent'; run from the folder that holds it"),
+        ("absent:net", "No module named 'absent'; run from the folder that contains it"),
         ("mine:text", r"mine:text must return a torch.nn.Module, got str"),
     ],
 )
@@ -170,10 +172,14 @@ def test_a_wrong_builder_is_an_argument_at_fault(name, fault):
 
 def test_files_that_are_something_else_say_so(tmp_path):
     torch.save(small().state_dict(), tmp_path / "net.pt")
-    with pytest.raises(SkipshiftError, match=r"holds weights alone; .* --builder module:function"):
+    with pytest.raises(
+        SkipshiftError, match=r"contains only weights; .* --builder module:function"
+    ):
         load_net(tmp_path / "net.pt")
     (tmp_path / "net.pt2").write_bytes(b"nothing")
-    with pytest.raises(SkipshiftError, match=r"net\.pt2: cannot be read as torch\.export archive"):
+    with pytest.raises(
+        SkipshiftError, match=r"net\.pt2: cannot be read as a torch\.export archive"
+    ):
         load_net(tmp_path / "net.pt2")
     with pytest.raises(SkipshiftError, match=r"run.json: cannot be read"):
         load_net(tmp_path / "absent")
@@ -181,17 +187,21 @@ def test_files_that_are_something_else_say_so(tmp_path):
 
 def test_a_folder_of_another_library_says_so(tmp_path):
     (tmp_path / "config.json").write_text('{"_model_class": "BertModel"}')
-    with pytest.raises(SkipshiftError, match="names no network of segmentation_models_pytorch"):
+    with pytest.raises(
+        SkipshiftError, match="does not name a network of segmentation_models_pytorch"
+    ):
         load_net(tmp_path)
     (tmp_path / "config.json").write_text('{"_model_class": "Unet", "encoder_name": "nothing"}')
-    with pytest.raises(SkipshiftError, match=r"config\.json: builds no network"):
+    with pytest.raises(SkipshiftError, match=r"config\.json: does not describe a valid network"):
         load_net(tmp_path)
 
 
 def test_a_broken_nnunet_folder_says_so(results):
     folder, _ = results
     (folder / "fold_0" / "checkpoint_final.pth").write_bytes(b"nothing")
-    with pytest.raises(SkipshiftError, match=r"checkpoint_final\.pth: is no checkpoint of nnU-Net"):
+    with pytest.raises(
+        SkipshiftError, match=r"checkpoint_final\.pth: is not an nnU-Net v2 checkpoint"
+    ):
         load_net(folder)
     (folder / "fold_0" / "checkpoint_final.pth").unlink()
     with pytest.raises(SkipshiftError, match="cannot be read: No such file"):

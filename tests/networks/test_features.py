@@ -6,8 +6,8 @@ from torch import nn
 from torch.nn import functional
 
 from skipshift.networks.features import collect
-from skipshift.networks.hooks import tapped
-from skipshift.networks.layers import taps_of
+from skipshift.networks.hooks import captured
+from skipshift.networks.layers import layers_of
 from skipshift.networks.unet import Unet
 
 
@@ -45,10 +45,10 @@ def test_uint8_images_are_divided_by_255(net):
 
 def test_smp_unet_has_the_same_layers(net):
     theirs = smp.Unet("resnet18", encoder_weights=None)
-    assert taps_of(theirs) == net.taps()
+    assert layers_of(theirs) == layers_of(net)
 
 
-def test_a_tap_sees_a_map_before_it_is_overwritten():
+def test_a_feature_map_is_captured_before_it_is_overwritten():
     chain = nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU(inplace=True))
     nn.init.constant_(chain[0].weight, -1.0)
     nn.init.zeros_(chain[0].bias)
@@ -80,13 +80,13 @@ def test_nan_in_a_feature_names_the_layer(net):
 
 def test_a_layer_that_is_not_there_names_near_ones(net):
     with pytest.raises(ValueError, match=r"layer 'conv1' is not in .*encoder\.conv1") as error:
-        taps_of(net, ["conv1"])
+        layers_of(net, ["conv1"])
     assert "\n" not in str(error.value)
 
 
 def test_an_unknown_network_must_have_its_layers_named():
     with pytest.raises(ValueError, match="layers must be named for a Sequential"):
-        taps_of(nn.Sequential(nn.Conv2d(1, 1, 1)))
+        layers_of(nn.Sequential(nn.Conv2d(1, 1, 1)))
 
 
 def test_a_module_of_several_outputs_needs_an_index(net):
@@ -105,15 +105,15 @@ def test_an_empty_set_is_an_error(net):
         collect(net, [])
 
 
-def test_tapped_gives_what_the_layer_gave(net):
+def test_a_captured_tensor_is_the_output_of_its_layer(net):
     seen = {}
     net.decoder.blocks[4].register_forward_hook(lambda _m, _i, out: seen.update(d1=out))
-    with tapped(net, net.taps(), lambda _name, output: output) as maps:
+    with captured(net, layers_of(net), lambda _name, output: output) as maps:
         net(torch.rand(1, 3, 64, 64))
     assert torch.equal(maps["d1"], seen["d1"])
 
 
-def test_an_in_place_change_of_a_skip_comes_after_it_was_seen():
+def test_an_argument_is_captured_before_its_module_changes_it_in_place():
     class Net(nn.Module):
         def __init__(self):
             super().__init__()

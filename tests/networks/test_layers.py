@@ -4,18 +4,20 @@ from torch import nn
 
 import skipshift as ss
 from architectures import CASES, build
+from skipshift.networks.addresses import parse
+from skipshift.networks.architectures import known_layers
 from skipshift.networks.features import collect
-from skipshift.networks.hooks import tapped
-from skipshift.networks.layers import known_taps, parse, taps_of
+from skipshift.networks.hooks import captured
+from skipshift.networks.layers import layers_of
 from skipshift.networks.unet import Unet
 from skipshift.specs import ProfileSpec
 
 QUICK = ProfileSpec(null_draws=1, bootstrap_draws=1)
 
 
-def maps_of(net, images, taps):
-    """What each tap sees in one forward pass, before anything overwrites it."""
-    with torch.no_grad(), tapped(net, taps, lambda _name, found: found.clone()) as maps:
+def maps_of(net, images, layers):
+    """Feature map of each layer in one forward pass, before anything overwrites it."""
+    with torch.no_grad(), captured(net, layers, lambda _name, value: value.clone()) as maps:
         net(images)
     return maps
 
@@ -25,34 +27,36 @@ class TestArchitecture:
     """Each architecture that is known, as a small network."""
 
     def test_layers_are_those_that_a_reader_would_choose(self, name):
-        taps = known_taps(build(name)[0])
-        names = [tap.name for tap in taps]
+        layers = known_layers(build(name)[0])
+        names = [layer.name for layer in layers]
         assert names == CASES[name][1].split()
         assert len(set(names)) == len(names)
-        assert sum(tap.kind == "bottleneck" for tap in taps) == 1
+        assert sum(layer.kind == "bottleneck" for layer in layers) == 1
 
     def test_a_layer_has_the_stride_of_its_name(self, name):
         net, example = build(name)
-        taps = known_taps(net)
-        maps = maps_of(net, example, {tap.name: tap.address for tap in taps})
-        for tap in taps:
-            sides = zip(example.shape[2:], maps[tap.name].shape[2:], strict=True)
-            assert tap.name.rstrip("bc")[1:] == f"{max(side // own for side, own in sides)}"
+        layers = known_layers(net)
+        maps = maps_of(net, example, {layer.name: layer.address for layer in layers})
+        for layer in layers:
+            sides = zip(example.shape[2:], maps[layer.name].shape[2:], strict=True)
+            assert layer.name.rstrip("bc")[1:] == f"{max(side // own for side, own in sides)}"
 
     def test_a_skip_is_the_map_of_a_stage_or_says_that_it_is_not(self, name):
         net, example = build(name)
-        taps = known_taps(net)
-        maps = maps_of(net, example, {tap.name: tap.address for tap in taps})
-        for tap in taps:
-            same = [t.name for t in taps if t is not tap and _equal(maps[t.name], maps[tap.name])]
-            if tap.kind == "skip":
-                assert same == ([tap.same_as] if tap.same_as else [])
+        layers = known_layers(net)
+        maps = maps_of(net, example, {layer.name: layer.address for layer in layers})
+        for layer in layers:
+            same = [
+                t.name for t in layers if t is not layer and _equal(maps[t.name], maps[layer.name])
+            ]
+            if layer.kind == "skip":
+                assert same == ([layer.same_as] if layer.same_as else [])
 
     def test_a_set_is_not_apart_from_itself(self, name):
         net, example = build(name)
         images = torch.cat([example, 1 - example])
         layers = ss.profile_shift(net, images, images, spec=QUICK).layers
-        assert layers["layer"].tolist() == [t.name for t in known_taps(net) if not t.same_as]
+        assert layers["layer"].tolist() == [t.name for t in known_layers(net) if not t.same_as]
         assert (layers["distance"] == 0).all()
 
 
@@ -62,9 +66,9 @@ def _equal(a, b):
 
 def test_skips_that_hand_on_a_stage_can_be_asked_for():
     net, example = build("MONAI BasicUNet")
-    assert list(taps_of(net)) == ["e1", "e2", "e4", "e8", "e16", "d8", "d4", "d2", "d1"]
-    assert list(taps_of(net, ["s*", "d1"])) == ["s8", "s4", "s2", "s1", "d1"]
-    maps = maps_of(net, example, taps_of(net, ["e4", "s4"]))
+    assert list(layers_of(net)) == ["e1", "e2", "e4", "e8", "e16", "d8", "d4", "d2", "d1"]
+    assert list(layers_of(net, ["s*", "d1"])) == ["s8", "s4", "s2", "s1", "d1"]
+    maps = maps_of(net, example, layers_of(net, ["e4", "s4"]))
     assert torch.equal(maps["e4"], maps["s4"])
 
 
@@ -79,8 +83,8 @@ def test_the_slice_of_a_skip_connection_is_what_entered_it():
 def test_wrapped_networks_are_seen_through(wrap):
     net, example = build("MONAI BasicUNet")
     wrapped = wrap(net)
-    assert taps_of(wrapped) == taps_of(net)
-    assert taps_of(wrapped, ["module.down_1"]) == taps_of(wrapped, ["_orig_mod.down_1"])
+    assert layers_of(wrapped) == layers_of(net)
+    assert layers_of(wrapped, ["module.down_1"]) == layers_of(wrapped, ["_orig_mod.down_1"])
     own, theirs = (collect(one, [example])["average"] for one in (net, wrapped))
     assert all((own[name][0] == theirs[name][0]).all() for name in own)
 
@@ -88,12 +92,12 @@ def test_wrapped_networks_are_seen_through(wrap):
 def test_an_architecture_inside_another_module_is_found():
     holder = nn.Module()
     holder.net = build("MONAI BasicUNet")[0]
-    assert taps_of(holder)["e2"] == "net.down_1"
+    assert layers_of(holder)["e2"] == "net.down_1"
 
 
 def test_of_two_architectures_in_one_network_none_is_chosen():
     pair = nn.ModuleList([build("MONAI BasicUNet")[0], build("MONAI BasicUNet")[0]])
-    assert known_taps(pair) == ()
+    assert known_layers(pair) == ()
 
 
 class Chain(nn.Module):
@@ -115,7 +119,7 @@ class Chain(nn.Module):
 
 def test_layers_of_an_unknown_network_are_the_last_at_each_size():
     images = torch.rand(2, 3, 64, 64)
-    assert list(taps_of(Chain(), example=images)) == ["down", "deep", "up@1", "head"]
+    assert list(layers_of(Chain(), example=images)) == ["down", "deep", "up@1", "head"]
     layers = ss.profile_shift(Chain(), images, images, spec=QUICK).layers
     assert layers["layer"].tolist() == ["down", "deep", "up@1", "head"]
 
@@ -130,7 +134,7 @@ def test_a_module_that_runs_twice_must_be_told_apart():
 
 def test_runs_are_counted_anew_in_each_forward_pass():
     net, images = Chain().eval(), torch.rand(1, 3, 64, 64)
-    with torch.no_grad(), tapped(net, {"up": "up@1"}, lambda _name, found: found.shape) as maps:
+    with torch.no_grad(), captured(net, {"up": "up@1"}, lambda _name, value: value.shape) as maps:
         net(images)
         first = maps.pop("up")
         net(images)
@@ -145,9 +149,9 @@ def test_a_part_of_an_answer_is_named_by_its_key():
 
 def test_a_star_stays_within_one_step_of_a_path():
     net = Unet("resnet18")
-    assert list(taps_of(net, ["encoder.layer*"])) == [f"encoder.layer{i}" for i in (1, 2, 3, 4)]
-    assert next(iter(taps_of(net, ["**.downsample.0"]))) == "encoder.layer2.0.downsample.0"
-    assert "encoder.layer1.0" not in taps_of(net, ["encoder.*"])
+    assert list(layers_of(net, ["encoder.layer*"])) == [f"encoder.layer{i}" for i in (1, 2, 3, 4)]
+    assert next(iter(layers_of(net, ["**.downsample.0"]))) == "encoder.layer2.0.downsample.0"
+    assert "encoder.layer1.0" not in layers_of(net, ["encoder.*"])
 
 
 @pytest.mark.parametrize(
@@ -156,19 +160,19 @@ def test_a_star_stays_within_one_step_of_a_path():
         ("encoder.layr1", r"'encoder.layr1' is not in .* nearest are encoder.layer1"),
         ("decodr.*", r"'decodr\.\*' is not in the network; the nearest are decoder"),
         ("e64", "'e64' is not in the network; the nearest are e4"),
-        ("decoder[", r"'decoder\[' is no address; write it as module, module\[1\]"),
+        ("decoder[", r"'decoder\[' is not a valid address; write it as module, module\[1\]"),
         ("decoder.blocks.0(skip)", "UnetDecoderBlock has no argument 'skip', only feature_map"),
     ],
 )
 def test_a_layer_that_matches_nothing_is_one_line(layer, fault):
     with pytest.raises(ValueError, match=fault) as error:
-        taps_of(Unet("resnet18"), [layer])
+        layers_of(Unet("resnet18"), [layer])
     assert "\n" not in str(error.value)
 
 
 def test_no_layers_at_all_is_an_error():
     with pytest.raises(ValueError, match="layers must name at least one module"):
-        taps_of(Unet("resnet18"), [])
+        layers_of(Unet("resnet18"), [])
 
 
 def test_an_address_says_what_it_means():

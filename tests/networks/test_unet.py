@@ -59,7 +59,7 @@ def test_layers_are_ten_in_depth_order():
 def test_an_encoder_without_a_stride_2_feature_has_no_l1_to_prune():
     assert "e2" not in Unet("mit_b0").layers()
     assert Unet("tu-convnext_atto", skips=(1, 3)).name == "skips-13"
-    with pytest.raises(ValueError, match="mit_b0 has no feature at stride 2"):
+    with pytest.raises(ValueError, match="mit_b0 has no features at stride 2"):
         Unet("mit_b0", skips=(2, 3, 4))
 
 
@@ -137,7 +137,7 @@ def test_weights_of_another_encoder_are_refused(tmp_path):
 
 def test_a_file_that_holds_code_is_never_run(tmp_path):
     torch.save(Unet(), tmp_path / "w.pt")
-    with pytest.raises(SkipshiftError, match="holds more than weights"):
+    with pytest.raises(SkipshiftError, match="contains more than weights"):
         Unet(encoder_weights=tmp_path / "w.pt")
 
 
@@ -146,5 +146,7 @@ def test_imagenet_out_of_reach_is_one_clear_line(monkeypatch):
         raise FileNotFoundError("no network")
 
     monkeypatch.setattr("segmentation_models_pytorch.encoders.hf_hub_download", unreachable)
-    with pytest.raises(SkipshiftError, match="imagenet weights of resnet18 could not be fetched"):
+    with pytest.raises(
+        SkipshiftError, match="imagenet weights of resnet18 could not be downloaded"
+    ):
         Unet(encoder_weights="imagenet")

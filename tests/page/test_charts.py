@@ -10,11 +10,12 @@ from matplotlib.patches import Arc
 import planted
 from planted import Plan
 from skipshift.names import VARIANTS, paper_shifts, skips_of
-from skipshift.page.carry_chart import carry_figure, carry_sentence
+from skipshift.page.carry_chart import carry_figure
+from skipshift.page.carry_sentences import carry_sentence
 from skipshift.page.charts import curves, heatmap, profile_figure, readable_on, violins
 from skipshift.page.pictures import (
-    EXCESS_PIXELS,
-    MISSED_PIXELS,
+    FALSE_NEGATIVES,
+    FALSE_POSITIVES,
     examples_figure,
     samples_figure,
     variants_figure,
@@ -149,7 +150,7 @@ def test_modules_of_any_name_are_on_the_line_of_a_profile():
 
 
 def test_a_profile_of_two_runs_is_refused(shift):
-    with pytest.raises(ValueError, match="one row for each layer"):
+    with pytest.raises(ValueError, match="must have one row per layer"):
         profile_figure(planted.layers_of(shift), "two runs")
 
 
@@ -161,8 +162,8 @@ def test_error_colours_cover_just_the_pixels_that_are_wrong():
     for mask, labels, pixels in zip(arrays["masks"], guess, shown, strict=True):
         _, excess, missed = count(mask[None], labels[None], 2)[0, 1]
         colours = [to_hex(pixel / 255) for pixel in np.asarray(pixels).reshape(-1, 3)]
-        assert colours.count(EXCESS_PIXELS) == excess
-        assert colours.count(MISSED_PIXELS) == missed
+        assert colours.count(FALSE_POSITIVES) == excess
+        assert colours.count(FALSE_NEGATIVES) == missed
 
 
 def test_grey_images_and_several_classes_can_be_shown():
@@ -217,7 +218,7 @@ def carried(shares, **columns):
     return pd.DataFrame(table | columns)
 
 
-def test_the_bars_of_carry_are_as_long_as_the_shares():
+def test_the_bars_of_carry_have_the_length_of_the_shares():
     axes = carry_figure(carried([0.7, -0.3]), "a against b").axes[0]
     assert [bar.get_width() for bar in axes.patches] == [0.7, -0.3, 1.0]
     assert "orange" in axes.get_xlabel()
@@ -226,7 +227,8 @@ def test_the_bars_of_carry_are_as_long_as_the_shares():
 def test_carry_without_a_loss_is_drawn_and_said():
     none = carried([np.nan], share=np.nan, low=np.nan, high=np.nan, iou=0.95)
     assert (
-        carry_sentence(none) == "The shift costs no IoU, from 0.900 to 0.950: no share is defined."
+        carry_sentence(none)
+        == "The shift costs no IoU, from 0.900 to 0.950: no recovered fraction is defined."
     )
     assert to_png(carry_figure(none, "a against b")).startswith(b"\x89PNG")
 

@@ -14,9 +14,10 @@ from skipshift import records
 from skipshift.errors import SkipshiftError
 from skipshift.page.ordering import of_classes
 from skipshift.page.report import main_table, write_report
-from skipshift.page.results import StudyResults, read_results, read_study_spec
-from skipshift.page.sentences import answer, entry, headline, sureness
-from skipshift.statistics.comparisons import AWAY, compare, signed
+from skipshift.page.study_results import StudyResults, read_results, read_study_spec
+from skipshift.page.study_sentences import answer, entry, headline, uncertainty
+from skipshift.page.wording import signed
+from skipshift.statistics.comparisons import AWAY, compare
 from skipshift.statistics.scores import estimates
 
 SMALL = Plan(cases=25, channels=(4,) * 10)
@@ -30,12 +31,12 @@ HEART = Plan(
 )
 
 
-# one worker, so that the planted study is made once
+# one worker, so that the planted study is written once
 pytestmark = pytest.mark.xdist_group("report")
 
 
 class Page(HTMLParser):
-    """What a test needs of a page: its links, pictures, ids, words and the numbers of tables."""
+    """Parse a page: its links, pictures, ids, words and the numbers of its tables."""
 
     def __init__(self, text: str):
         super().__init__()
@@ -89,7 +90,7 @@ def heart(tmp_path_factory):
     return folder
 
 
-def found_in(plan: Plan, cases: pd.DataFrame | None = None) -> StudyResults:
+def results_of(plan: Plan, cases: pd.DataFrame | None = None) -> StudyResults:
     cases = planted.plant_cases(plan) if cases is None else cases
     foreground = plan.classes[1:]
     runs = (
@@ -110,7 +111,7 @@ def renamed(cases: pd.DataFrame, **names: str) -> pd.DataFrame:
     return cases.assign(run=parts.agg(".".join, axis=1))
 
 
-def test_the_page_asks_nothing_of_the_network(page):
+def test_the_page_is_self_contained(page):
     assert page.links
     assert all(link.startswith(("data:", "#")) for link in page.links)
     assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)
@@ -146,7 +147,7 @@ def test_figures_are_written_as_svg_and_png(study):
     assert not [name for name in names if name.endswith(".part")]
 
 
-def test_table_ii_stands_beside_the_papers_numbers(page):
+def test_parameters_are_shown_with_those_of_the_paper(page):
     assert page.words.count("14,328,354") == 2
     assert page.words.count("14,309,922") == 2
 
@@ -154,7 +155,7 @@ def test_table_ii_stands_beside_the_papers_numbers(page):
 @pytest.mark.parametrize("winner", ["L1-pruned", "L4-pruned", "baseline"])
 def test_the_planted_winner_is_named(winner):
     swap = {"L1_pruned": winner, winner.replace("-", "_"): "L1-pruned"}
-    found = found_in(SMALL, renamed(planted.plant_cases(SMALL), **swap))
+    found = results_of(SMALL, renamed(planted.plant_cases(SMALL), **swap))
     assert f"{winner} is the highest in-domain" in headline(found)
     under_shift = dict(answer(found))["Under shift"]
     if winner == "baseline":
@@ -163,23 +164,23 @@ def test_the_planted_winner_is_named(winner):
         assert f"The highest is {winner}; it is higher than the baseline" in under_shift
 
 
-def test_two_variants_with_the_same_skill_are_not_told_apart():
+def test_two_variants_with_the_same_skill_do_not_differ_significantly():
     cases = planted.plant_cases(replace(SMALL, variants=("baseline",)))
     cases = cases[cases["domain"] == "original"]
     rng = np.random.default_rng(0)
     cases, other = (cases.assign(fp=rng.integers(0, 3000, len(cases))) for _ in range(2))
     other = other.assign(run="resnet18.L1-pruned.fold0.seed0")
     plan = replace(SMALL, domains=("original",))
-    found = found_in(plan, pd.concat([cases, other], ignore_index=True))
-    assert "not told apart" in headline(found)
-    assert "the data cannot tell L1-pruned from the baseline" in answer(found)[0][1]
+    found = results_of(plan, pd.concat([cases, other], ignore_index=True))
+    assert "do not differ significantly" in headline(found)
+    assert "the comparison of L1-pruned with the baseline is inconclusive" in answer(found)[0][1]
 
 
 def test_one_group_gives_no_interval():
     cases = planted.plant_cases(SMALL).assign(group="one patient")
-    found = found_in(SMALL, cases)
+    found = results_of(SMALL, cases)
     assert "a single group gives no interval" in answer(found)[0][1]
-    assert "not told apart" in headline(found)
+    assert "do not differ significantly" in headline(found)
 
 
 def test_the_headline_agrees_with_the_table_of_tests(study):
@@ -192,7 +193,7 @@ def test_the_headline_agrees_with_the_table_of_tests(study):
         assert f"higher than the baseline by {top['effect']:.3f}" in str(answer(found))
 
 
-def test_a_study_from_before_the_tests_gets_them_from_its_cases(study, tmp_path):
+def test_absent_scores_and_tests_are_computed_from_the_cases(study, tmp_path):
     spec = read_study_spec(study)
     folder = shutil.copytree(study, tmp_path / "older")
     for name in ("tests.csv", "scores.csv"):
@@ -208,25 +209,25 @@ def test_every_test_of_the_table_is_on_the_page(study, page):
     assert page.words.count("cannot tell") >= (tests["verdict"] == "cannot tell").sum()
 
 
-def test_several_homes_stand_side_by_side():
+def test_several_source_domains_are_reported_one_by_one():
     plan = replace(SMALL, domains=("A", "B"), variants=("baseline", "L1-pruned"))
-    found = replace(found_in(plan), homes=("A", "B"))
+    found = replace(results_of(plan), homes=("A", "B"))
     assert [text[:5] for label, text in answer(found) if label == "In-domain"] == ["On A,", "On B,"]
     assert "on A (" in headline(found)
 
 
 def test_variants_without_a_baseline_are_not_compared():
-    found = found_in(replace(SMALL, variants=("L1-pruned", "L4-pruned")))
+    found = results_of(replace(SMALL, variants=("L1-pruned", "L4-pruned")))
     assert found.tests.empty
     assert "No baseline was trained to compare with" in answer(found)[0][1]
 
 
-def test_one_training_each_is_said_to_say_nothing_of_another():
-    assert "trained once" in sureness(found_in(SMALL))
-    folds = sureness(found_in(replace(SMALL, folds=3)))
+def test_the_uncertainty_names_what_the_runs_leave_open():
+    assert "trained once" in uncertainty(results_of(SMALL))
+    folds = uncertainty(results_of(replace(SMALL, folds=3)))
     assert "trained once" not in folds
     assert "mean over 3 runs (3 folds, one seed)" in folds
-    assert "One seed says nothing about seed noise" in folds
+    assert "With one seed, the variance between seeds cannot be separated" in folds
 
 
 def layers(excess: dict[str, float], width: float = 0.02) -> pd.DataFrame:
@@ -240,17 +241,17 @@ def layers(excess: dict[str, float], width: float = 0.02) -> pd.DataFrame:
 def test_the_layer_with_the_planted_excess_is_named(layer):
     text = entry(layers({layer: 0.5}))
     assert f"is largest at {layer} (" in text
-    assert "open" not in text
+    assert "uncertain" not in text
 
 
-def test_layers_whose_intervals_overlap_are_left_in_open_order():
-    assert "which of them is first is open" in entry(layers({"e2": 0.5, "d1": 0.49}))
+def test_the_order_of_layers_with_overlapping_intervals_is_uncertain():
+    assert "their order is uncertain" in entry(layers({"e2": 0.5, "d1": 0.49}))
 
 
 def test_an_excess_within_its_interval_of_the_null_is_no_shift():
     table = layers({"e2": 0.15}, width=0.2)
-    assert "does not stand clear of its null" in entry(table)
-    assert "No layer shows a shift" in headline(replace(found_in(SMALL), layers=table))
+    assert "reaches down to its null" in entry(table)
+    assert "No layer shows a shift" in headline(replace(results_of(SMALL), layers=table))
 
 
 def test_a_profile_without_null_names_no_layer():
@@ -285,7 +286,7 @@ def test_several_classes_have_their_mean_as_headline_and_each_its_table(heart):
     assert "background IoU" not in text
 
 
-def test_the_domain_of_the_training_cases_is_the_home(heart):
+def test_the_domain_of_the_training_cases_is_the_source_domain(heart):
     found = read_results(heart, read_study_spec(heart))
     assert found.homes == ("A",)
     assert set(found.away) == {"B", "$C<b>"}

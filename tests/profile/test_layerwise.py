@@ -89,7 +89,7 @@ def test_the_excess_is_that_of_halves_of_both_sets(rng):
     assert found.value - found.null == pytest.approx(np.mean(excess, 0), abs=0.01)
 
 
-def test_nothing_is_drawn_that_is_not_asked_for_or_cannot_be(rng):
+def test_nothing_is_drawn_without_draws_or_with_a_single_group(rng):
     a, b = noise(rng, 12), noise(rng, 12)
     spec = ProfileSpec(null_draws=0, bootstrap_draws=0, permutation_draws=0)
     for labels, chosen in (((np.arange(12),) * 2, spec), ((np.zeros(12), np.arange(12)), SPEC)):
@@ -98,7 +98,7 @@ def test_nothing_is_drawn_that_is_not_asked_for_or_cannot_be(rng):
         assert np.isnan([*found.null, found.low, found.high, found.p]).all()
 
 
-def test_the_finest_p_of_few_groups_is_known():
+def test_the_smallest_attainable_p_of_few_groups_is_known():
     spec = ProfileSpec(permutation_draws=4000)
     assert draw((np.arange(4),) * 2, spec).smallest_p == pytest.approx(2 / 16, abs=0.02)
     assert draw((np.arange(3), np.arange(3, 6)), spec).smallest_p == pytest.approx(2 / 20, abs=0.02)

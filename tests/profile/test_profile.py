@@ -10,7 +10,8 @@ from torch import nn
 import skipshift as ss
 from skipshift.errors import SkipshiftError
 from skipshift.networks.features import collect
-from skipshift.profile.profile import Profile, profile_features
+from skipshift.profile.profile import Profile
+from skipshift.profile.profiling import profile_features
 from skipshift.records import PROFILE_LAYERS, TABLE_COLUMNS
 from skipshift.specs import ProfileSpec
 from skipshift.statistics.distances import hellinger
@@ -72,13 +73,13 @@ def test_loaders_and_arrays_give_the_same(net, images):
     pd.testing.assert_frame_equal(a.layers, b.layers)
 
 
-def test_the_null_is_what_two_other_sets_of_these_sizes_give(rng):
+def test_the_null_is_the_distance_of_fresh_sets_of_the_same_sizes(rng):
     fresh = [hellinger(*rng.normal(size=(2, 120, 8))).mean() for _ in range(20)]
     null = profile_features((features(rng), features(rng)), UNPAIRED, ProfileSpec()).layers["null"]
     assert null[0] == pytest.approx(np.mean(fresh), abs=0.03)
 
 
-def test_images_of_one_group_are_never_taken_apart(rng):
+def test_a_split_never_divides_a_group(rng):
     # ten groups of three equal images: halves that split a group would look alike
     sets = [
         {"average": {"a": [rng.normal(size=(10, 4, 8)).astype(np.float32).repeat(3, 0)]}}
@@ -207,14 +208,14 @@ def verdict(rng, shifts, skips=(1, 2, 3, 4), images=20, spec=QUICK):
     return profile_features((sides[0], sides[1]), groups, spec, skips).verdict()
 
 
-def test_two_halves_of_one_domain_cannot_be_told_apart():
+def test_two_halves_of_one_domain_show_no_shift():
     said = [verdict(np.random.default_rng(seed), [0] * 10) for seed in range(100)]
-    assert sum(text.startswith("The sets cannot be told apart") for text in said) >= 95
+    assert sum(text.startswith("No shift is detected") for text in said) >= 95
 
 
 def test_the_verdict_names_the_layer_and_the_skips_that_pass_the_shift_on(rng):
     text = verdict(rng, [5, 3, 0, 0, 0, 0, 0, 0, 4, 1])
-    assert text.startswith("The shift is largest at e2, 0.")
+    assert text.startswith("The shift is largest at e2: its excess (bias-corrected distance) is 0.")
     assert text.endswith("L1 passes it on: at d2 the excess is larger than in the layer before.")
     assert text.count(". ") == 1
 
@@ -222,9 +223,9 @@ def test_the_verdict_names_the_layer_and_the_skips_that_pass_the_shift_on(rng):
 @pytest.mark.parametrize(
     ("skips", "said"),
     [
-        ((), "The network keeps no skip that could pass it on."),
-        ((2, 3, 4), "No skip passes it on: the excess is larger behind none"),
-        (None, "Which skips pass it on is not said"),
+        ((), "The network has no skips that could pass it on."),
+        ((2, 3, 4), "No skip passes it on: the excess rises in no decoder block"),
+        (None, "Which skips pass it on is unknown"),
         ((1, 2), "L1 passes it on: at d2"),
     ],
 )
@@ -232,10 +233,10 @@ def test_only_skips_that_the_network_keeps_can_pass_a_shift_on(skips, said, rng)
     assert said in verdict(rng, [4, 0, 0, 0, 0, 0, 0, 0, 2, 1], skips)
 
 
-def test_skips_are_not_spoken_of_where_no_layer_follows_one(rng):
+def test_skips_are_unknown_if_no_layer_reads_one(rng):
     sets = [{"average": {"stem": [rng.normal(s, 1, (20, 4, 4))]}} for s in (0, 5)]
     said = profile_features((sets[0], sets[1]), (names(20), names(20, "s")), QUICK, (1, 2))
-    assert "Which skips pass it on is not said" in said.verdict()
+    assert "Which skips pass it on is unknown" in said.verdict()
 
 
 def test_a_layer_of_one_channel_has_channels_only_for_distances_of_channels(rng):
@@ -245,16 +246,16 @@ def test_a_layer_of_one_channel_has_channels_only_for_distances_of_channels(rng)
     assert profile.channels["measure"].tolist() == ["hellinger"]
 
 
-def test_a_verdict_on_few_groups_says_what_they_cannot_show(rng):
+def test_a_verdict_on_few_groups_gives_the_smallest_attainable_p(rng):
     text = verdict(rng, [9] * 10, images=3)
-    assert "cannot be told apart" in text
-    assert "With groups this few no such p can fall below 1." in text
+    assert "No shift is detected" in text
+    assert "With this few groups the corrected p cannot fall below 1." in text
 
 
 def test_without_draws_there_is_no_verdict(rng):
     for missing in ("null_draws", "bootstrap_draws", "permutation_draws"):
         text = verdict(rng, [1] * 10, spec=replace(QUICK, **{missing: 0}))
-        assert text.startswith("Nothing can be said of a shift.")
+        assert text.startswith("No verdict is possible")
 
 
 def test_the_skips_of_a_network_are_known(images):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from skipshift.statistics.comparisons import AWAY, claim, compare, holm, tally, verdict_sentences
+from skipshift.statistics.comparisons import AWAY, compare, holm
 from skipshift.statistics.counts import dice, iou
 from skipshift.statistics.scores import MEAN
 
@@ -137,7 +137,7 @@ def test_a_family_is_the_variants_and_domains_of_one_encoder_class_and_metric(rn
         assert family["p_adjusted"].to_numpy() == pytest.approx(holm(family["p"].to_numpy()))
 
 
-def test_the_baseline_beside_itself_is_equivalent(rng):
+def test_the_baseline_is_equivalent_to_itself(rng):
     counts = some(rng)
     tests = compare(pair(counts, counts), 0.01)
     assert (tests[["effect", "low", "high"]] == 0).all(axis=None)
@@ -193,7 +193,7 @@ def test_a_class_that_no_case_has_is_left_open():
     empty = np.zeros((5, 3), int)
     row = one(compare(pair(empty, empty), 0.01))
     assert row[["effect", "low", "p", "p_equivalence"]].isna().all()
-    assert "no case has the class" in claim(row, 0.01)
+    assert row["verdict"] == "cannot tell"
 
 
 def test_a_single_group_is_left_open(rng):
@@ -208,50 +208,6 @@ def test_a_margin_must_be_a_share(rng, margin):
         compare(pair(some(rng), some(rng)), margin)
 
 
-def test_names_of_means_are_taken(rng):
-    with pytest.raises(ValueError, match="domain 'away' and class 'mean' are names of means"):
+def test_names_of_means_are_reserved(rng):
+    with pytest.raises(ValueError, match="domain 'away' and class 'mean' are reserved for means"):
         compare(pair(some(rng), some(rng), domain="away"), 0.01)
-
-
-# -- in words --------------------------------------------------------------------------------------
-
-
-def test_the_words_follow_the_numbers(rng):
-    better, same = some(rng, 60), some(rng, 60)
-    worse = same + np.c_[np.full(60, -30), np.zeros((60, 1), int), np.full(60, 30)]
-    cases = [
-        pair(same, same, domain="same"),
-        pair(same, worse, domain="up"),
-        pair(worse, same, domain="down"),
-        pair(better, same, domain="noise"),
-    ]
-    said = verdict_sentences(compare(pd.concat(cases), 0.01), 0.01)
-    assert said[0].startswith("With resnet18, the highest is baseline on same, down")
-    assert said[1].startswith("Against the baseline, L1-pruned is higher on up (by 0.")
-    for words in ("lower on down (by 0.", "equivalent within 0.01 on same"):
-        assert words in said[1]
-    assert said[1].endswith("not to be told apart on noise.")
-
-
-def test_two_halves_of_noise_cannot_be_told_apart(rng):
-    noise = some(rng, 80)
-    row = one(compare(pair(noise[:40], noise[40:]), 0.01))
-    assert row["verdict"] == "cannot tell"
-    assert claim(row, 0.01).startswith("the data cannot tell L1-pruned from the baseline")
-    assert "the data cannot tell" in verdict_sentences(row.to_frame().T, 0.01)[1].lower()
-
-
-def test_a_sure_difference_below_the_margin_is_said_to_be_one(rng):
-    theirs = some(rng, 60)
-    row = one(compare(pair(theirs + np.array([1, 0, -1]), theirs), 0.05))
-    assert "higher than the baseline by 0.009" in claim(row, 0.05)
-    assert "yet by less than the margin of 0.05" in claim(row, 0.05)
-
-
-def test_many_domains_are_counted_and_few_named(rng):
-    theirs = some(rng, 60)
-    shifted = [pair(theirs + np.array([9, 0, -9]), theirs, domain=f"d{i}") for i in range(5)]
-    tests = compare(pd.concat(shifted), 0.01).query("metric == 'iou'")
-    assert "higher on all 5 domains" in tally(tests, 0.01)
-    assert "higher on d0 and d1" not in tally(tests, 0.01)
-    assert "higher on both domains" in tally(tests.head(2), 0.01)

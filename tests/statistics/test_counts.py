@@ -44,5 +44,5 @@ def test_labels_beyond_the_classes_are_refused(pair):
 
 
 def test_masks_and_predictions_must_have_one_shape(pair):
-    with pytest.raises(ValueError, match=r"must be \(N, H, W\) alike"):
+    with pytest.raises(ValueError, match=r"must have the same shape \(N, H, W\)"):
         count(pair[0], pair[1][:2], 3)

@@ -15,7 +15,7 @@ from skipshift.statistics.distances import (
     freedman_diaconis,
     hellinger,
 )
-from skipshift.statistics.two_sample import SEPARATIONS
+from skipshift.statistics.two_sample import TWO_SAMPLE_STATISTICS
 
 VALUES = st.floats(-1e6, 1e6, width=32)
 SETS = hnp.arrays(np.float32, st.tuples(st.integers(1, 30), st.just(2)), elements=VALUES)
@@ -174,7 +174,7 @@ def test_every_distance_is_zero_for_equal_frequencies_and_finite_for_disjoint_on
 
 
 def test_the_names_of_a_spec_are_those_of_the_tables():
-    assert (*DISTANCES, *SEPARATIONS) == NAMES
+    assert (*DISTANCES, *TWO_SAMPLE_STATISTICS) == NAMES
 
 
 @pytest.mark.parametrize("shape", [(7, 4, 5), (3, 900, 200)])

@@ -28,7 +28,7 @@ def groups(request):
     return DESIGNS[request.param]
 
 
-def test_a_split_and_its_twin_have_the_same_sizes_and_share_no_label(groups, rng):
+def test_a_split_and_its_matched_draw_have_the_same_sizes_and_share_no_label(groups, rng):
     (near, far), (again, moved) = splits(groups, 50, rng)
     own, others = groups.sizes
     names = np.concatenate([groups.reference, groups.shifted])
@@ -78,7 +78,7 @@ def test_holm_gives_the_adjusted_p_of_the_textbook_and_leaves_nan_out():
     assert holm(np.array([0.6, 0.9])).tolist() == [1, 1]
 
 
-def test_a_single_group_cannot_be_halved(rng):
+def test_a_single_group_cannot_be_split(rng):
     with pytest.raises(ValueError, match="at least 2 groups"):
         splits(Groups(np.arange(1), np.arange(1, 5)), 5, rng)
 

@@ -5,17 +5,17 @@ from sklearn.metrics import roc_auc_score
 from sklearn.metrics.pairwise import rbf_kernel
 
 from skipshift.statistics.resampling import Groups, permutations, splits
-from skipshift.statistics.two_sample import SEPARATIONS, Pool
+from skipshift.statistics.two_sample import TWO_SAMPLE_STATISTICS, PooledSample
 
 
 def pool(a, b, groups=None):
     """Images as vectors, each a group of its own unless the groups of both sets are given."""
     first, second = groups or (np.arange(len(a)), np.arange(len(a), len(a) + len(b)))
-    (names_a, place_a), (names_b, place_b) = (
+    (names_a, index_a), (names_b, index_b) = (
         np.unique(side, return_inverse=True) for side in (first, second)
     )
-    place = np.concatenate([place_a, place_b + len(names_a)])
-    return Pool(np.concatenate([a, b]), place, Groups(names_a, names_b))
+    group_index = np.concatenate([index_a, index_b + len(names_a)])
+    return PooledSample(np.concatenate([a, b]), group_index, Groups(names_a, names_b))
 
 
 def whole(own):
@@ -35,7 +35,7 @@ def test_mmd_is_that_of_an_independent_kernel(vectors):
         rbf_kernel(x, y, gamma=1 / np.median(squared)).mean() for x, y in ((a, a), (b, b), (a, b))
     )
     own = pool(a, b)
-    assert SEPARATIONS["mmd"](own)(whole(own)) == pytest.approx(np.sqrt(aa + bb - 2 * ab))
+    assert TWO_SAMPLE_STATISTICS["mmd"](own)(whole(own)) == pytest.approx(np.sqrt(aa + bb - 2 * ab))
 
 
 def test_gdv_is_a_naive_reading_of_its_definition(vectors):
@@ -48,7 +48,7 @@ def test_gdv_is_a_naive_reading_of_its_definition(vectors):
     ]
     between = np.mean([np.linalg.norm(x - y) for x in a for y in b])
     gdv = (sum(inner) / 2 - between) / np.sqrt(6)
-    assert SEPARATIONS["gdv"](own)(whole(own)) == pytest.approx(-gdv)
+    assert TWO_SAMPLE_STATISTICS["gdv"](own)(whole(own)) == pytest.approx(-gdv)
 
 
 def test_auc_is_that_of_ridge_regression_in_the_same_folds(vectors):
@@ -60,20 +60,20 @@ def test_auc_is_that_of_ridge_regression_in_the_same_folds(vectors):
         mean = y[~test].mean()
         ridge = Ridge(alpha=6, fit_intercept=False).fit(z[~test], y[~test] - mean)
         scores[test] = ridge.predict(z[test])
-    assert SEPARATIONS["auc"](own)(whole(own)) == pytest.approx(roc_auc_score(y, scores))
+    assert TWO_SAMPLE_STATISTICS["auc"](own)(whole(own)) == pytest.approx(roc_auc_score(y, scores))
 
 
-def test_auc_is_half_by_chance_and_one_for_a_clean_cut(rng):
+def test_auc_is_half_by_chance_and_one_for_perfect_separation(rng):
     own = pool(*rng.normal(size=(2, 40, 5)))
-    shuffled = SEPARATIONS["auc"](own)(permutations(own.groups, 100, rng))
+    shuffled = TWO_SAMPLE_STATISTICS["auc"](own)(permutations(own.groups, 100, rng))
     assert shuffled.mean() == pytest.approx(0.5, abs=0.03)
     apart = pool(*(rng.normal(size=(2, 40, 5)) + np.array([0, 9])[:, None, None]))
-    assert SEPARATIONS["auc"](apart)(whole(apart)) == pytest.approx([1])
+    assert TWO_SAMPLE_STATISTICS["auc"](apart)(whole(apart)) == pytest.approx([1])
 
 
-def test_a_single_label_leaves_nothing_to_learn_from(rng):
+def test_auc_of_a_single_label_is_chance(rng):
     own = pool(*rng.normal(size=(2, 6, 3)), (np.zeros(6), np.zeros(6)))
-    assert SEPARATIONS["auc"](own)(whole(own)) == pytest.approx([0.5])
+    assert TWO_SAMPLE_STATISTICS["auc"](own)(whole(own)) == pytest.approx([0.5])
 
 
 def test_folds_never_split_a_label(rng):
@@ -90,21 +90,23 @@ def test_cka_is_that_of_centred_features_whatever_the_order_of_pairs(rng):
     cross, own, other = (np.linalg.norm(s.T @ t) for s, t in ((u, v), (u, u), (v, v)))
     order = rng.permutation(12)
     pairs = pool(x, y[order], (np.arange(12), np.arange(12)[order]))
-    assert SEPARATIONS["cka"](pairs)(whole(pairs)) == pytest.approx(1 - cross**2 / own / other)
+    assert TWO_SAMPLE_STATISTICS["cka"](pairs)(whole(pairs)) == pytest.approx(
+        1 - cross**2 / own / other
+    )
 
 
 def test_cka_needs_pairs(vectors):
     with pytest.raises(ValueError, match="cka needs paired sets: the same groups"):
-        SEPARATIONS["cka"](pool(*vectors))
+        TWO_SAMPLE_STATISTICS["cka"](pool(*vectors))
 
 
 def test_a_draw_of_groups_is_the_draw_of_their_images(rng):
     a, b = rng.normal(size=(12, 4)), rng.normal(1, 1, (12, 4))
     own, single = pool(a, b, (np.arange(12) // 2, np.arange(12) // 2 + 6)), pool(a, b)
     sides, _ = splits(own.groups, 5, rng)
-    images = tuple(side[:, own.place] for side in sides)
+    images = tuple(side[:, own.group_index] for side in sides)
     for name in ("mmd", "gdv"):
-        of = SEPARATIONS[name]
+        of = TWO_SAMPLE_STATISTICS[name]
         assert of(own)(sides) == pytest.approx(of(single)(images))
 
 
@@ -112,5 +114,5 @@ def test_a_draw_of_groups_is_the_draw_of_their_images(rng):
 def test_a_shift_moves_the_distance_up(name, rng):
     a, b = rng.normal(size=(2, 30, 4))
     still, moved = pool(a, b), pool(a, b + 2)
-    of = SEPARATIONS[name]
+    of = TWO_SAMPLE_STATISTICS[name]
     assert of(moved)(whole(moved)) > of(still)(whole(still)) + 0.1

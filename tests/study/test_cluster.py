@@ -11,7 +11,7 @@ from skipshift.errors import SkipshiftError
 from skipshift.specs import ExecutionSpec, ProfileSpec, StudySpec, TrainingSpec
 from skipshift.study import study
 from skipshift.study.cluster import pack, settle, unpack
-from skipshift.study.grid import ingredients
+from skipshift.study.grid import expected_inputs
 from skipshift.study.study import open_study, run_study
 
 pytestmark = [
@@ -44,7 +44,7 @@ def test_a_packed_study_is_the_same_study_in_another_place(spec, tmp_path):
     unpack(files, tmp_path / "node" / "data")
     there = settle(away, tmp_path / "node")
     run = here.runs()[0]
-    assert ingredients(there, run) == ingredients(here, run)
+    assert expected_inputs(there, run) == expected_inputs(here, run)
     for kind in ("image", "mask"):
         for a, b in zip(here.cases[kind], there.cases[kind], strict=True):
             assert open(a, "rb").read() == open(b, "rb").read()  # noqa: PTH123, SIM115

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from skipshift.errors import SkipshiftError
-from skipshift.names import seen
+from skipshift.names import seen_domain
 from skipshift.records import UnwritableError, read_json, read_table
 from skipshift.specs import ExecutionSpec, ProfileSpec, StudySpec, TrainingSpec, to_plain
 from skipshift.study import steps, study, workers
@@ -180,10 +180,10 @@ def test_each_domain_is_left_out_in_turn(spec, tmp_path):
     record = read_json(next((tmp_path / "out/runs").iterdir()) / "run.json")
     assert record["trained_on"] == ["A", "C"]
     cases = read_table(tmp_path / "out/tables/cases.parquet")
-    assert {"B", seen("A"), seen("C"), "B+brightness:0.5"} <= set(cases["domain"])
-    assert not {"A", "C", seen("B")} & set(cases["domain"])
+    assert {"B", seen_domain("A"), seen_domain("C"), "B+brightness:0.5"} <= set(cases["domain"])
+    assert not {"A", "C", seen_domain("B")} & set(cases["domain"])
     layers = read_table(tmp_path / "out/tables/layers.csv")
-    assert set(layers["reference"]) == {f"{seen('A')}+{seen('C')}"}
+    assert set(layers["reference"]) == {f"{seen_domain('A')}+{seen_domain('C')}"}
     assert set(layers["shifted"]) == {"B"}
 
 
@@ -214,7 +214,7 @@ def test_a_split_that_tears_a_group_apart_is_refused(spec, tmp_path):
     splits = pd.read_csv(out / "splits.csv")
     splits.loc[0, "group"] = splits.loc[splits["fold"] != splits.loc[0, "fold"], "group"].iloc[0]
     splits.to_csv(out / "splits.csv", index=False)
-    with pytest.raises(SkipshiftError, match=r"splits\.csv: group 'case-..' is in two places"):
+    with pytest.raises(SkipshiftError, match=r"splits\.csv: group 'case-..' is divided"):
         run_study(spec, out)
 
 

@@ -47,9 +47,10 @@ def test_a_plan_counts_what_there_is_and_what_is_left(spec, tmp_path, monkeypatc
     text = plan_study(spec, tmp_path / "out", only)
     assert "runs    2: 1 encoder x 2 variants x 1 fold x 1 seed" in text
     assert (
-        "images  8 to train on, 8 to select by, 4 to test on, of 1 domain and under 1 shift" in text
+        "images  8 for training, 8 for validation, 4 for testing from 1 domain, under 1 shift"
+        in text
     )
-    assert "epochs  3 a run, each 1 steps of 8 crops of 32 x 32; 6 epochs in all" in text
+    assert "epochs  3 per run, each 1 step of 8 crops of 32 x 32; 6 epochs left" in text
     assert "done    0 runs, 0 failed" in text
     assert re.search(r"left    2 runs, about \d+ .* on this machine .* and [1-9]\.\d GiB", text)
     assert not (tmp_path / "out").exists()

@@ -9,7 +9,7 @@ import yaml
 
 from skipshift.data.images import read_image, write_png
 from skipshift.errors import SkipshiftError
-from skipshift.records import held, read_json, read_table
+from skipshift.records import locked, read_json, read_table
 from skipshift.specs import ExecutionSpec, ProfileSpec, StudySpec, TrainingSpec
 from skipshift.study import steps, study
 from skipshift.study.study import open_study, run_study
@@ -109,7 +109,7 @@ def test_domains_of_the_manifest_are_profiled_against_the_training_domain(spec, 
 
 @pytest.mark.usefixtures("pageless")
 def test_what_would_stop_a_study_later_stops_it_before_training(spec, tmp_path):
-    with pytest.raises(SkipshiftError, match=r"'scanner' is no shift .*test cases \(original\)"):
+    with pytest.raises(SkipshiftError, match=r"'scanner' is not a shift.*test cases \(original\)"):
         run_study(replace(spec, profile_shifts=("scanner",)), tmp_path / "out")
     write_png(spec.manifest.parent / "images/case-12.png", np.zeros((96, 64, 3), np.uint8))
     with pytest.raises(SkipshiftError, match=r"case-12\.png: is 64 x 96, .* set evaluation_crop"):
@@ -186,8 +186,8 @@ def test_parts_of_a_study_add_up_to_the_whole(spec, tmp_path):
 @pytest.mark.usefixtures("pageless")
 def test_a_study_that_another_process_holds_is_left_alone(spec, tmp_path):
     with (
-        held(tmp_path / "out"),
-        pytest.raises(SkipshiftError, match=rf"held by process {os.getpid()} on .*wait for it"),
+        locked(tmp_path / "out"),
+        pytest.raises(SkipshiftError, match=rf"in use by process {os.getpid()} on .*wait for it"),
     ):
         run_study(spec, tmp_path / "out")
     assert not (tmp_path / "out" / "study.yaml").exists()

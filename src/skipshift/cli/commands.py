@@ -87,7 +87,7 @@ def prepare_mitosis(spec: MitosisSpec, progress: Progress = silent) -> str:
 def register(spec: RegisterSpec, progress: Progress = silent) -> str:
     """Register two scans of one specimen."""
     from skipshift.data.images import write_png
-    from skipshift.data.slides import annotations, quadtree, registration
+    from skipshift.data.slides import annotations, overlays, quadtree, registration
     from skipshift.data.slides.reader import open_slide
 
     drawn = None
@@ -95,11 +95,11 @@ def register(spec: RegisterSpec, progress: Progress = silent) -> str:
         drawn = annotations.read_slide_annotations(spec.annotations, spec.fixed.name)
     with open_slide(spec.fixed) as fixed, open_slide(spec.moving) as moving:
         result = quadtree.register(fixed, moving, spec.depth, spec.side, spec.workers, progress)
-        pictures = registration.pictures(fixed, moving, result)
+        pictures = overlays.draw_overlays(fixed, moving, result)
     for name, pixels in pictures.items():
         write_png(spec.out / f"{name}.png", pixels)
     if drawn is not None:
-        moved = registration.carry_annotations(result, drawn)
+        moved = registration.transfer_annotations(result, drawn)
         annotations.write_coco(spec.out / "annotations.json", moved)
     result.save(spec.out)
     return f"{registration.describe(result)}\nregistration: {spec.out / registration.RECORD}"
@@ -167,12 +167,12 @@ def evaluate(spec: EvaluateSpec, progress: Progress = silent) -> str:
 
 def profile(spec: ProfileRunSpec, progress: Progress = silent) -> str:
     """Profile one network between two sets of images or their fingerprints."""
-    from skipshift.networks.layers import taps_of
+    from skipshift.networks.layers import layers_of
     from skipshift.profile.inputs import Reading, beyond_edges, read_inputs
-    from skipshift.profile.profile import profile_shift
+    from skipshift.profile.profiling import profile_shift
 
     net = _load(spec.net, spec.builder, spec.preprocess)
-    layers = taps_of(net, spec.layers) if spec.layers else None
+    layers = layers_of(net, spec.layers) if spec.layers else None
     how = Reading(
         preprocess=spec.preprocess,
         crop=spec.crop,
@@ -192,13 +192,13 @@ def profile(spec: ProfileRunSpec, progress: Progress = silent) -> str:
 
 def fingerprint(spec: FingerprintRunSpec, progress: Progress = silent) -> str:
     """Write the fingerprint of one set of images, or merge several fingerprints."""
-    from skipshift.networks.layers import taps_of
+    from skipshift.networks.layers import layers_of
     from skipshift.profile.counting import make_fingerprint
     from skipshift.profile.inputs import Reading, describe, read_input, read_matching
 
     settings = spec.settings
     net = _load(spec.net, spec.builder, settings.preprocess)
-    layers = taps_of(net, spec.layers) if spec.layers else None
+    layers = layers_of(net, spec.layers) if spec.layers else None
     how = Reading(
         preprocess=settings.preprocess,
         crop=spec.crop,
@@ -215,7 +215,7 @@ def fingerprint(spec: FingerprintRunSpec, progress: Progress = silent) -> str:
 
 def carry(spec: CarryRunSpec, progress: Progress = silent) -> str:
     """Measure by activation patching which path of a network carries the loss."""
-    from skipshift.page.carry_chart import carry_sentence
+    from skipshift.page.carry_sentences import carry_sentence
     from skipshift.patching.carry import carry as patch
     from skipshift.patching.carry import paths_of
     from skipshift.patching.inputs import read_inputs
@@ -275,9 +275,9 @@ def _write_pictures(profile: "Profile", spec: ProfileRunSpec) -> None:
 def _study_text(page: Path) -> str:
     """Show the main table of a study, the verdicts of its tests, and where its page is."""
     from skipshift import records
+    from skipshift.page.comparison_sentences import verdict_sentences
     from skipshift.page.report import main_table
-    from skipshift.page.results import read_results, read_study_spec
-    from skipshift.statistics.comparisons import verdict_sentences
+    from skipshift.page.study_results import read_results, read_study_spec
 
     found = read_results(page.parent, read_study_spec(page.parent))
     iou = records.read_table(page.parent / records.TABLES / "iou.csv")

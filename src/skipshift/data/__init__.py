@@ -1,4 +1,5 @@
 """Images, volumes and manifests: files in, arrays and tables out.
 
-Takes files of the user's; gives cases (image, mask, domain, group) that every other room reads.
+Takes folders, NIfTI volumes and CSV manifests. Gives cases (image, mask, domain, group), folds,
+training crops and preprocessed arrays.
 """

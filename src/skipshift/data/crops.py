@@ -1,4 +1,4 @@
-"""Training crops: one affine warp an image does crop, flip, rotation and scaling alike."""
+"""Training crops and samplers: random crop, flip, rotation and scaling in one affine warp."""
 
 from collections.abc import Iterator, Sequence
 
@@ -13,11 +13,11 @@ from skipshift.data.manifest import Case
 from skipshift.specs import TrainingSpec
 
 Item = tuple[int, int]
-"""(epoch, index): a crop depends on these and the seed alone, on no order or number of workers."""
+"""(epoch, index): with the seed, all that a crop depends on, whatever the order or the workers."""
 
 
 class Crops(Dataset[tuple[Pixels, Pixels]]):
-    """Random crops of cases that are held in memory as uint8."""
+    """Random crops of cases in memory."""
 
     def __init__(self, cases: Sequence[Case], spec: TrainingSpec, seed: int) -> None:
         self.cases, self.spec, self.seed = cases, spec, seed
@@ -26,63 +26,63 @@ class Crops(Dataset[tuple[Pixels, Pixels]]):
         return len(self.cases) * self.spec.crops_per_image
 
     def __getitem__(self, item: Item) -> tuple[Pixels, Pixels]:
-        """(crop, crop, C) image and (crop, crop) mask, uint8."""
+        """Draw a crop: image (crop, crop, C) and mask (crop, crop), uint8."""
         epoch, index = item
         rng = np.random.default_rng((self.seed, epoch, index))
         case = self.cases[index % len(self.cases)]
-        return warp(case.image, case.mask, self.spec, rng)
+        return random_crop(case.image, case.mask, self.spec, rng)
 
 
 class EpochSampler(Sampler[Item]):
-    """Every index once an epoch, in an order that depends on the seed and the epoch.
+    """Every index once per epoch, in an order given by the seed and the epoch.
 
-    Processes that train together share them; what their number leaves over is left out.
+    Distributed processes share the indices evenly; the remainder is dropped.
     """
 
     def __init__(self, length: int, seed: int) -> None:
         self.length, self.seed, self.epoch = length, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch to sample; Lightning calls this."""
+        """Set the epoch; called by Lightning."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.length // processes()[1]
+        return self.length // rank_and_size()[1]
 
     def __iter__(self) -> Iterator[Item]:
-        rank, world = processes()
+        rank, world = rank_and_size()
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
-        # every process must take as many steps as the others
+        # every process must take the same number of steps
         return ((self.epoch, int(index)) for index in order[rank::world][: len(self)])
 
 
-class Strides(Sampler[int]):
-    """Indices rank, rank + world, ...: over all processes every index once, none repeated."""
+class ShardSampler(Sampler[int]):
+    """Indices rank, rank + world size, ...: every index once over all processes, none repeated."""
 
     def __init__(self, length: int) -> None:
         self.length = length
 
     def __len__(self) -> int:
-        return len(range(self.length)[slice(processes()[0], None, processes()[1])])
+        return len(range(rank_and_size()[0], self.length, rank_and_size()[1]))
 
     def __iter__(self) -> Iterator[int]:
-        rank, world = processes()
+        rank, world = rank_and_size()
         return iter(range(rank, self.length, world))
 
 
-def processes() -> tuple[int, int]:
-    """Rank of this process among those that train together, and their number."""
+def rank_and_size() -> tuple[int, int]:
+    """Rank and world size of distributed training; 0 and 1 without it."""
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()
     return 0, 1
 
 
-def warp(
+def random_crop(
     image: Pixels, mask: Pixels, spec: TrainingSpec, rng: np.random.Generator
 ) -> tuple[Pixels, Pixels]:
-    """Cut one random crop of image (H, W, C) and mask (H, W) by the same affine map.
+    """Draw one random crop of an image (H, W, C) and its mask (H, W) by the same affine map.
 
-    What lies beyond the border is its mirror image.
+    Beyond the border the image is reflected.
     """
     matrix = draw_affine(mask.shape, spec, rng)
     size = (spec.crop, spec.crop)
@@ -101,9 +101,9 @@ def warp(
 def draw_affine(
     shape: tuple[int, ...], spec: TrainingSpec, rng: np.random.Generator
 ) -> npt.NDArray[np.float64]:
-    """Draw the 2 x 3 map from crop to image coordinates (x, y).
+    """Draw the (2, 3) map from crop to image coordinates (x, y).
 
-    The crop's footprint is placed at random within the image where it fits, else centred.
+    The crop's footprint lies at random within the image if it fits, else it is centred.
     """
     scale = np.exp(rng.uniform(*np.log(spec.scale)))
     angle = np.deg2rad(rng.uniform(-spec.rotation, spec.rotation))
@@ -113,6 +113,6 @@ def draw_affine(
     footprint = np.abs(linear).sum(1) * spec.crop
     room = np.maximum(np.array([shape[1], shape[0]]) - footprint, 0)
     centre = np.array([shape[1] - 1, shape[0] - 1]) / 2 + rng.uniform(-0.5, 0.5, 2) * room
-    middle = np.full(2, (spec.crop - 1) / 2)
-    # whole pixels, so that a crop that is neither turned nor scaled is not blurred
-    return np.column_stack([linear, np.rint(centre - linear @ middle)])
+    crop_centre = np.full(2, (spec.crop - 1) / 2)
+    # whole pixels, so that a crop without rotation and scaling is not interpolated
+    return np.column_stack([linear, np.rint(centre - linear @ crop_centre)])

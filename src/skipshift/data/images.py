@@ -1,10 +1,10 @@
-"""Images and masks: read from and written to files."""
+"""Images and masks: reading, converting, cropping and writing."""
 
 import contextlib
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -15,22 +15,26 @@ from skipshift.errors import ArgumentError, SkipshiftError
 from skipshift.records import write_bytes
 
 Pixels = npt.NDArray[np.uint8]
-Deep = npt.NDArray[Any]
-"""Pixels as they are in a file: uint8, uint16 or float32."""
+"""(H, W, C) or (H, W) of 8 bits."""
+Level = TypeVar("Level", bound=np.generic)
+
+NativePixels = npt.NDArray[Any]
+"""Pixels at the bit depth of their file: uint8, uint16 or float32."""
 
 
 def read_image(path: Path) -> Pixels:
-    """Decode an image as (H, W, C) uint8, C = 3 (RGB) or 1 (grey); alpha is dropped.
+    """Read an image as (H, W, C) uint8, C = 3 (RGB) or 1 (grey); alpha is dropped.
 
-    16-bit levels are rounded to the nearest of 8 bits. `SkipshiftError` as `read_deep`.
+    16 bits are rounded to 8. `SkipshiftError` as in `read_native`.
     """
-    return to_8_bit(read_deep(path))
+    return to_8_bit(read_native(path))
 
 
-def read_deep(path: Path, floats: bool = False) -> Deep:
-    """Decode an image as (H, W, C) as it is stored, uint8 or uint16; ``floats`` of one channel too.
+def read_native(path: Path, floats: bool = False) -> NativePixels:
+    """Read an image as (H, W, C) at its own bit depth, uint8 or uint16.
 
-    `SkipshiftError` if the file is absent, no image, truncated, too large or of other depths.
+    ``floats`` also accepts 32-bit floating-point images of one channel. `SkipshiftError` if the
+    file is missing, not an image, truncated, too large or of another bit depth.
     """
     with _opened(path, floats) as image:
         if image.mode.startswith("I;16"):
@@ -38,7 +42,7 @@ def read_deep(path: Path, floats: bool = False) -> Deep:
         if image.mode == "F":
             return np.asarray(image, dtype=np.float32)[..., None]
         if _is_16_bit(image):
-            # Pillow gives the upper half of a 16-bit colour and says nothing
+            # Pillow silently keeps the upper byte of 16-bit colours
             return _decode_16_bit_colour(path, image)
         grey = image.mode in ("L", "1", "LA")
         direct = image.mode in ("L", "RGB")
@@ -48,13 +52,13 @@ def read_deep(path: Path, floats: bool = False) -> Deep:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Width and height of an image, from its header alone."""
+    """Read width and height from an image's header; `SkipshiftError` if it cannot be read."""
     with _opened(path) as image:
         return image.size
 
 
-def to_8_bit(pixels: Deep) -> Pixels:
-    """Round 16-bit levels to the nearest of 8 bits: 65535 is 255, so x / 65535 stays x / 255.
+def to_8_bit(pixels: NativePixels) -> Pixels:
+    """Round 16 bits to 8: 65535 becomes 255, so x / 65535 equals x / 255.
 
     >>> to_8_bit(np.array([0, 128, 129, 65535], np.uint16)).tolist()
     [0, 0, 1, 255]
@@ -64,32 +68,67 @@ def to_8_bit(pixels: Deep) -> Pixels:
     return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
-def in_channels(pixels: Deep, channels: int) -> Deep:
-    """Turn (H, W, 1) or (H, W, 3) into grey (ITU-R 601, 1) or colour (3)."""
+def convert_channels(pixels: NativePixels, channels: int) -> NativePixels:
+    """Convert (H, W, 1) or (H, W, 3) to grey (ITU-R 601) for 1 channel, or to RGB for 3."""
     if pixels.shape[2] == channels:
         return pixels
     code = cv2.COLOR_GRAY2RGB if channels == 3 else cv2.COLOR_RGB2GRAY
-    turned: Deep = np.asarray(cv2.cvtColor(pixels, code), dtype=pixels.dtype)
+    converted: NativePixels = np.asarray(cv2.cvtColor(pixels, code), dtype=pixels.dtype)
     # OpenCV drops the axis of a single channel
-    return turned.reshape(*pixels.shape[:2], channels)
+    return converted.reshape(*pixels.shape[:2], channels)
 
 
-def rescale(pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint16] | None:
-    """Stretch numbers of any kind to the full range of 16 bits; None where all are equal.
+def centre_crop(pixels: npt.NDArray[Level], side: int) -> npt.NDArray[Level]:
+    """Crop (H, W, ...) to the centred square of ``side``; `ArgumentError` if it does not fit."""
+    height, width = pixels.shape[:2]
+    if side > min(height, width):
+        raise ArgumentError(f"a crop of {side} does not fit an image of {width} x {height}")
+    top, left = (height - side) // 2, (width - side) // 2
+    return pixels[top : top + side, left : left + side]
+
+
+def square_crop(pixels: npt.NDArray[Level]) -> npt.NDArray[Level]:
+    """Crop to the centred square whose side is the shorter side rounded down to a multiple of 32.
+
+    `ArgumentError` if a side is below 32.
+
+    >>> [square_crop(np.zeros(shape)).shape for shape in [(240, 196), (512, 440)]]
+    [(192, 192), (416, 416)]
+    """
+    height, width = pixels.shape[:2]
+    if min(height, width) < 32:
+        raise ArgumentError(f"an image must be at least 32 x 32, got {width} x {height}")
+    return centre_crop(pixels, min(height, width) // 32 * 32)
+
+
+def stretch_to_16_bit(pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint16] | None:
+    """Rescale numbers of any type to the full range of 16 bits; None if all are equal.
 
     `ArgumentError` for NaN or infinity.
     """
     low, high = float(pixels.min()), float(pixels.max())
     if not np.isfinite(low + high):
-        raise ArgumentError("has values that are no finite numbers; correct the file")
+        raise ArgumentError("contains NaN or infinity; correct the file")
     if low == high:
         return None
     levels = (pixels.astype(np.float64) - low) * (65535 / (high - low))
     return np.rint(levels).astype(np.uint16)
 
 
+def read_array(path: Path) -> NativePixels:
+    """Read a NumPy array of real numbers; `SkipshiftError` if the file holds none."""
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, EOFError, ValueError) as error:
+        reason = " ".join(str(getattr(error, "strerror", None) or error).split())
+        raise SkipshiftError(f"{path}: cannot be read as an array: {reason}") from None
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "buif" or not array.size:
+        raise SkipshiftError(f"{path}: is not an array of numbers; save one with numpy.save")
+    return array
+
+
 def read_mask(path: Path, classes: int) -> Pixels:
-    """Decode a mask of class indices as (H, W) uint8; `SkipshiftError` for unknown values."""
+    """Read a mask of class indices as (H, W) uint8; `SkipshiftError` for values beyond them."""
     labels = read_labels(path)
     unknown = sorted(int(value) for value in np.unique(labels) if value >= classes)
     if unknown:
@@ -100,29 +139,33 @@ def read_mask(path: Path, classes: int) -> Pixels:
     return labels.astype(np.uint8, copy=False)
 
 
-def read_labels(path: Path) -> Deep:
-    """Decode a file of one channel as (H, W) numbers: of a palette image its indices."""
+def read_labels(path: Path) -> NativePixels:
+    """Read an image of one channel as (H, W) numbers, a palette image as its indices.
+
+    `SkipshiftError` if it has several channels or cannot be read.
+    """
     with _opened(path) as image:
         if image.mode.startswith("I;16"):
             return np.asarray(image, dtype=np.uint16)
         if image.mode not in ("L", "P", "1"):
             raise SkipshiftError(
-                f"{path}: a mask holds class indices in one channel, got mode {image.mode}"
+                f"{path}: a mask must have one channel of class indices, got mode {image.mode}"
             )
-        # Pillow's own conversion would turn the class index 1 of a bitmap into grey level 255
+        # Pillow's convert() would turn the class index 1 of a bitmap into grey level 255
         return np.asarray(image, dtype=np.uint8)
 
 
-def read_numbers(path: Path, in_colour: bool = False) -> npt.NDArray[np.int64]:
-    """Decode a file as (H, W) numbers: those of `read_labels`, or 0xRRGGBB of a colour.
+def read_mask_codes(path: Path, in_colour: bool = False) -> npt.NDArray[np.int64]:
+    """Read a mask as (H, W) codes: labels as in `read_labels`, or colours as 0xRRGGBB.
 
-    With ``in_colour`` grey levels and palettes are colours too.
+    ``in_colour`` reads grey levels and palettes as colours too. `SkipshiftError` if the file cannot
+    be read.
     """
     with _opened(path) as image:
         one_channel = image.mode in ("L", "P", "1") or image.mode.startswith("I;16")
     if one_channel and not in_colour:
         return read_labels(path).astype(np.int64)
-    colours = in_channels(to_8_bit(read_deep(path)), 3)
+    colours = convert_channels(to_8_bit(read_native(path)), 3)
     return np.asarray(colours @ np.array([1 << 16, 1 << 8, 1]), dtype=np.int64)
 
 
@@ -141,7 +184,7 @@ def _opened(path: Path, floats: bool = False) -> Iterator[Image.Image]:
     except UnidentifiedImageError:
         raise SkipshiftError(f"{path}: is not an image that Pillow can read") from None
     except Image.DecompressionBombError:
-        # Pillow looks at the header and refuses before it decodes
+        # raised from the header, before decoding
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         raise SkipshiftError(f"{path}: has more than {limit} pixels; cut it into tiles") from None
     except (OSError, SyntaxError, ValueError) as error:
@@ -150,23 +193,26 @@ def _opened(path: Path, floats: bool = False) -> Iterator[Image.Image]:
 
 
 def _is_16_bit(image: Image.Image) -> bool:
-    """Whether a file stores 16 bits a channel; the mode alone does not tell it of colours."""
+    """Whether a file stores 16 bits per channel; for colours, the mode does not show it."""
     stored = repr([tile[3] for tile in getattr(image, "tile", ())])
     return image.mode.startswith("I;16") or ";16" in stored
 
 
 def _decode_16_bit_colour(path: Path, image: Image.Image) -> npt.NDArray[np.uint16]:
-    # OpenCV fills what a truncated file lacks; Pillow refuses it
+    # raises if the file is truncated, which OpenCV would fill silently
     image.load()
     pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.dtype != np.uint16 or pixels.ndim != 3:
-        raise SkipshiftError(f"{path}: cannot be read as a 16-bit image; write it anew as PNG")
+        raise SkipshiftError(f"{path}: cannot be read as a 16-bit image; save it again as PNG")
     channels = pixels[..., :1] if image.mode == "LA" else pixels[..., 2::-1]
     return np.ascontiguousarray(channels, dtype=np.uint16)
 
 
-def write_png(path: Path, pixels: Deep) -> None:
-    """Write (H, W), (H, W, 1) or (H, W, 3) RGB, uint8 or uint16, as PNG, in one piece."""
+def write_png(path: Path, pixels: NativePixels) -> None:
+    """Write (H, W), (H, W, 1) or (H, W, 3) RGB, uint8 or uint16, as PNG, atomically.
+
+    `ArgumentError` for arrays that PNG cannot store.
+    """
     if pixels.ndim == 3 and pixels.shape[-1] == 3:
         pixels = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
     done, buffer = cv2.imencode(".png", pixels)
@@ -176,8 +222,8 @@ def write_png(path: Path, pixels: Deep) -> None:
 
 
 @contextlib.contextmanager
-def one_thread_an_image() -> Iterator[None]:
-    """Keep OpenCV to the calling thread, where images are shared out among threads already."""
+def single_threaded_opencv() -> Iterator[None]:
+    """Limit OpenCV to one thread per call, for loops that run one image per thread."""
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:

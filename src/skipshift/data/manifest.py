@@ -1,36 +1,33 @@
-"""The manifest: a CSV of cases, checked as it is read; and its cases as arrays."""
+"""Manifests: a CSV of cases, validated on reading, and its cases as arrays."""
 
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
-from skipshift.data.images import Pixels, read_image, read_mask
+from skipshift.data.images import Pixels, centre_crop, read_image, read_mask
 from skipshift.errors import ArgumentError, SkipshiftError
 
-Level = TypeVar("Level", bound=np.generic)
-
 COLUMNS = ("case", "image", "mask", "domain", "group", "split", "stratum")
-"""What every manifest has; further columns, such as ``spacing``, are kept as they are."""
+"""Required columns; further ones, such as ``spacing``, are kept."""
 
 SPLITS = ("train", "test")
 
 
 @dataclass(frozen=True)
 class RowFault:
-    """A rule that rows of a manifest break."""
+    """A rule that a row of a manifest breaks."""
 
     rule: str
     """The rule in a few words, the same for every row that breaks it."""
     where: str
-    """The line, and what is wrong there."""
+    """The line and what is wrong with it."""
     way_out: str
+    """What to do about it."""
 
 
 @dataclass(frozen=True)
@@ -47,28 +44,27 @@ class Case:
 
 
 def read_manifest(path: Path) -> pd.DataFrame:
-    """Read and check a manifest.
+    """Read and validate a manifest.
 
     Returns
     -------
-    A row per case with the columns of `COLUMNS` and any others behind them, as strings; ``image``
-    and ``mask`` are made absolute. `SkipshiftError` names the line for a missing column or file, a
-    path that leaves the manifest's folder, a repeated case, an unknown split, or a group on both
-    sides of the split.
+    One row per case: `COLUMNS`, then any further columns, as strings; ``image`` and ``mask`` are
+    absolute paths. `SkipshiftError` names the line of a missing file, a path outside of the
+    manifest's folder, a repeated case, an unknown split, or a group on both sides of the split.
     """
     path = Path(path)
     cases = read_rows(path)
     for fault in row_faults(path, cases):
         raise SkipshiftError(f"{path}: {fault.where}; {fault.way_out}")
     for column in ("image", "mask"):
-        cases[column] = [str(locate(path, text)) for text in cases[column]]
+        cases[column] = [str(resolve_path(path, text)) for text in cases[column]]
     return cases
 
 
 def read_rows(path: Path) -> pd.DataFrame:
-    """Read a manifest's rows as they stand, every column a string, optional ones too.
+    """Read the rows of a manifest without validating them, all columns as strings.
 
-    `SkipshiftError` if the file cannot be read, lacks a column or has no rows.
+    `SkipshiftError` if the file cannot be read, lacks a required column or has no rows.
     """
     try:
         cases = pd.read_csv(path, dtype=str, keep_default_na=False)
@@ -81,16 +77,16 @@ def read_rows(path: Path) -> pd.DataFrame:
         )
     if cases.empty:
         raise SkipshiftError(f"{path}: has no cases; give it one row per image")
-    return known_first(cases)
+    return order_columns(cases)
 
 
-def known_first(cases: pd.DataFrame) -> pd.DataFrame:
-    """Put the columns of `COLUMNS` before any others."""
+def order_columns(cases: pd.DataFrame) -> pd.DataFrame:
+    """Put `COLUMNS` before all other columns."""
     return cases[[*COLUMNS, *(column for column in cases if column not in COLUMNS)]]
 
 
 def row_faults(path: Path, cases: pd.DataFrame) -> Iterator[RowFault]:
-    """Find every row of a manifest that breaks a rule, rule by rule."""
+    """Find all rows that break a rule, rule by rule."""
     for line, split in enumerate(cases["split"], 2):
         if split not in SPLITS:
             where, known = f"line {line} has split {split!r}", ", ".join(SPLITS)
@@ -106,7 +102,7 @@ def row_faults(path: Path, cases: pd.DataFrame) -> Iterator[RowFault]:
         yield RowFault("group on both sides of the split", where, "put all its cases on one side")
     for column in ("image", "mask"):
         for line, text in enumerate(cases[column], 2):
-            file = locate(path, text)
+            file = resolve_path(path, text)
             if file is None:
                 where = f"line {line}: path {text!r} leaves the manifest's folder"
                 way_out = "put the file below it and give a relative path"
@@ -116,8 +112,8 @@ def row_faults(path: Path, cases: pd.DataFrame) -> Iterator[RowFault]:
                 yield RowFault("missing file", where, "restore the file")
 
 
-def locate(manifest: Path, text: str) -> Path | None:
-    """Make a path of a manifest absolute; None if it leaves the manifest's folder."""
+def resolve_path(manifest: Path, text: str) -> Path | None:
+    """Make a path in a manifest absolute; None if it leaves the manifest's folder."""
     folder = Path(os.path.normpath(manifest.parent.absolute()))
     file = Path(os.path.normpath(folder / text))
     if not text or Path(text).is_absolute() or not file.is_relative_to(folder):
@@ -128,46 +124,26 @@ def locate(manifest: Path, text: str) -> Path | None:
 def read_cases(
     cases: pd.DataFrame, classes: int, crop: int | None = None, threads: int = 2
 ) -> Iterator[Case]:
-    """Decode cases in order, a few ahead of the consumer; ``crop`` cuts a centred square.
+    """Read cases in order, prefetching a few; ``crop`` is the side of a centre crop.
 
-    `SkipshiftError` if a mask and its image differ in size or the crop is larger than the image.
+    `SkipshiftError` if a file cannot be read, if a mask and its image differ in size, or if the
+    crop is larger than the image.
     """
     with ThreadPoolExecutor(threads) as pool:
         rows = [cases.iloc[[i]] for i in range(len(cases))]
         ahead = 4 * threads
-        waiting = [pool.submit(_read_case, row, classes, crop) for row in rows[:ahead]]
+        pending = [pool.submit(_read_case, row, classes, crop) for row in rows[:ahead]]
         for row in [*rows[ahead:], *[None] * min(ahead, len(rows))]:
-            yield waiting.pop(0).result()
+            yield pending.pop(0).result()
             if row is not None:
-                waiting.append(pool.submit(_read_case, row, classes, crop))
+                pending.append(pool.submit(_read_case, row, classes, crop))
 
 
 def check_sizes(file: Path, mask: tuple[int, ...], image: tuple[int, ...]) -> None:
-    """`SkipshiftError` that names the mask's file unless mask and image have the same sides."""
+    """Raise a `SkipshiftError` unless mask and image have the same height and width."""
     if image[:2] != mask:
         sizes = [f"{shape[1]} x {shape[0]}" for shape in (mask, image)]
         raise SkipshiftError(f"{file}: is {sizes[0]}, but its image is {sizes[1]}")
-
-
-def centre_crop(pixels: npt.NDArray[Level], side: int) -> npt.NDArray[Level]:
-    """Cut the centred square of ``side`` from (H, W, ...); `ArgumentError` if it does not fit."""
-    height, width = pixels.shape[:2]
-    if side > min(height, width):
-        raise ArgumentError(f"a crop of {side} does not fit an image of {width} x {height}")
-    top, left = (height - side) // 2, (width - side) // 2
-    return pixels[top : top + side, left : left + side]
-
-
-def square_crop(pixels: npt.NDArray[Level]) -> npt.NDArray[Level]:
-    """Cut the centred square whose side is the shorter side down to a multiple of 32.
-
-    >>> [square_crop(np.zeros(shape)).shape for shape in [(240, 196), (512, 440)]]
-    [(192, 192), (416, 416)]
-    """
-    height, width = pixels.shape[:2]
-    if min(height, width) < 32:
-        raise ArgumentError(f"an image must be at least 32 x 32, got {width} x {height}")
-    return centre_crop(pixels, min(height, width) // 32 * 32)
 
 
 def _read_case(row: pd.DataFrame, classes: int, crop: int | None) -> Case:

@@ -1,4 +1,4 @@
-"""Sets of images as the command line names them: a folder, a manifest, or a manifest's domain."""
+"""Image sets as named on the command line: a folder, a manifest, one domain of it, or a shift."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,32 +11,30 @@ import pandas as pd
 
 from skipshift import shifts
 from skipshift.data import volumes as nifti
-from skipshift.data.images import read_deep
-from skipshift.data.manifest import Case, centre_crop, read_cases, read_manifest
+from skipshift.data.images import centre_crop, read_array, read_native
+from skipshift.data.manifest import Case, read_cases, read_manifest
+from skipshift.data.slices import ENDINGS
 from skipshift.errors import ArgumentError, SkipshiftError
 from skipshift.names import parse_shift
-
-ARRAY = ".npy"
-ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ARRAY, *nifti.ENDINGS)
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images of one size, as they are stored, with the group of each."""
+    """Images of one size, with the values as stored, and the group of each."""
 
     images: npt.NDArray[Any]
-    """(N, H, W, C), or of volumes (N, D, H, W, C)."""
+    """(N, H, W, C), or volumes (N, D, H, W, C)."""
 
     groups: tuple[str, ...]
-    """(N,); the file's name where nothing says otherwise."""
+    """(N,) groups of a manifest, or the file names of a folder."""
 
 
 def read_set(source: str, crop: int | None = None, volumes: bool = False) -> ImageSet:
-    """Read the images of a folder, of a manifest's test cases, or of one domain of them.
+    """Read the images of a folder, or of the test cases of a manifest or of one of its domains.
 
-    A NIfTI file of any number of slices is as many images of one group. With ``volumes`` each file
-    is one image instead: NIfTI, or an array (D, H, W) or (D, H, W, C).
-    `SkipshiftError` if there are none, if a domain is unknown, or if the sizes differ.
+    Each slice of a NIfTI file is an image, all in one group. With ``volumes`` each file is one
+    image instead: NIfTI, or an array (D, H, W) or (D, H, W, C). `SkipshiftError` if there are no
+    images, a file is broken, the domain is unknown, or sizes differ or are below the crop.
     """
     files, groups, images = [], [], []
     for file, group in zip(*_files(source), strict=True):
@@ -52,18 +50,24 @@ def read_set(source: str, crop: int | None = None, volumes: bool = False) -> Ima
 
 
 def shift_set(reference: ImageSet, shift: str) -> ImageSet:
-    """Apply a synthetic shift to a set of 8-bit images; each image keeps its group."""
+    """Apply a synthetic shift to a set of images; each keeps its group.
+
+    `SkipshiftError` unless they are 8-bit images.
+    """
     images = reference.images
     if images.dtype != np.uint8 or images.ndim != 4:
         kind = "volumes" if images.ndim == 5 else str(images.dtype)
-        raise SkipshiftError(f"{shift}: shifts change 8-bit images, and the reference has {kind}")
+        raise SkipshiftError(f"{shift}: shifts apply to 8-bit images, but the reference has {kind}")
     return ImageSet(shifts.apply(images, shift), reference.groups)
 
 
 def read_pair(
     reference: str, shifted: str, crop: int | None = None, volumes: bool = False
 ) -> tuple[ImageSet, ImageSet]:
-    """Read two sets; the second may be a shift of the first, e.g. ``brightness:0.75``."""
+    """Read two sets; the second may be a shift of the first, e.g. ``brightness:0.75``.
+
+    `SkipshiftError` as in `read_set`, and if the image sizes of the two sets differ.
+    """
     first = read_set(reference, crop, volumes)
     if parse_shift(shifted):
         return first, shift_set(first, shifted)
@@ -71,16 +75,19 @@ def read_pair(
     if first.images.shape[1:] != second.images.shape[1:]:
         shapes = [" x ".join(map(str, s.images.shape[1:])) for s in (first, second)]
         raise SkipshiftError(
-            f"{shifted}: images are {shapes[1]}, those of the reference {shapes[0]} "
+            f"{shifted}: images are {shapes[1]}, but those of the reference {shapes[0]} "
             f"(height x width x channels); crop both to one size"
         )
     return first, second
 
 
 def read_labelled(source: str, classes: int, crop: int | None = None) -> list[Case]:
-    """Read a manifest's test cases, or those of one domain, with their masks; all of one size."""
+    """Read the test cases of a manifest, or of one of its domains, with their masks.
+
+    `SkipshiftError` if the source is a folder, has no test cases, or sizes differ.
+    """
     if Path(source).is_dir():
-        raise SkipshiftError(f"{source}: is a folder: carry needs masks; give a manifest of cases")
+        raise SkipshiftError(f"{source}: is a folder without masks; give a manifest of cases")
     rows = read_test_rows(source)
     cases = list(read_cases(rows, classes, crop))
     _check_shapes([Path(file) for file in rows["image"]], [case.image for case in cases])
@@ -92,8 +99,8 @@ def read_labelled_pair(
 ) -> tuple[list[Case], list[Case]]:
     """Read two sets of cases; the second may be a shift of the first, e.g. ``brightness:0.75``.
 
-    ``paired`` brings the second into the order of the first by the names of the cases;
-    `SkipshiftError` if one is not there once in both.
+    ``paired`` sorts the second like the first, by case name. `SkipshiftError` as in
+    `read_labelled`, and if a paired case is not in both sets exactly once.
     """
     first = read_labelled(reference, classes, crop)
     if parse_shift(shifted):
@@ -104,25 +111,22 @@ def read_labelled_pair(
     names, others = ([case.case for case in cases] for cases in (first, second))
     if odd := [n for n in [*names, *others] if (names.count(n), others.count(n)) != (1, 1)]:
         raise SkipshiftError(
-            f"{shifted}: case {odd[0]!r} must be there once in both sets; name one domain of each, "
-            f"or choose mode quantile, zero or mean for cases that are not paired"
+            f"{shifted}: case {odd[0]!r} must occur exactly once in both sets; name one domain of "
+            f"each, or use mode quantile, zero or mean for unpaired cases"
         )
     return first, [second[others.index(name)] for name in names]
 
 
 def _read(file: Path, volumes: bool) -> list[npt.NDArray[Any]]:
-    """Images of a file, each (H, W, C), or with ``volumes`` one (D, H, W, C)."""
-    if file.name.endswith(nifti.ENDINGS):
+    """Read the images of a file, each (H, W, C), or with ``volumes`` one (D, H, W, C)."""
+    if file.name.lower().endswith(nifti.ENDINGS):
         slices = nifti.open_volume(file).frame(0)[..., None]
         return [slices] if volumes else list(slices)
     axes = 3 if volumes else 2
-    if file.suffix != ARRAY:
-        image = read_deep(file, floats=True)
+    if file.suffix.lower() != ".npy":
+        image = read_native(file, floats=True)
     else:
-        try:
-            image = np.load(file, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise SkipshiftError(f"{file}: cannot be read as an array: {error}") from None
+        image = read_array(file)
         image = image[..., None] if image.ndim == axes else image
     if image.ndim != axes + 1:
         sides = "(D, H, W)" if volumes else "(H, W) or (H, W, C)"
@@ -141,7 +145,7 @@ def _files(source: str) -> tuple[list[Path], list[str]]:
     if Path(path).is_dir():
         files = sorted(f for f in Path(path).iterdir() if f.name.lower().endswith(ENDINGS))
         if not files:
-            raise SkipshiftError(f"{path}: holds no image ({' '.join(ENDINGS)})")
+            raise SkipshiftError(f"{path}: contains no images ({' '.join(ENDINGS)})")
         return files, [file.stem for file in files]
     cases = read_test_rows(source)
     return [Path(file) for file in cases["image"]], list(cases["group"])
@@ -161,7 +165,7 @@ def read_test_rows(source: str) -> pd.DataFrame:
         if cases.empty:
             raise SkipshiftError(f"{path}: has no test cases of domain {domain!r}, only {known}")
     if cases.empty:
-        raise SkipshiftError(f"{path}: has no test cases; give some the split test")
+        raise SkipshiftError(f"{path}: has no test cases; set the split of some to test")
     return cases
 
 
@@ -170,5 +174,5 @@ def _check_shapes(files: Sequence[Path], images: Sequence[npt.NDArray[Any]]) -> 
         if image.shape != images[0].shape:
             raise SkipshiftError(
                 f"{file}: is {' x '.join(map(str, image.shape[-2:0:-1]))} with {image.shape[-1]} "
-                f"channels, unlike {files[0].name}; crop the images to one size"
+                f"channels, unlike {files[0].name}; crop all images to one size"
             )

@@ -1,4 +1,4 @@
-"""Hold-out and folds: stratified, and a group never on two sides."""
+"""Stratified hold-out and cross-validation folds that never divide a group."""
 
 import warnings
 from collections.abc import Sequence
@@ -9,12 +9,12 @@ import pandas as pd
 
 from skipshift.errors import SkipshiftError
 
-CASE = ["case", "domain", "group", "stratum"]
-"""What identifies a case in a table of folds."""
+CASE_COLUMNS = ["case", "domain", "group", "stratum"]
+"""Columns that identify a case in a table of folds."""
 
 
 def draw_holdout(strata: Sequence[str], holdout: float, seed: int) -> list[bool]:
-    """Draw which cases are held out; each stratum's share is equal to within one case.
+    """Draw a stratified hold-out: the fraction of each stratum is equal to within one case.
 
     >>> sum(draw_holdout(["low", "high"] * 50, 0.2, seed=0))
     20
@@ -33,21 +33,21 @@ def draw_holdout(strata: Sequence[str], holdout: float, seed: int) -> list[bool]
 
 
 def draw_folds(cases: pd.DataFrame, folds: int, seed: int = 0) -> pd.DataFrame:
-    """Split the training cases of a manifest into folds.
+    """Divide the training cases of a manifest into folds.
 
     Parameters
     ----------
     cases
         Rows with ``case, domain, group, split, stratum``.
     folds
-        How many; each holds close to the same number of cases of each domain and stratum.
+        Number of folds, balanced by domain and stratum.
 
     Returns
     -------
-    ``case, domain, group, stratum, fold`` of each training case, in the manifest's order.
+    ``case, domain, group, stratum, fold`` of each training case, in the order of the manifest.
     `SkipshiftError` if there are fewer groups than folds.
     """
-    # takes longer to import than a small set to prepare, which needs the hold-out alone
+    # slow to import, and preparing a set needs only the hold-out
     from sklearn.model_selection import StratifiedGroupKFold
 
     train = cases[cases["split"] == "train"].reset_index(drop=True)
@@ -58,9 +58,9 @@ def draw_folds(cases: pd.DataFrame, folds: int, seed: int = 0) -> pd.DataFrame:
             f"ask for at most {groups} folds or add cases"
         )
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    table = train[CASE].assign(fold=0)
+    table = train[CASE_COLUMNS].assign(fold=0)
     with warnings.catch_warnings():
-        # a stratum with fewer cases than folds cannot be in every fold, and need not be
+        # a stratum with fewer cases than folds need not be in every fold
         warnings.filterwarnings("ignore", message="The least populated class")
         strata = train["domain"] + "/" + train["stratum"]
         for fold, (_, held_out) in enumerate(splitter.split(train, strata, train["group"])):
@@ -69,14 +69,14 @@ def draw_folds(cases: pd.DataFrame, folds: int, seed: int = 0) -> pd.DataFrame:
 
 
 def leave_out_domains(cases: pd.DataFrame, folds: int, seed: int = 0) -> pd.DataFrame:
-    """Make the domains the folds, and choose one in ``folds`` of the groups for model selection.
+    """Leave one domain out per fold, with one in ``folds`` of the groups for model selection.
 
-    A group that was scanned in several domains is chosen in all of them or in none.
+    A group that occurs in several domains is used for model selection in all of them or in none.
 
     Returns
     -------
     ``case, domain, group, stratum, fold, validation``: ``fold`` numbers the domains in order of
-    appearance, ``validation`` is 1 for the cases that select the networks of the other folds.
+    appearance, ``validation`` is 1 for the cases used for model selection in the other folds.
     `SkipshiftError` unless two domains have training cases and all of these have test cases.
     """
     trained = list(cases.loc[cases["split"] == "train", "domain"].unique())
@@ -97,11 +97,11 @@ def leave_out_domains(cases: pd.DataFrame, folds: int, seed: int = 0) -> pd.Data
 
 
 def read_folds(path: Path) -> pd.DataFrame:
-    """Read a table of folds back; `SkipshiftError` if it is broken or tears a group apart."""
-    text = dict.fromkeys(CASE, str)
+    """Read a table of folds; `SkipshiftError` if it is broken or divides a group."""
+    text = dict.fromkeys(CASE_COLUMNS, str)
     try:
         table = pd.read_csv(path, dtype=text, keep_default_na=False)
-        table = table[[*CASE, "fold", *({"validation"} & set(table))]]
+        table = table[[*CASE_COLUMNS, "fold", *({"validation"} & set(table))]]
         table = table.astype({"fold": int})
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())
@@ -110,21 +110,21 @@ def read_folds(path: Path) -> pd.DataFrame:
     parts = table.groupby("group")[part].nunique()
     if (parts > 1).any():
         raise SkipshiftError(
-            f"{path}: group {parts.index[parts > 1][0]!r} is in two places; "
+            f"{path}: group {parts.index[parts > 1][0]!r} is divided; "
             f"put all its cases into one {part}"
         )
     return table
 
 
-def parts_of(folds: pd.DataFrame, fold: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Training and validation rows of a fold, from a table of folds."""
+def split_fold(folds: pd.DataFrame, fold: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Select the training rows and the validation rows of a fold from a table of folds."""
     inside = folds["fold"] == fold
     if "validation" not in folds:
         return folds[~inside], folds[inside]
-    chosen = folds["validation"] == 1
-    return folds[~inside & ~chosen], folds[~inside & chosen]
+    validation = folds["validation"] == 1
+    return folds[~inside & ~validation], folds[~inside & validation]
 
 
-def trained_domains(folds: pd.DataFrame, fold: int) -> list[str]:
-    """Domains that the networks of a fold are trained on, in order of appearance."""
-    return [str(name) for name in np.asarray(parts_of(folds, fold)[0]["domain"].unique())]
+def training_domains(folds: pd.DataFrame, fold: int) -> list[str]:
+    """List the domains that the networks of a fold are trained on, in order of appearance."""
+    return [str(name) for name in np.asarray(split_fold(folds, fold)[0]["domain"].unique())]

@@ -1,10 +1,9 @@
-"""NIfTI volumes, read frame by frame, their slices turned the same way for every scanner.
+"""NIfTI volumes, read frame by frame, with one in-plane orientation for all scanners.
 
-Scanners store the plane of a slice turned by quarters and mirrored against each other. Here the
-columns of every slice run towards the patient's left and its rows towards posterior and inferior,
-as nearly as the volume's own axes allow. The closest canonical volume would not do: a short-axis
-plane lies about as near to one axis of the body as to the next, so the axis of the slices would be
-another one from patient to patient.
+Scanners store slices rotated by quarter turns and mirrored against each other. Here the columns of
+every slice run towards the patient's left and the rows towards posterior and inferior, as closely
+as the stored axes allow. nibabel's closest canonical orientation would not do: a short-axis plane
+is about equally close to several axes of the body, so the slice axis would vary between patients.
 """
 
 import zlib
@@ -25,10 +24,10 @@ Values = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Plane:
-    """How a stored slice (X, Y) becomes rows and columns."""
+    """In-plane orientation: how a stored slice (X, Y) becomes rows and columns."""
 
     rows: int = 1
-    """Stored axis that runs along the rows' index, 0 or 1; the other one runs along columns."""
+    """Stored axis, 0 or 1, that the row index follows; the column index follows the other one."""
 
     flips: tuple[bool, bool] = (False, False)
     """Whether rows and columns are reversed."""
@@ -36,7 +35,7 @@ class Plane:
 
 @dataclass(frozen=True, eq=False)
 class Volume:
-    """A NIfTI file whose frames are read when they are asked for."""
+    """A NIfTI file whose frames are read lazily."""
 
     path: Path
     data: Any
@@ -45,27 +44,27 @@ class Volume:
     plane: Plane
 
     affine: Values
-    """(4, 4), from stored indices to millimetres in RAS."""
+    """(4, 4): stored indices to millimetres in RAS."""
 
     @property
     def spacing(self) -> tuple[float, float] | None:
-        """Millimetres between rows and between columns; None where the header says nothing."""
+        """Spacing of rows and of columns in millimetres; None if the header has no affine."""
         sizes = np.linalg.norm(self.affine[:3, :3], axis=0)
         if np.array_equal(self.affine[:3, :3], np.eye(3)):
             return None
         return float(sizes[self.plane.rows]), float(sizes[1 - self.plane.rows])
 
-    def lies_like(self, other: "Volume") -> bool:
-        """Whether two headers put the voxels at the same places, to a tenth of a millimetre."""
+    def same_grid(self, other: "Volume") -> bool:
+        """Whether two volumes have the same voxel grid, to a tenth of a millimetre."""
         return np.allclose(self.affine, other.affine, rtol=0, atol=0.1)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(X, Y, Z, T) as stored."""
+        """(X, Y, Z, T) as stored; missing dimensions are 1."""
         return (*self.data.shape, 1, 1)[: max(4, self.data.ndim)]
 
     def frame(self, time: int) -> Values:
-        """Read one frame, (Z, H, W), and nothing else of the file into memory."""
+        """Read one frame (Z, H, W), and only this; `SkipshiftError` if it is broken."""
         part = (..., time) if self.data.ndim == 4 else ...
         try:
             stored = np.asarray(self.data[part])
@@ -77,23 +76,25 @@ class Volume:
 
 
 def open_volume(path: Path) -> Volume:
-    """Read a NIfTI file's header; `SkipshiftError` if it is absent, broken or beyond 4-D."""
+    """Open a NIfTI file; `SkipshiftError` if it is missing, broken or not 2-D to 4-D."""
     nibabel = load_extra("nibabel", "nifti")
     faults = (nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError)
     try:
-        # frames of a compressed file are read in order: an open file need not start again
+        # kept open, because a compressed file would be decompressed from its start for every frame
         image = nibabel.load(path, keep_file_open=True)
     except (OSError, EOFError, ValueError, zlib.error, *faults) as error:
         raise _unreadable(path, error) from None
     if not 2 <= len(image.shape) <= 4:
-        raise SkipshiftError(f"{path}: a volume has 2 to 4 dimensions, got {len(image.shape)}")
+        raise SkipshiftError(
+            f"{path}: a volume must have 2 to 4 dimensions, got {len(image.shape)}"
+        )
     affine = np.asarray(image.affine, dtype=np.float64)
     volume = Volume(path, image.dataobj, Plane(), affine)
     return replace(volume, plane=plane_of(affine)) if volume.spacing else volume
 
 
 def plane_of(affine: Values) -> Plane:
-    """Find how the plane of the first two axes is turned.
+    """Find the orientation of the plane of the first two axes.
 
     >>> plane_of(np.diag([-1.5, -1.5, 10, 1]))
     Plane(rows=1, flips=(False, False))
@@ -105,7 +106,7 @@ def plane_of(affine: Values) -> Plane:
 
 
 def spacing_text(volume: Volume) -> str:
-    """Write the spacing as the manifest does, rows x columns in millimetres, or nothing."""
+    """Format the spacing for the manifest: rows x columns in millimetres, empty if unknown."""
     return "" if volume.spacing is None else "x".join(f"{side:.5g}" for side in volume.spacing)
 
 

@@ -1,4 +1,4 @@
-"""The U-net with any set of skips, foreign checkpoints, hooks on any layer, fast inference.
+"""Networks: U-nets with any skips, checkpoints, named layers, forward hooks and fast inference.
 
 Takes weights and batches of images; gives logits, labels and pooled features of named layers.
 """

@@ -1,7 +1,7 @@
-"""Keeps memory between forward passes, for the command line only; Linux with glibc.
+"""Tuning of glibc's memory allocator on Linux, for the command line only.
 
-With glibc's defaults every pass gives its activations back to the kernel and maps them anew, which
-costs up to half of the processor's time. Must run before torch is imported.
+With glibc's defaults every forward pass returns its activations to the kernel and maps them again,
+which costs up to half of the CPU time. Must run before torch is imported.
 """
 
 import ctypes
@@ -13,7 +13,7 @@ _LARGEST = 2**31 - 1
 
 
 def keep_memory() -> None:
-    """Let malloc keep what it has and use huge pages; does nothing where glibc is not the libc."""
+    """Make malloc keep freed memory and use huge pages; does nothing without glibc."""
     if not sys.platform.startswith("linux"):
         return
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")

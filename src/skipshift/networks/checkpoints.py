@@ -1,4 +1,4 @@
-"""Networks as their owners saved them: skipshift's, smp's and nnU-Net's, weights, exported ones."""
+"""Loading of checkpoints: skipshift, smp, nnU-Net, torch.export, or a file of weights."""
 
 from pathlib import Path
 from typing import Any, cast
@@ -10,41 +10,40 @@ from torch import Tensor, nn
 
 from skipshift.errors import ArgumentError, SkipshiftError
 from skipshift.extras import load_extra
-from skipshift.names import function_of
+from skipshift.names import import_function
 from skipshift.networks.unet import Unet, load_weights, read_weights
 from skipshift.records import read_json
 
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "net.")
-"""What data-parallel, compiled and Lightning modules put before each name."""
+"""Prefixes that data-parallel, compiled and Lightning modules add to parameter names."""
 
 
 def load_net(source: Path | str, builder: str | None = None) -> nn.Module:
-    """Rebuild a network from what was saved of it, in evaluation mode on the CPU.
+    """Load a network from a checkpoint, in evaluation mode on the CPU.
 
     Parameters
     ----------
     source
-        A run folder of skipshift; a folder of ``save_pretrained`` of segmentation_models_pytorch;
-        a fold of an nnU-Net v2 results folder, or the results folder if it has one fold; an
-        archive of ``torch.export`` (.pt2); or with a ``builder`` a file with a ``state_dict``.
-        Pickles are read as weights only.
+        A run folder of skipshift; a folder written by ``save_pretrained`` of
+        segmentation_models_pytorch; a fold of an nnU-Net v2 results folder, or the results folder
+        if it has one fold; a ``torch.export`` archive (.pt2); or, with a ``builder``, a file with a
+        ``state_dict``. Pickles are loaded with ``weights_only=True``.
     builder
-        ``module:function`` that makes the network without arguments; modules of the current
-        folder can be named.
+        ``module:function`` that returns the network when called without arguments; the module may
+        lie in the current folder.
 
-    Returns
-    -------
-    The network. `SkipshiftError` names the file and its first wrong keys or shapes.
+    `SkipshiftError` if the file cannot be loaded; names the file and its first wrong keys or
+    shapes. `ArgumentError` if the builder does not return a network.
     """
     source = Path(source)
     net: nn.Module
     if builder is not None:
-        net = function_of(builder)()
+        net = import_function(builder)()
         if not isinstance(net, nn.Module):
             raise ArgumentError(
                 f"{builder} must return a torch.nn.Module, got {type(net).__name__}"
             )
-        load_weights(net, _own_names(net, read_weights(source)), str(source))
+        load_weights(net, _matching_names(net, read_weights(source)), str(source))
     elif source.suffix == ".pt2":
         net = _exported(source)
     elif (source / "config.json").exists():
@@ -53,7 +52,7 @@ def load_net(source: Path | str, builder: str | None = None) -> nn.Module:
         net = _nnunet(source)
     elif source.is_file():
         raise SkipshiftError(
-            f"{source}: holds weights alone; name the function that makes the network as well, "
+            f"{source}: contains only weights; name the function that builds the network as well, "
             f"--builder module:function"
         )
     else:
@@ -61,20 +60,22 @@ def load_net(source: Path | str, builder: str | None = None) -> nn.Module:
     return net.eval()
 
 
-def _own_names(net: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    own = set(net.state_dict())
+def _matching_names(net: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    names = set(net.state_dict())
     stripped = [{k.removeprefix(p): v for k, v in weights.items()} for p in ("", *_WRAPPERS)]
-    return max(stripped, key=lambda named: len(own & set(named)))
+    return max(stripped, key=lambda named: len(names & set(named)))
 
 
 def _exported(path: Path) -> nn.Module:
     try:
-        # the modules of the original come back, so that layers can be named
+        # unflattened, the original modules exist again and layers can be addressed
         net: nn.Module = torch.export.unflatten(torch.export.load(path))
     except Exception as error:
-        # torch raises whatever its parts raise for a file that is no archive
+        # torch raises many kinds of errors for a file that is not an archive
         reason = " ".join(str(error).split())[:200]
-        raise SkipshiftError(f"{path}: cannot be read as torch.export archive: {reason}") from None
+        raise SkipshiftError(
+            f"{path}: cannot be read as a torch.export archive: {reason}"
+        ) from None
     return net
 
 
@@ -83,13 +84,15 @@ def _smp(folder: Path) -> nn.Module:
     kind = getattr(smp, str(config.pop("_model_class", None)), None)
     if kind is None:
         raise SkipshiftError(
-            f"{folder / 'config.json'}: names no network of segmentation_models_pytorch; "
-            f"save it with save_pretrained"
+            f"{folder / 'config.json'}: does not name a network of segmentation_models_pytorch; "
+            f"save the network with save_pretrained"
         )
     try:
         net = cast(nn.Module, kind(**{**config, "encoder_weights": None}))
     except (TypeError, ValueError, KeyError) as error:
-        raise SkipshiftError(f"{folder / 'config.json'}: builds no network: {error}") from None
+        raise SkipshiftError(
+            f"{folder / 'config.json'}: does not describe a valid network: {error}"
+        ) from None
     files = [folder / name for name in ("model.safetensors", "pytorch_model.bin")]
     weights = next((file for file in files if file.exists()), files[0])
     load_weights(net, read_weights(weights), str(weights))
@@ -97,12 +100,12 @@ def _smp(folder: Path) -> nn.Module:
 
 
 def _nnunet(source: Path) -> nn.Module:
-    """Build what the plans name, without nnU-Net itself; its networks come from their library."""
+    """Build the network of nnU-Net plans; needs dynamic_network_architectures, not nnU-Net."""
     results = source if (source / "plans.json").exists() else source.parent
     folds = [source] if results != source else sorted(results.glob("fold_*"))
     if len(folds) != 1:
-        known = ", ".join(fold.name for fold in folds) or "no fold"
-        raise SkipshiftError(f"{source}: holds {known}; name one fold")
+        names = ", ".join(fold.name for fold in folds) or "no folds"
+        raise SkipshiftError(f"{source}: contains {names}; name the folder of one fold")
     path = folds[0] / "checkpoint_final.pth"
     checkpoint = _nnunet_checkpoint(path)
     plans, dataset = (read_json(results / name) for name in ("plans.json", "dataset.json"))
@@ -121,43 +124,44 @@ def _nnunet(source: Path) -> nn.Module:
         weights = checkpoint["network_weights"]
     except (KeyError, TypeError) as error:
         raise SkipshiftError(
-            f"{results}: plans.json, dataset.json and {path.name} describe no network: {error}"
+            f"{results}: plans.json, dataset.json and {path.name} do not describe a network: "
+            f"{error}"
         ) from None
-    load_weights(net, _own_names(net, weights), str(path))
+    load_weights(net, _matching_names(net, weights), str(path))
     return net
 
 
 def _nnunet_checkpoint(path: Path) -> dict[str, Any]:
-    # its log of losses holds NumPy's numbers, by the module names of NumPy 1 or 2
+    # the log of losses contains NumPy scalars, pickled under module names of NumPy 1 or 2
     scalar: Any = np._core.multiarray.scalar  # type: ignore[attr-defined]
-    numbers = [np.dtype, *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8"))]
-    safe = [*numbers, scalar, (scalar, "numpy.core.multiarray.scalar")]
+    dtypes = [np.dtype, *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8"))]
+    safe = [*dtypes, scalar, (scalar, "numpy.core.multiarray.scalar")]
     try:
         with torch.serialization.safe_globals(safe):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise SkipshiftError(f"{path}: cannot be read: {error.strerror}") from None
     except Exception as error:
-        # torch raises pickle's UnpicklingError and more
+        # torch raises UnpicklingError and many others
         raise SkipshiftError(
-            f"{path}: is no checkpoint of nnU-Net v2 ({type(error).__name__})"
+            f"{path}: is not an nnU-Net v2 checkpoint ({type(error).__name__})"
         ) from None
     return cast(dict[str, Any], checkpoint)
 
 
 def _inherited(configurations: dict[str, Any], name: str) -> dict[str, Any]:
-    own: dict[str, Any] = configurations[name]
-    parent = own.get("inherits_from")
-    return {**_inherited(configurations, parent), **own} if parent else own
+    settings: dict[str, Any] = configurations[name]
+    parent = settings.get("inherits_from")
+    return {**_inherited(configurations, parent), **settings} if parent else settings
 
 
-def _imported(name: str | None, home: str, results: Path) -> Any:
+def _imported(name: str | None, package: str, results: Path) -> Any:
     if name is None:
         return None
     module, _, attribute = name.rpartition(".")
-    # plans come from elsewhere: they may name networks and layers, and nothing else
-    if not name.startswith(home):
-        raise SkipshiftError(f"{results / 'plans.json'}: names {name}, which is not of {home[:-1]}")
+    # plans are untrusted input: they may name networks and layers, and nothing else
+    if not name.startswith(package):
+        raise SkipshiftError(f"{results / 'plans.json'}: {name} is not part of {package[:-1]}")
     try:
         return getattr(load_extra(module, "nnunet"), attribute)
     except AttributeError:
@@ -165,7 +169,7 @@ def _imported(name: str | None, home: str, results: Path) -> Any:
 
 
 def _heads(dataset: dict[str, Any]) -> int:
-    """Channels of the output: a class each, or with regions a region each without background."""
+    """Count the output channels: one per class, or one per region without the background."""
     labels = {name: value for name, value in dataset["labels"].items() if name != "ignore"}
     regions = any(isinstance(value, list) for value in labels.values())
     return len(labels) - regions

@@ -1,4 +1,4 @@
-"""Arrays that grow while a set is read: in memory up to a budget, beyond it on disk."""
+"""Growing arrays of features, in memory up to a budget and on disk beyond it."""
 
 import tempfile
 from collections.abc import Hashable
@@ -13,24 +13,24 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 _BLOCK = 2**20
-"""Bytes below which parts are joined: many small blocks are slow to go through."""
+"""Parts are joined into blocks of about this many bytes: many small blocks are slow to read."""
 
 
 class FeatureStore:
-    """Holds arrays that grow by parts along their first axis.
+    """Stores arrays that grow in parts along their first axis.
 
-    Once all of them together would exceed the budget, those that still grow move to a temporary
-    folder, which goes when the context ends. Arrays already taken stay where they are and count.
+    When all of them together exceed the budget, those that are still growing move to a temporary
+    folder, which is removed when the context ends. Arrays already taken stay in memory and count.
 
     Parameters
     ----------
     budget
-        Bytes to hold in memory.
+        Bytes to keep in memory.
     """
 
     def __init__(self, budget: float) -> None:
         self._budget = budget
-        self._held = 0
+        self._bytes = 0
         self._parts: dict[Hashable, list[Array]] = {}
         self._files: dict[Hashable, Path] = {}
         self._lengths: dict[Hashable, int] = {}
@@ -45,18 +45,18 @@ class FeatureStore:
         self._open.close()
 
     def add(self, key: Hashable, part: Array) -> None:
-        """Append (n, ...) to the array of this key; its parts share all axes but the first."""
+        """Append (n, ...) to the array of a key; all its parts agree in all axes but the first."""
         self._parts.setdefault(key, []).append(part)
-        self._held += part.nbytes
-        if self._held > self._budget:
+        self._bytes += part.nbytes
+        if self._bytes > self._budget:
             for growing in list(self._parts):
                 self._spill(growing)
 
     def take(self, key: Hashable) -> list[Array]:
-        """Give the array of a key in blocks along its first axis; the key can then begin anew.
+        """Remove and return the array of a key, in blocks along its first axis.
 
-        In memory it stays in the parts that came, since one whole would need as much again; small
-        ones are joined. On disk it is one block.
+        In memory the blocks are the parts that were added, since joining all of them would need as
+        much memory again; small ones are joined. On disk the array is one block.
         """
         if key not in self._files:
             parts = self._parts.pop(key)
@@ -69,7 +69,7 @@ class FeatureStore:
         return [np.memmap(self._files.pop(key), last.dtype, "r", shape=shape)]
 
     def _spill(self, key: Hashable) -> None:
-        """Write the parts of a key to its file and keep an empty one that knows the shape."""
+        """Append the parts of a key to its file; keep an empty part for its shape and dtype."""
         if self._folder is None:
             self._folder = Path(self._open.enter_context(tempfile.TemporaryDirectory()))
         self._files.setdefault(key, self._folder / str(next(self._numbers)))
@@ -77,6 +77,6 @@ class FeatureStore:
         with self._files[key].open("ab") as file:
             for part in parts:
                 part.tofile(file)
-                self._held -= part.nbytes
+                self._bytes -= part.nbytes
         self._lengths[key] = self._lengths.get(key, 0) + sum(map(len, parts))
         self._parts[key] = [parts[-1][:0].copy()]

@@ -1,4 +1,4 @@
-"""Pooled features of any network's layers, from one pass over a set of images."""
+"""Pooled features of a network's layers, collected in one pass over a set of images."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,20 +12,21 @@ from torch import Tensor, nn
 
 from skipshift.errors import ArgumentError
 from skipshift.names import STRIDE
+from skipshift.networks.addresses import unwrap
 from skipshift.networks.feature_store import FeatureStore
-from skipshift.networks.hooks import tapped
+from skipshift.networks.hooks import captured
 from skipshift.networks.inference import run
-from skipshift.networks.layers import Layers, taps_of, unwrap
+from skipshift.networks.layers import Layers, layers_of
 from skipshift.networks.pooling import POOLINGS, vectors
 
 Images = npt.NDArray[Any] | Tensor | Iterable[Any]
-"""(N, C, H, W) uint8 or float, or a loader of such batches (of tuples that begin with one)."""
+"""(N, C, H, W) uint8 or float, or a loader of such batches (or of tuples that start with one)."""
 
 Groups = Sequence[str] | npt.NDArray[Any]
-"""Label of each image's group; images of one group are never taken apart."""
+"""Label of each image's group, such as a patient; images of one group are never split."""
 
 Features = dict[str, list[npt.NDArray[np.float32]]]
-"""Layer name -> blocks (n, K, D): K positions and D channels of each of n images, in order."""
+"""Layer name -> blocks (n, K, D): n images in order, K positions, D channels."""
 
 
 def collect(
@@ -36,31 +37,33 @@ def collect(
     seed: int = 0,
     store: FeatureStore | None = None,
 ) -> dict[str, Features]:
-    """Run a network once over a set and keep its pooled features.
+    """Run a network once over a set of images and collect its pooled features.
 
-    The maps of a layer have (H / 32) x (W / 32) cells (section IV-B), those of volumes likewise
-    along each of three axes, and fewer where the map itself is smaller. No map outlives its batch.
-    The network is put into evaluation mode for the pass and back.
+    Feature maps are pooled to (H / 32) x (W / 32) cells (section IV-B), those of volumes likewise
+    along all three axes, and to fewer where the map itself is smaller. Only pooled features outlive
+    their batch. The network runs in evaluation mode; its mode is restored afterwards.
 
     Parameters
     ----------
     batches
-        (N, C, H, W) or, of volumes, (N, C, D, H, W) tensors, uint8 (then divided by 255) or float,
-        all of one size.
+        (N, C, H, W) tensors, or (N, C, D, H, W) of volumes, all of one size: uint8, which is
+        divided by 255, or float.
     pooling
-        What to keep of each cell, some of `skipshift.networks.pooling.POOLINGS`.
+        What to keep of each cell: names in `skipshift.networks.pooling.POOLINGS`.
     seed
-        Seed of the random positions of ``sample``: image i gives those of (seed, layer, i).
+        Seed of the random positions of ``sample``, which depend on seed, layer and image index.
     store
-        Holds the features while they grow; in memory without it.
+        Where to accumulate the features; in memory by default.
 
     Returns
     -------
-    Pooling -> layer name -> blocks (n, K, D) float32, N images in all. `ArgumentError` names a
-    layer with NaN or infinity.
+    Pooling -> layer name -> blocks (n, K, D) float32, N images in total.
+
+    `ArgumentError` if the set is empty or its images differ in size, or names a layer whose
+    features hold NaN or infinity, are not feature maps, or were not computed.
     """
     net = unwrap(net)
-    held = FeatureStore(float("inf")) if store is None else store
+    features = FeatureStore(float("inf")) if store is None else store
     shapes: dict[tuple[str, str], set[tuple[int, ...]]] = defaultdict(set)
     names: Sequence[str] = ()
     mode = net.training
@@ -71,13 +74,13 @@ def collect(
             for name in names:
                 for kind, part in zip(pooling, _on_cpu(name, kept.pop(name)), strict=True):
                     shapes[kind, name].add(part.shape[1:])
-                    held.add((kind, name), part)
+                    features.add((kind, name), part)
     finally:
         net.train(mode)
     if not names:
         raise ArgumentError("a set of images must hold at least one image")
     _check_shapes(shapes)
-    return {kind: {name: held.take((kind, name)) for name in names} for kind in pooling}
+    return {kind: {name: features.take((kind, name)) for name in names} for kind in pooling}
 
 
 def _passes(
@@ -87,25 +90,25 @@ def _passes(
     pooling: Sequence[str],
     seed: int,
 ) -> Iterator[dict[str, list[Tensor]]]:
-    """Run a network over the batches of a set and give what is kept of each layer."""
-    place = next(net.parameters(), torch.empty(0))
-    taps: dict[str, str] = {}
+    """Run a network over the batches of a set; yields the pooled features of each layer."""
+    like = next(net.parameters(), torch.empty(0))
+    addresses: dict[str, str] = {}
     for batch in batches:
         with torch.inference_mode():
-            images = as_input(batch, place)
-            if not taps:
-                taps = taps_of(net, layers, images[:1])
-                rngs = {n: np.random.default_rng((seed, depth)) for depth, n in enumerate(taps)}
+            images = as_input(batch, like)
+            if not addresses:
+                addresses = layers_of(net, layers, images[:1])
+                rngs = {n: np.random.default_rng((seed, i)) for i, n in enumerate(addresses)}
             cells = tuple(max(1, side // STRIDE) for side in images.shape[2:])
-            with tapped(net, taps, partial(_pool, pooling, rngs, cells)) as kept:
+            with captured(net, addresses, partial(_pool, pooling, rngs, cells)) as kept:
                 run(net, images)
-        if missing := [name for name in taps if name not in kept]:
+        if missing := [name for name in addresses if name not in kept]:
             raise ArgumentError(f"layer {missing[0]}: its module did not run in the forward pass")
-        yield {name: kept[name] for name in taps}
+        yield {name: kept[name] for name in addresses}
 
 
 def as_input(batch: Tensor, like: Tensor) -> Tensor:
-    """Move a batch to where ``like`` is, channels last, uint8 as x / 255 in its dtype."""
+    """Convert a batch to the device and dtype of ``like``, channels last; uint8 becomes x / 255."""
     images = torch.as_tensor(batch).to(like.device, non_blocking=True)
     scale = 255 if images.dtype == torch.uint8 else 1
     volumes = images.ndim == 5
@@ -121,7 +124,7 @@ def _pool(
     name: str,
     output: Any,
 ) -> list[Tensor]:
-    """Pool a map (N, D, *sides) in each of several ways: (N, D, *kept)."""
+    """Pool a feature map (N, D, *sides) in each of several ways: (N, D, *kept)."""
     if not isinstance(output, Tensor) or output.ndim != len(cells) + 2:
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise ArgumentError(
@@ -135,7 +138,7 @@ def _pool(
 
 
 def _on_cpu(name: str, kept: list[Tensor]) -> Iterator[npt.NDArray[np.float32]]:
-    """Give each pooled map of a layer as (N, K, D), once it is found to be finite."""
+    """Yield each pooled map of a layer as (N, K, D), after checking that it is finite."""
     for pooled in kept:
         part = vectors(pooled).cpu().contiguous().numpy()
         if not np.isfinite(part).all():
@@ -146,15 +149,15 @@ def _on_cpu(name: str, kept: list[Tensor]) -> Iterator[npt.NDArray[np.float32]]:
 
 
 def _check_shapes(shapes: Mapping[tuple[str, str], set[tuple[int, ...]]]) -> None:
-    for (_, name), found in shapes.items():
-        if len(found) > 1:
+    for (_, name), sizes in shapes.items():
+        if len(sizes) > 1:
             raise ArgumentError(
-                f"layer {name}: images of one set must have one size, got {sorted(found)}"
+                f"layer {name}: images of one set must have one size, got {sorted(sizes)}"
             )
 
 
 def batches_of(images: Images, size: int, name: str) -> Iterator[Tensor]:
-    """Batches of an array, or of a loader as they come; `ArgumentError` names an empty array."""
+    """Yield batches of an array or of a loader; `ArgumentError` if an array has no images."""
     if isinstance(images, np.ndarray | Tensor):
         if images.ndim not in (4, 5) or len(images) == 0:
             raise ArgumentError(
@@ -167,11 +170,14 @@ def batches_of(images: Images, size: int, name: str) -> Iterator[Tensor]:
 
 
 def groups_of(features: Features, groups: Groups | None, name: str) -> npt.NDArray[Any]:
-    """Label of each image's group; each image by itself if ``groups`` is None."""
+    """Group labels (N,) of a set; without ``groups`` each image is a group of its own.
+
+    `ArgumentError` unless there is one label per image.
+    """
     images = sum(map(len, next(iter(features.values()))))
-    # without labels nothing says that images are paired, so no name may be in both sets
-    own = [f"{name} {index}" for index in range(images)]
-    labels = np.asarray(own if groups is None else groups)
+    # without labels the images of two sets are unpaired, so no label may occur in both
+    unique = [f"{name} {index}" for index in range(images)]
+    labels = np.asarray(unique if groups is None else groups)
     if labels.shape != (images,):
         raise ArgumentError(f"groups of the {name} must be one label per image, {images}")
     return labels

@@ -1,4 +1,4 @@
-"""Forward hooks on named layers: keep what passes there, or change it."""
+"""Forward hooks on named layers: capture their tensors, or replace them."""
 
 import contextlib
 import inspect
@@ -9,56 +9,59 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from skipshift.errors import ArgumentError
-from skipshift.networks.layers import Address, module_of, parse, unwrap
+from skipshift.networks.addresses import Address, parse, unwrap
+from skipshift.networks.layers import module_of
 
 T = TypeVar("T")
 
 
 @contextlib.contextmanager
-def tapped(
-    net: nn.Module, taps: Mapping[str, str], reduce: Callable[[str, Any], T]
+def captured(
+    net: nn.Module, layers: Mapping[str, str], reduce: Callable[[str, Any], T]
 ) -> Iterator[dict[str, T]]:
-    """Yield a dict that forward passes fill: layer name -> ``reduce(name, tensor at its address)``.
+    """Yield a dict that forward passes fill: layer name -> ``reduce(name, tensor)``.
 
-    The tensor is reduced as soon as it is there, before a later in-place operation can change it.
+    ``layers`` are names and addresses. A tensor is reduced at once, before a later in-place
+    operation can overwrite it.
     """
-    kept: dict[str, T] = {}
+    results: dict[str, T] = {}
 
     def keep(name: str, value: Any) -> None:
-        kept[name] = reduce(name, value)
+        results[name] = reduce(name, value)
 
-    with visited(net, taps, keep):
-        yield kept
+    with hooked(net, layers, keep):
+        yield results
 
 
 @contextlib.contextmanager
-def visited(
-    net: nn.Module, taps: Mapping[str, str], visit: Callable[[str, Any], Tensor | None]
+def hooked(
+    net: nn.Module, layers: Mapping[str, str], function: Callable[[str, Any], Tensor | None]
 ) -> Iterator[None]:
-    """Call ``visit(name, tensor at its address)`` in forward passes; what it returns goes on.
+    """Call ``function(name, tensor)`` at each layer in forward passes; its result goes on instead.
 
-    None leaves the tensor as it is. `ArgumentError` if a module runs more than once in a forward
-    pass and the address does not say which run is meant.
+    ``layers`` are names and addresses; a result of None leaves the tensor as it is. The hooks run
+    before the network's own, which see the replaced tensor. `ArgumentError` if a module runs more
+    than once in a forward pass and its address does not specify the call.
     """
     net = unwrap(net)
     calls: Counter[str] = Counter()
 
     def hook_for(name: str, address: Address) -> Callable[..., Any]:
-        def hook(module: nn.Module, inputs: Any, named: Any, output: Any = None) -> Any:
+        def hook(module: nn.Module, inputs: Any, keywords: Any, output: Any = None) -> Any:
             calls[name] += 1
             if address.call is None and calls[name] > 1:
                 raise ArgumentError(
                     f"layer {name}: its module runs more than once in a forward pass; "
-                    f"say which run is meant, {address.path}@1 or {address.path}@2"
+                    f"specify the call, {address.path}@1 or {address.path}@2"
                 )
             if address.call not in (None, calls[name]):
                 return None
             if address.argument is None:
-                new = visit(name, address.pick(output))
+                new = function(name, address.pick(output))
                 return None if new is None else address.put(output, new)
-            bound = inspect.signature(module.forward).bind(*inputs, **named)
+            bound = inspect.signature(module.forward).bind(*inputs, **keywords)
             value = bound.arguments.get(address.argument)
-            new = visit(name, address.pick(value))
+            new = function(name, address.pick(value))
             if new is None:
                 return None
             bound.arguments[address.argument] = address.put(value, new)
@@ -66,14 +69,18 @@ def visited(
 
         return hook
 
-    with contextlib.ExitStack() as hooks:
-        hooks.callback(net.register_forward_pre_hook(lambda *_: calls.clear()).remove)
-        for name, text in taps.items():
+    with contextlib.ExitStack() as handles:
+        # prepended, since decoders such as fastai's DynamicUnet read their skips in forward hooks;
+        # reversed, since each hook is put before the previous one
+        for name, text in reversed(list(layers.items())):
             address, module = parse(text), module_of(net, text)
+            register = (
+                module.register_forward_hook
+                if address.argument is None
+                else module.register_forward_pre_hook
+            )
             hook = hook_for(name, address)
-            if address.argument is None:
-                handle = module.register_forward_hook(hook, with_kwargs=True)
-            else:
-                handle = module.register_forward_pre_hook(hook, with_kwargs=True)
-            hooks.callback(handle.remove)
+            handles.callback(register(hook, prepend=True, with_kwargs=True).remove)
+        reset = net.register_forward_pre_hook(lambda *_: calls.clear(), prepend=True)
+        handles.callback(reset.remove)
         yield

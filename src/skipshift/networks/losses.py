@@ -7,12 +7,12 @@ from torch.nn import functional
 def segmentation_loss(
     logits: Tensor, masks: Tensor, cross_entropy: float = 1.0, dice: float = 1.0
 ) -> Tensor:
-    """Weighted sum of the pixel-wise cross-entropy and the generalised Dice loss.
+    """Compute the weighted sum of pixel-wise cross-entropy and generalised Dice loss.
 
     Parameters
     ----------
     logits
-        (N, C, H, W); computed in float32 whatever their type.
+        (N, C, H, W) of any float type; the loss is computed in float32.
     masks
         (N, H, W) int64 class indices.
 
@@ -26,10 +26,10 @@ def segmentation_loss(
 
 
 def generalised_dice(probabilities: Tensor, masks: Tensor) -> Tensor:
-    """Generalised Dice loss of a batch, 1 - 2 sum_c w_c |R P| / sum_c w_c (|R| + |P|).
+    """Compute the generalised Dice loss, 1 - 2 sum_c w_c |R P| / sum_c w_c (|R| + |P|).
 
-    The weight of a class is one over its squared volume, w_c = 1 / (sum r)^2; a class that the
-    batch has not takes the largest weight of those it has, since its own would be infinite.
+    The weight of a class is the inverse of its squared volume, w_c = 1 / (sum r)^2. A class that
+    is absent from the batch gets the largest weight of those present, as its own would be infinite.
     Source: Sudre et al. 2017, "Generalised Dice overlap as a deep learning loss function for
     highly unbalanced segmentations".
 

@@ -1,4 +1,4 @@
-"""Masks of mitotic figures as a network sees them."""
+"""Mask proposals for mitotic figures, predicted by a network."""
 
 from pathlib import Path
 
@@ -22,9 +22,10 @@ def load_proposer(source: Path, builder: str | None, preprocess: str) -> Propose
 
 
 def proposer(net: nn.Module, preprocess: Preprocess) -> Propose:
-    """Make a network propose masks: class 1, in parts that begin at the middle.
+    """Return a function that proposes the mask of a patch: the central components of class 1.
 
-    The network takes (1, 3, H, W); `SkipshiftError` if it cannot, or gives no scores of classes.
+    The network takes (1, 3, H, W). The function raises `SkipshiftError` if the network does not
+    take the patch, or does not return logits of its size.
     """
     net = net.to(best_device()).eval()
     device = next(net.parameters()).device
@@ -35,11 +36,11 @@ def proposer(net: nn.Module, preprocess: Preprocess) -> Propose:
             try:
                 labels = labels_of(logits_of(run(net, batch)))
             except ArgumentError as error:
-                raise SkipshiftError(f"proposals: {error}; name another network") from None
+                raise SkipshiftError(f"proposals: {error}; choose another network") from None
         if labels.shape[1:] != image.shape[:2]:
             raise SkipshiftError(
-                f"proposals: the network gives {labels.shape[1:]} for {image.shape[:2]}; it must "
-                f"keep the size of an image"
+                f"proposals: the network returns {labels.shape[1:]} for {image.shape[:2]}; its "
+                f"output must have the size of the image"
             )
         return middle_parts(labels[0] == 1, mpp).astype(np.uint8)
 

@@ -1,4 +1,4 @@
-"""What is kept of a layer's map: each cell's mean, one random position of it, or all positions."""
+"""Pooling of feature maps: the mean of each cell, one random position of it, or all positions."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 Pooling = Callable[[Tensor, Sequence[int], np.random.Generator], Tensor]
-"""(N, D, *sides), cells along each side, generator -> (N, D, *kept)."""
+"""Feature map (N, D, *sides), number of cells along each side, generator -> (N, D, *kept)."""
 
 
 def _average(maps: Tensor, cells: Sequence[int], _rng: np.random.Generator) -> Tensor:
@@ -24,18 +24,18 @@ def _average(maps: Tensor, cells: Sequence[int], _rng: np.random.Generator) -> T
 
 def _sample(maps: Tensor, cells: Sequence[int], rng: np.random.Generator) -> Tensor:
     sides, images = maps.shape[2:], len(maps)
-    # one float for each choice, so that the choices do not depend on the size of a batch
-    chance = rng.random((images, *cells, len(sides)))
-    place = []
+    # one float per choice, so that the choices do not depend on the batch size
+    uniform = rng.random((images, *cells, len(sides)))
+    positions = []
     for axis, (side, count) in enumerate(zip(sides, cells, strict=True)):
         start = np.arange(count) * side // count
         width = -(-np.arange(1, count + 1) * side // count) - start
         along = [1] * (1 + len(cells))
         along[axis + 1] = count
-        chosen = start.reshape(along) + (chance[..., axis] * width.reshape(along)).astype(np.int64)
-        place.append(torch.from_numpy(chosen).to(maps.device))
-    number = torch.arange(images, device=maps.device).reshape(-1, *[1] * len(cells))
-    return maps.movedim(1, -1)[(number, *place)].movedim(-1, 1)
+        chosen = start.reshape(along) + (uniform[..., axis] * width.reshape(along)).astype(np.int64)
+        positions.append(torch.from_numpy(chosen).to(maps.device))
+    index = torch.arange(images, device=maps.device).reshape(-1, *[1] * len(cells))
+    return maps.movedim(1, -1)[(index, *positions)].movedim(-1, 1)
 
 
 def _none(maps: Tensor, _cells: Sequence[int], _rng: np.random.Generator) -> Tensor:
@@ -43,9 +43,9 @@ def _none(maps: Tensor, _cells: Sequence[int], _rng: np.random.Generator) -> Ten
 
 
 POOLINGS: Mapping[str, Pooling] = {"average": _average, "sample": _sample, "none": _none}
-"""Ways to pool the cells of a map. All copy, since the network may go on to overwrite its maps."""
+"""Poolings by name. All of them copy, since a network may overwrite its feature maps."""
 
 
 def vectors(pooled: Tensor) -> Tensor:
-    """(N, D, *kept) as (N, K, D) float32."""
+    """Reshape pooled features (N, D, *kept) to (N, K, D) float32."""
     return pooled.float().movedim(1, -1).flatten(1, -2)

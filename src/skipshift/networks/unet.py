@@ -1,4 +1,4 @@
-"""U-nets with any set of skip connections: the names of their layers, saving and loading."""
+"""U-nets with any set of skip connections, saving and loading of their weights."""
 
 import logging
 from pathlib import Path
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from skipshift.errors import ArgumentError, SkipshiftError
 from skipshift.names import LEVELS, check_sides, check_skips, skips_of, variant_of
-from skipshift.networks.layers import taps_of
+from skipshift.networks.layers import layers_of
 from skipshift.records import RUN_RECORD, WEIGHTS, read_json, write_bytes, write_json
 
 DECODER_CHANNELS = (256, 128, 64, 32, 16)
@@ -25,9 +25,12 @@ DECODER_CHANNELS = (256, 128, 64, 32, 16)
 class Unet(nn.Module):
     """The paper's U-net: an encoder of segmentation_models_pytorch and any set of skip connections.
 
-    A pruned skip has zero channels, so the first convolution of its decoder block shrinks and its
-    tensor never enters the decoder (section IV-C, Table II). With all four skips the parameters and
-    their names are those of ``segmentation_models_pytorch.Unet``.
+    A pruned skip has zero channels: it never enters the decoder, and the first convolution of its
+    decoder block shrinks (section IV-C, Table II). With all four skips the parameters
+    and their names are those of ``segmentation_models_pytorch.Unet``.
+
+    `ArgumentError` if an argument is out of range, the encoder is unknown, or it has no features
+    for a skip that is to be pruned; `SkipshiftError` if weights cannot be loaded.
 
     Parameters
     ----------
@@ -41,7 +44,8 @@ class Unet(nn.Module):
         ``"imagenet"`` (downloaded by the encoder's library), None, or a file of weights with
         torchvision's, timm's or segmentation_models_pytorch's names.
     in_channels
-        Channels of the images; 1 sums the weights of the first convolution over colours.
+        Channels of the images; with 1, pretrained weights of the first convolution are summed over
+        colours.
     """
 
     def __init__(
@@ -54,7 +58,7 @@ class Unet(nn.Module):
     ) -> None:
         super().__init__()
         if classes < 2:
-            raise ArgumentError(f"classes must be at least 2 with the background, got {classes}")
+            raise ArgumentError(f"classes must be at least 2, background included, got {classes}")
         self.skips = check_skips(tuple(skips))
         self.encoder_name, self.classes, self.in_channels = encoder, classes, in_channels
         self.encoder = _make_encoder(encoder, encoder_weights, in_channels)
@@ -62,7 +66,7 @@ class Unet(nn.Module):
         for level in set(LEVELS) - set(self.skips):
             if channels[level] == 0:
                 raise ArgumentError(
-                    f"skips must keep {level}: {encoder} has no feature at stride {2**level}, "
+                    f"skips must keep {level}: {encoder} has no features at stride {2**level}, "
                     f"so there is no L{level} to prune"
                 )
             channels[level] = 0
@@ -75,7 +79,7 @@ class Unet(nn.Module):
 
     @classmethod
     def variant(cls, name: str, encoder: str = "resnet18", **options: Any) -> Self:
-        """Build a network by the name of its variant; `name` turns it back.
+        """Build a network by the name of its variant; the inverse is `name`.
 
         >>> Unet.variant("L1-pruned").skips
         (2, 3, 4)
@@ -89,7 +93,7 @@ class Unet(nn.Module):
 
     @property
     def config(self) -> dict[str, Any]:
-        """The arguments that build this network again, apart from its weights."""
+        """Arguments that rebuild this network, without its weights."""
         return {
             "encoder": self.encoder_name,
             "classes": self.classes,
@@ -98,9 +102,9 @@ class Unet(nn.Module):
         }
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (N, classes, H, W) of images (N, in_channels, H, W) in [0, 1], i.e. x / 255.
+        """Compute logits (N, classes, H, W) of images (N, in_channels, H, W) in [0, 1], x / 255.
 
-        H and W must be multiples of 32. No colour is normalised.
+        H and W must be multiples of 32; `ArgumentError` otherwise. Colours are not normalised.
         """
         if images.ndim != 4 or images.shape[1] != self.in_channels:
             raise ArgumentError(
@@ -113,52 +117,50 @@ class Unet(nn.Module):
         logits: Tensor = self.segmentation_head(self.decoder(features))
         return logits
 
-    def taps(self) -> dict[str, str]:
-        """Addresses of the layers by name, for `skipshift.networks.features`, in depth order.
-
-        ``e2`` is the encoder's feature at stride 2, and with it the skip L1, which hands it on
-        unchanged; ``d1`` is the decoder block at stride 1.
-        """
-        return taps_of(self)
-
     def layers(self) -> tuple[str, ...]:
-        """Names of the layers in depth order: encoder stages at strides 2..32, decoder 16..1."""
-        return tuple(self.taps())
+        """Names of the layers in depth order: encoder stages at strides 2..32, decoder 16..1.
+
+        ``e2`` is the encoder's feature map at stride 2, and thereby also the skip L1, which passes
+        it on unchanged; ``d1`` is the decoder block at stride 1.
+        """
+        return tuple(layers_of(self))
 
     def save(self, folder: Path, **record: object) -> None:
-        """Write weights.safetensors, then run.json with the network's arguments and ``record``."""
+        """Write weights.safetensors, then run.json with `config` and ``record``."""
         weights = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
         write_bytes(Path(folder) / WEIGHTS, save(weights))
         write_json(Path(folder) / RUN_RECORD, {"net": self.config, **record})
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Rebuild a network from a folder written by `save`; `SkipshiftError` if it is not one."""
+        """Load a network from a folder written by `save`; `SkipshiftError` if it is not one."""
         folder = Path(folder)
         record = read_json(folder / RUN_RECORD)
         try:
             net = cls(**record["net"])
         except (KeyError, TypeError, ValueError) as error:
             raise SkipshiftError(
-                f"{folder / RUN_RECORD}: describes no skipshift network: {error}"
+                f"{folder / RUN_RECORD}: does not describe a skipshift network: {error}"
             ) from None
         load_weights(net, read_weights(folder / WEIGHTS), str(folder / WEIGHTS))
         return net
 
 
 def load_weights(net: nn.Module, weights: dict[str, Tensor], source: str) -> None:
-    """Load weights strictly; `SkipshiftError` names the source and the first keys that are off."""
-    own = net.state_dict()
-    faults = [f"lacks {key}" for key in own if key not in weights]
-    faults += [f"has {key}, which the network has not" for key in weights if key not in own]
+    """Load weights strictly; `SkipshiftError` names the source and the first keys that differ."""
+    expected = net.state_dict()
+    faults = [f"lacks {key}" for key in expected if key not in weights]
+    faults += [f"has {key}, which the network lacks" for key in weights if key not in expected]
     faults += [
         f"has {key} as {tuple(weights[key].shape)}, not {tuple(tensor.shape)}"
-        for key, tensor in own.items()
+        for key, tensor in expected.items()
         if key in weights and weights[key].shape != tensor.shape
     ]
     if faults:
         more = f" ({len(faults) - 2} more)" if len(faults) > 2 else ""
-        raise SkipshiftError(f"{source}: {', '.join(faults[:2])}{more}; it is of another network")
+        raise SkipshiftError(
+            f"{source}: {', '.join(faults[:2])}{more}; these are weights of another network"
+        )
     net.load_state_dict(weights)
 
 
@@ -167,7 +169,7 @@ def _make_encoder(name: str, weights: str | Path | None, in_channels: int) -> nn
         near = [known for known in encoders if known[:6] == name[:6]]
         near += [f"tu-{known}" for known in list_models(f"{name.removeprefix('tu-')[:6]}*")]
         choices = ", ".join((near or ["resnet18", "resnet34"])[:5])
-        raise ArgumentError(f"unknown encoder {name!r}; the nearest are {choices}")
+        raise ArgumentError(f"unknown encoder {name!r}; similar names are {choices}")
     encoder: nn.Module
     if weights == "imagenet":
         encoder = _imagenet_encoder(name)
@@ -181,18 +183,18 @@ def _make_encoder(name: str, weights: str | Path | None, in_channels: int) -> nn
 
 
 def _imagenet_encoder(name: str) -> nn.Module:
-    # smp takes True, not a name, for timm's encoders
+    # for timm's encoders smp takes True, not a name
     weights = True if name.startswith("tu-") else "imagenet"
     hub = logging.getLogger("huggingface_hub")
     level = hub.level
-    hub.setLevel(logging.ERROR)  # it reports every retry as a warning of its own
+    hub.setLevel(logging.ERROR)  # it logs a warning for every retry
     try:
         encoder: nn.Module = get_encoder(name, in_channels=3, depth=5, weights=weights)
     except (OSError, KeyError, RuntimeError) as error:
         raise SkipshiftError(
-            f"encoder_weights: imagenet weights of {name} could not be fetched "
+            f"encoder_weights: imagenet weights of {name} could not be downloaded "
             f"({type(error).__name__}); connect to the model hub once, or give a file of weights, "
-            f"or none to start from scratch"
+            f"or none to train from scratch"
         ) from error
     finally:
         hub.setLevel(level)
@@ -200,22 +202,22 @@ def _imagenet_encoder(name: str) -> nn.Module:
 
 
 def _encoder_keys(encoder: nn.Module, path: Path) -> dict[str, Tensor]:
-    """Weights of a file under the encoder's own names, without the classifier of a whole net."""
+    """Read weights and rename them to the encoder's parameters, without a classifier's."""
     weights = read_weights(path)
-    own = set(encoder.state_dict())
+    names = set(encoder.state_dict())
     prefixes = ("encoder.", "module.encoder.", "module.", "model.", "backbone.", "")
     stripped = [
         {k.removeprefix(p): v for k, v in weights.items() if k.startswith(p)} for p in prefixes
     ]
-    # smp keeps a timm network one level down
+    # smp nests a timm network in an attribute
     stripped.append({f"model.{k}": v for k, v in weights.items()})
-    best = max(stripped, key=lambda named: len(own & set(named)))
+    best = max(stripped, key=lambda named: len(names & set(named)))
     heads = ("fc.", "classifier.", "head.", "last_linear.", "model.fc.", "model.head.")
-    return {k: v for k, v in best.items() if k in own or not k.startswith(heads)}
+    return {k: v for k, v in best.items() if k in names or not k.startswith(heads)}
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a state_dict, safetensors or torch's own; `SkipshiftError` if the file holds none."""
+    """Read a state_dict from safetensors or a torch file; `SkipshiftError` if there is none."""
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -224,13 +226,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         reason = " ".join((getattr(error, "strerror", None) or str(error)).split())[:200]
         raise SkipshiftError(f"{path}: cannot be read as weights: {reason}") from None
     except Exception as error:
-        # torch raises pickle's UnpicklingError and more for files that hold anything but weights
+        # torch raises UnpicklingError and others for files that contain anything but weights
         raise SkipshiftError(
-            f"{path}: holds more than weights ({type(error).__name__}); save its state_dict alone"
+            f"{path}: contains more than weights ({type(error).__name__}); save only its state_dict"
         ) from None
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(weights, dict) and isinstance(weights.get(key), dict):
             weights = weights[key]
     if not isinstance(weights, dict) or not all(isinstance(v, Tensor) for v in weights.values()):
-        raise SkipshiftError(f"{path}: holds no state_dict; save the network's state_dict alone")
+        raise SkipshiftError(f"{path}: contains no state_dict; save the network's state_dict")
     return weights

@@ -1,4 +1,4 @@
-"""What people read: sentences, tables, charts and pages.
+"""Sentences, tables, charts and HTML pages.
 
 Takes the tables that other rooms write; gives text, figures and HTML. Never imports torch.
 """

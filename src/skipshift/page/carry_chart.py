@@ -1,4 +1,4 @@
-"""What each path carries as bars, and as a sentence."""
+"""Chart of activation patching: the recovered fraction of each path."""
 
 from typing import Any
 
@@ -8,19 +8,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from skipshift.page.carry_sentences import carry_sentence, single_paths
 from skipshift.page.style import INK, MUTED, NULL, frame, styled, write
-from skipshift.statistics.recovery import NONE
 
 _ROW = 0.36
 _BACK, _WORSE = "#0072b2", "#d55e00"
-_FAIR: dict[str, Any] = {"marker": "D", "ls": "", "ms": 5.5, "mfc": "white", "mec": INK}
+_SHAPLEY: dict[str, Any] = {"marker": "D", "ls": "", "ms": 5.5, "mfc": "white", "mec": INK}
 
 
 @styled()
 def carry_figure(table: pd.DataFrame, label: str) -> Figure:
-    """Draw the share of the lost IoU that each path brings back, with its 95 % interval.
+    """Draw the recovered fraction (share of the lost IoU) of each path, with its 95 % interval.
 
-    Orange where a patch costs more IoU. Shapley's values are diamonds where the table has them.
+    Orange bars are negative: patching the path lowers IoU further. Diamonds are Shapley values, if
+    the table has them.
 
     Parameters
     ----------
@@ -29,57 +30,29 @@ def carry_figure(table: pd.DataFrame, label: str) -> Figure:
     label
         Title of the figure.
     """
-    shown = _shown(table)
+    shown = single_paths(table)
     left = 0.25 + 0.075 * max(map(len, shown["path"]))
     tall, right = _ROW * len(shown), 2.15
     width = max(7.6, left + 4.4 + right)
     figure = Figure(figsize=(width, tall + 1.5))
     axes = frame(figure, left, 0.62, width - left - right, tall)
-    _bars(axes, shown)
+    _draw_bars(axes, shown)
     top = 0.62 + tall
     write(figure, left, top + 0.58, label, weight="bold", size=9.5)
     write(figure, left, top + 0.33, carry_sentence(table), color=MUTED, size=8.5)
-    write(figure, width - right + 0.15, top + 0.07, "share, 95 % interval", size=8, color=MUTED)
+    write(figure, width - right + 0.15, top + 0.07, "recovered, 95 % interval", size=8, color=MUTED)
     write(figure, width - 0.12, top + 0.07, "IoU", size=8, color=MUTED, ha="right")
     for i, (_, row) in enumerate(shown.iterrows()):
         y = top - _ROW * (i + 0.5)
         write(figure, width - right + 0.15, y, _share_text(row), va="center", size=8.5)
         write(figure, width - 0.12, y, f"{row['iou']:.3f}", va="center", ha="right", size=8.5)
     if shown["shapley"].notna().any():
-        mark = Line2D([], [], label="Shapley's value", **_FAIR)
+        mark = Line2D([], [], label="Shapley value", **_SHAPLEY)
         axes.legend(handles=[mark], loc="upper left", bbox_to_anchor=(1.0, -0.02), fontsize=8)
     return figure
 
 
-def carry_sentence(table: pd.DataFrame) -> str:
-    """Say what the shift costs and which path brings most of it back.
-
-    >>> row = {"share": 0.0, "low": 0.0, "high": 0.0, "in_domain": 0.9}
-    >>> rows = [{"path": "none", "iou": 0.5, **row}, {**row, "path": "L1", "iou": 0.8,
-    ...         "share": 0.75, "low": 0.7, "high": 0.8}, {**row, "path": "all", "iou": 0.9}]
-    >>> carry_sentence(pd.DataFrame(rows))
-    'The shift costs 0.400 IoU, from 0.900 to 0.500. L1 brings back 75 % of it (95 % interval 70
-    to 80).'
-    """
-    none = table[table["path"] == NONE].iloc[0]
-    before, after = none["in_domain"], none["iou"]
-    if not after < before:
-        return f"The shift costs no IoU, from {before:.3f} to {after:.3f}: no share is defined."
-    cost = f"The shift costs {before - after:.3f} IoU, from {before:.3f} to {after:.3f}."
-    best = _shown(table)[:-1].nlargest(1, "share").iloc[0]
-    sure = "too few groups, or too small a loss, for an interval"
-    if np.isfinite(best["low"]):
-        sure = f"95 % interval {100 * best['low']:.0f} to {100 * best['high']:.0f}"
-    return f"{cost} {best['path']} brings back {100 * best['share']:.0f} % of it ({sure})."
-
-
-def _shown(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows of single paths, and of all at the end."""
-    sets = table["path"].str.contains("+", regex=False)
-    return table[~sets & (table["path"] != NONE)]
-
-
-def _bars(axes: Axes, shown: pd.DataFrame) -> None:
+def _draw_bars(axes: Axes, shown: pd.DataFrame) -> None:
     share, low, high = (shown[column].to_numpy(float) for column in ("share", "low", "high"))
     y = np.arange(len(shown))
     colours = [_BACK if value >= 0 else _WORSE for value in np.nan_to_num(share)]
@@ -90,11 +63,11 @@ def _bars(axes: Axes, shown: pd.DataFrame) -> None:
         np.nan_to_num(share), y, xerr=errors, fmt="none", ecolor=INK, elinewidth=1.1, capsize=2.5,
         zorder=3,
     )  # fmt: skip
-    fair = shown["shapley"].to_numpy(float)
-    axes.plot(fair, y, zorder=4, **_FAIR)
-    for at, dashes in ((0.0, (0, ())), (1.0, (0, (4, 3)))):
-        axes.axvline(at, color=MUTED, lw=0.9, ls=dashes, zorder=1)
-    ends = np.concatenate([np.nan_to_num(np.concatenate([share, low, high, fair])), [0.0, 1.0]])
+    shapley = shown["shapley"].to_numpy(float)
+    axes.plot(shapley, y, zorder=4, **_SHAPLEY)
+    for x, dashes in ((0.0, (0, ())), (1.0, (0, (4, 3)))):
+        axes.axvline(x, color=MUTED, lw=0.9, ls=dashes, zorder=1)
+    ends = np.concatenate([np.nan_to_num(np.concatenate([share, low, high, shapley])), [0.0, 1.0]])
     room = 0.03 * (ends.max() - ends.min())
     axes.set(xlim=(ends.min() - room, ends.max() + room), ylim=(len(shown) - 0.5, -0.5))
     axes.set_yticks(y, list(shown["path"]))
@@ -102,8 +75,8 @@ def _bars(axes: Axes, shown: pd.DataFrame) -> None:
     axes.grid(axis="x")
     axes.spines["left"].set_visible(False)
     axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
-    worse = "; orange: more is lost" if (share < 0).any() else ""
-    axes.set_xlabel(f"share of the lost IoU that returns{worse}")
+    worse = "; orange: IoU falls further" if (share < 0).any() else ""
+    axes.set_xlabel(f"recovered fraction of the lost IoU{worse}")
 
 
 def _share_text(row: pd.Series) -> str:

@@ -1,4 +1,4 @@
-"""Charts of the tables: the heatmap of Fig. 7, the violins of Fig. 8, profiles, training curves."""
+"""Charts: heatmap of IoU (Fig. 7), violins of distances (Fig. 8), profiles and training curves."""
 
 import re
 from collections.abc import Sequence
@@ -28,7 +28,8 @@ _PATH, _SKIP = "#0072b2", "#d55e00"
 def heatmap(iou: pd.DataFrame, class_name: str) -> Figure:
     """IoU of one class, every encoder and variant on every domain (Fig. 7, and Fig. 9's scanners).
 
-    Bold is the highest variant of its encoder in a column, ties at two decimals included.
+    Bold marks the highest variant of its encoder in a column, ties at two decimals included.
+    `ArgumentError` if the table lacks the class.
 
     Parameters
     ----------
@@ -73,10 +74,10 @@ def _row_tops(encoders: Sequence[str]) -> list[float]:
     return tops
 
 
-def _flow(found: Sequence[Panel], room: float, gap: float) -> list[list[Panel]]:
+def _flow(panels_shown: Sequence[Panel], room: float, gap: float) -> list[list[Panel]]:
     most = int(room / _CELL_W)
     lines: list[list[Panel]] = [[]]
-    for panel in found:
+    for panel in panels_shown:
         for i in range(0, len(panel.domains), most):
             piece = Panel(panel.title, panel.domains[i : i + most], panel.labels[i : i + most])
             used = sum(len(p.domains) * _CELL_W + gap for p in lines[-1])
@@ -116,12 +117,12 @@ def _row_labels(
 def _panel(
     figure: Figure,
     panel: Panel,
-    place: tuple[float, float, float],
+    position: tuple[float, float, float],
     values: pd.DataFrame,
     marks: pd.DataFrame,
     tops: Sequence[float],
 ) -> None:
-    x, y, depth = place
+    x, y, depth = position
     columns = len(panel.domains)
     axes = frame(figure, x, y - depth, columns * _CELL_W, depth)
     axes.set(xlim=(0, columns), ylim=(-depth, 0))
@@ -137,10 +138,10 @@ def _panel(
         write(figure, x, title_y, panel.title, weight="bold", va="bottom", size=9.5)
 
 
-def _cell(axes: Axes, place: tuple[float, float], value: float, best_one: bool) -> None:
+def _cell(axes: Axes, position: tuple[float, float], value: float, best_one: bool) -> None:
     known = np.isfinite(value)
     colour = _COLOURS(value) if known else (0.95, 0.95, 0.95, 1.0)
-    x, y = place
+    x, y = position
     axes.add_patch(
         Rectangle((x, y - _CELL_H), 1, _CELL_H, facecolor=colour, edgecolor="white", linewidth=1.2)
     )
@@ -152,7 +153,7 @@ def _cell(axes: Axes, place: tuple[float, float], value: float, best_one: bool) 
 
 
 def readable_on(colour: tuple[float, float, float, float]) -> str:
-    """Black or white, whichever contrasts more (WCAG's relative luminance)."""
+    """Choose black or white, whichever has more contrast (WCAG relative luminance)."""
     rgb = np.asarray(colour[:3])
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     luminance = float(linear @ [0.2126, 0.7152, 0.0722])
@@ -175,14 +176,14 @@ def _colour_bar(figure: Figure, x: float, y: float, depth: float) -> None:
 def violins(shift: pd.DataFrame, layers: pd.DataFrame) -> Figure:
     """Distances of the channels of every layer between one pair of domains (Fig. 8).
 
-    A row for each encoder; per layer a violin for each variant, over the channels of all its runs,
-    the mean as a dot. Grey is the null: a line at its mean, a band from its 5th to its 95th
-    percentile over channels.
+    One row per encoder; in each layer one violin per variant, over the channels of all its runs,
+    with the mean as a dot. Grey is the null (noise floor): a line at its mean, a band from its 5th
+    to its 95th percentile over channels. `ArgumentError` if there are several pairs or distances.
 
     Parameters
     ----------
     shift
-        Columns of shift.parquet; one reference, one shifted domain, one kind of distance.
+        Columns of shift.parquet, of one reference, one shifted domain and one distance.
     layers
         Columns of layers.csv, for the order of the layers.
     """
@@ -205,7 +206,7 @@ def violins(shift: pd.DataFrame, layers: pd.DataFrame) -> Figure:
     handles = [Patch(color=colour_of(v), alpha=0.8) for v in variants]
     dot = Line2D([], [], marker="o", ls="", ms=4, mfc="white", mec=INK)
     null = (Patch(color=NULL), Line2D([], [], color=MUTED, lw=1.4))
-    labels = [*variants, "mean", "null: mean and 90 % of channels"]
+    labels = [*variants, "mean", "null (noise floor): mean and 90 % of channels"]
     figure.legend(
         handles=[*handles, dot, null], labels=labels, loc="upper left", ncols=len(handles) + 2,
         bbox_to_anchor=(0.05, 1.0), columnspacing=1.4, handlelength=1.2, handletextpad=0.5,
@@ -260,7 +261,7 @@ def _distance_label(shift: pd.DataFrame) -> str:
 
 
 def _halves(axes: Axes, names: Sequence[str]) -> None:
-    """Say where the encoder ends and the decoder begins, for layers named by kind and stride."""
+    """Mark the border of encoder and decoder, for layers named by kind and stride."""
     first = next((i for i, name in enumerate(names) if name[:1] in "sd"), 0)
     if not first or not _by_kind(names):
         return
@@ -273,28 +274,29 @@ def _halves(axes: Axes, names: Sequence[str]) -> None:
 
 
 def _by_kind(names: Sequence[str]) -> bool:
-    """Whether layers are named as architectures that are known have them: e2, b32, s4, d4, e16b."""
+    """Whether all layers have names of a known architecture: e2, b32, s4, d4, e16b."""
     return all(re.fullmatch(r"[ebsd]\d+[a-z]?", name) for name in names)
 
 
 @styled()
 def profile_figure(layers: pd.DataFrame, label: str) -> Figure:
-    """One network's profile: distance with its 95 % interval, null, and the excess between them.
+    """One network's profile: distance with its 95 % interval, null (noise floor) and excess.
 
-    Skips that are layers of their own (s4) are drawn off the line, before the block they enter.
-    Arcs below join the layers of kept skips where the table names a variant.
+    The excess is the bias-corrected distance. Skips with layers of their own (s4) are drawn off the
+    line, before the block that reads them. Arcs below join the layers of kept skips if the table
+    names a variant. `ArgumentError` if a layer has several rows.
 
     Parameters
     ----------
     layers
-        One row per layer: layer, depth, distance, null, low, high; variant if known.
+        One row per layer: layer, depth, distance, null, low, high, and variant if known.
     label
         Title of the figure.
     """
     rows = layers.sort_values("depth", kind="stable")
     names = [str(name) for name in rows["layer"]]
     if len(set(names)) != len(names):
-        raise ArgumentError("a profile has one row for each layer; choose one run and one pair")
+        raise ArgumentError("a profile must have one row per layer; choose one run and one pair")
     skips = _skip_pairs(rows, names)
     crowded = len(names) * (max(map(len, names)) + 1) > 90
     strip = 0.95 if skips else 0.12
@@ -332,20 +334,20 @@ def _path_and_skips(axes: Axes, rows: pd.DataFrame, names: Sequence[str]) -> Non
     path = ~aside
     axes.fill_between(
         x[path], null[path], distance[path], where=list(distance[path] > null[path]),
-        interpolate=True, color=_PATH, alpha=0.14, lw=0, label="excess",
+        interpolate=True, color=_PATH, alpha=0.14, lw=0, label="excess (bias-corrected distance)",
     )  # fmt: skip
-    axes.plot(x[path], null[path], color=MUTED, ls=(0, (4, 2)), lw=1.5, label="null")
+    axes.plot(x[path], null[path], color=MUTED, ls=(0, (4, 2)), lw=1.5, label="null (noise floor)")
     errors = np.nan_to_num(np.stack([distance - low, high - distance])).clip(0)
-    bars: dict[str, Any] = {"mec": "white", "capsize": 3, "elinewidth": 1.3}
+    error_bars: dict[str, Any] = {"mec": "white", "capsize": 3, "elinewidth": 1.3}
     axes.errorbar(
         x[path], distance[path], errors[:, path], color=_PATH, marker="o", ms=5,
-        label="distance, 95 % interval", **bars,
+        label="distance, 95 % interval", **error_bars,
     )  # fmt: skip
     if aside.any():
         axes.plot(x[aside], null[aside], "_", color=MUTED, ms=9, mew=1.5)
         axes.errorbar(
             x[aside], distance[aside], errors[:, aside], color=_SKIP, marker="D", ms=6, ls="",
-            label="of a skip", **bars,
+            label="distance at a skip", **error_bars,
         )  # fmt: skip
 
 
@@ -374,7 +376,7 @@ def _skip_arcs(axes: Axes, skips: Sequence[tuple[int, int, str]], layers: int) -
 
 @styled()
 def curves(history: pd.DataFrame) -> Figure:
-    """Training loss and validation IoU by epoch; thin lines are runs, thick ones their mean.
+    """Training loss and validation IoU by epoch; thin lines are runs, thick lines their mean.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""In what order and under which labels tables are shown: figures, page and terminal agree on it."""
+"""Order, labels and selection of the tables' rows, shared by figures, pages and terminal."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from skipshift.statistics.scores import MEAN
 
 @dataclass(frozen=True)
 class Panel:
-    """Columns of a table that belong together: one kind of shift, or domains that are no shifts."""
+    """Columns of a table that belong together: one kind of shift, or the domains without one."""
 
     title: str
     domains: tuple[str, ...]
@@ -29,7 +29,7 @@ def ordered_variants(names: Iterable[str]) -> list[str]:
 
 
 def in_domain(domains: Iterable[str]) -> str:
-    """Name the domain that the networks were trained on: `original`, or else the first no-shift.
+    """Name the source domain: `original`, or else the first that is no synthetic shift.
 
     >>> in_domain(["brightness:0.5", "original"]), in_domain(["A", "B"])
     ('original', 'A')
@@ -40,39 +40,39 @@ def in_domain(domains: Iterable[str]) -> str:
 
 
 def panels(domains: Iterable[str]) -> list[Panel]:
-    """Group domains as Fig. 7 does: per kind of shift by factor, the in-domain one at factor 1.
+    """Group domains as in Fig. 7: one panel per kind of shift, by factor, the source domain at 1.
 
-    Domains that are no shifts form the last panel, the in-domain one first.
+    Domains that are no synthetic shifts form the last panel, the source domain first.
 
     >>> panels(["original", "brightness:1.5", "brightness:0.5"])[0].labels
     ('0.5', 'original', '1.5')
     """
     names = list(dict.fromkeys(domains))
-    home = in_domain(names)
+    source = in_domain(names)
     kinds: dict[str, list[tuple[float, str, str]]] = {}
     for name in names:
         shift = parse_shift(name)
         if shift is not None:
             kinds.setdefault(shift[0], []).append((shift[1], f"{shift[1]:g}", name))
-    found = []
+    grouped = []
     for kind, columns in kinds.items():
-        ranked = sorted([*columns, (1.0, home, home)] if home in names else columns)
-        found.append(Panel(kind, tuple(c[2] for c in ranked), tuple(c[1] for c in ranked)))
+        ranked = sorted([*columns, (1.0, source, source)] if source in names else columns)
+        grouped.append(Panel(kind, tuple(c[2] for c in ranked), tuple(c[1] for c in ranked)))
     plain = [name for name in names if parse_shift(name) is None]
     if not kinds or len(plain) > 1:
-        rest = (home, *(name for name in plain if name != home))
-        found.append(Panel("domains", rest, rest))
-    return found
+        rest = (source, *(name for name in plain if name != source))
+        grouped.append(Panel("domains", rest, rest))
+    return grouped
 
 
 def of_classes(table: pd.DataFrame, foreground: Sequence[str]) -> pd.DataFrame:
-    """Rows of the foreground classes, those of their mean first."""
+    """Rows of the foreground classes, their mean first."""
     rows = table[table["class"].isin([MEAN, *foreground])]
     return rows.sort_values("class", key=lambda c: c != MEAN, kind="stable", ignore_index=True)
 
 
 def grid(iou: pd.DataFrame, class_name: str) -> pd.DataFrame:
-    """IoU of one class: rows (encoder, variant) in the order shown, a column for each domain."""
+    """IoU of one class: one row per (encoder, variant) in display order, one column per domain."""
     rows = iou[iou["class"] == class_name]
     wide = rows.pivot_table(
         index=["encoder", "variant"], columns="domain", values="iou", dropna=False, sort=False
@@ -90,9 +90,9 @@ def grid(iou: pd.DataFrame, class_name: str) -> pd.DataFrame:
 
 
 def best(values: pd.DataFrame, digits: int) -> pd.DataFrame:
-    """Where a variant is the highest of its encoder in a column, ties at ``digits`` included.
+    """Mark the highest variant of each encoder in each column, ties at ``digits`` included.
 
-    An encoder with one variant has no best.
+    An encoder with a single variant has no mark.
 
     Parameters
     ----------
@@ -108,3 +108,29 @@ def best(values: pd.DataFrame, digits: int) -> pd.DataFrame:
 def layer_order(layers: pd.DataFrame) -> list[str]:
     """Names of the layers from the input to the output."""
     return list(layers.sort_values("depth", kind="stable")["layer"].unique())
+
+
+def excesses(layers: pd.DataFrame) -> pd.DataFrame:
+    """Excess of one pair of domains, mean over runs: rows (encoder, variant), columns layers."""
+    wide = layers.pivot_table(
+        index=["encoder", "variant"], columns="layer", values="excess", sort=False
+    )
+    order = [
+        (encoder, variant)
+        for encoder in layers["encoder"].unique()
+        for variant in ordered_variants(layers["variant"])
+        if (encoder, variant) in set(wide.index)
+    ]
+    rows = pd.MultiIndex.from_tuples(order, names=wide.index.names)
+    return wide.reindex(index=rows, columns=layer_order(layers))
+
+
+def pairs_of(layers: pd.DataFrame) -> list[tuple[str, str]]:
+    """Pairs (reference, shifted) of a profile table, in its order."""
+    unique = layers[["reference", "shifted"]].drop_duplicates()
+    return list(zip(unique["reference"], unique["shifted"], strict=True))
+
+
+def of_pair(table: pd.DataFrame, pair: tuple[str, str]) -> pd.DataFrame:
+    """Rows of one pair of domains."""
+    return table[(table["reference"] == pair[0]) & (table["shifted"] == pair[1])]

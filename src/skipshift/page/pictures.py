@@ -1,4 +1,4 @@
-"""Pictures of the networks and of the images: Fig. 1, Fig. 3, and samples with their errors."""
+"""Pictures: network and variants (Fig. 1), images and masks (Fig. 3), predictions with errors."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,14 +17,14 @@ from skipshift.statistics.counts import count, iou
 
 Pixels = npt.NDArray[np.uint8]
 
-EXCESS_PIXELS = "#d55e00"
-MISSED_PIXELS = "#0072b2"
-SWAPPED_PIXELS = "#f0e442"
+FALSE_POSITIVES = "#d55e00"
+FALSE_NEGATIVES = "#0072b2"
+WRONG_CLASS = "#f0e442"
 
 
 @styled()
 def variants_figure(variants: Sequence[str] = tuple(VARIANTS)) -> Figure:
-    """Draw the network, its strides and skip levels, and what each variant keeps (Fig. 1)."""
+    """Draw the network, its strides and skip levels, and the skips of each variant (Fig. 1)."""
     order = ordered_variants(variants)
     tall = max(3.5, 1.3 + 0.36 * len(order))
     figure = Figure(figsize=(WIDTH, tall))
@@ -37,7 +37,7 @@ def variants_figure(variants: Sequence[str] = tuple(VARIANTS)) -> Figure:
 
 
 def _network(axes: Axes) -> None:
-    """Draw a U of blocks: encoder down the left, decoder up the right, a row for each stride."""
+    """Draw the blocks of the U, one row per stride."""
     rows = {2**k: 3.2 - 0.58 * k for k in range(6)}
     ends = {2**k: (1.05 + 0.3 * k, 5.85 - 0.3 * k) for k in range(5)}
     middle = 3.45
@@ -85,7 +85,7 @@ def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], col
 
 
 def _kept(figure: Figure, order: Sequence[str], tall: float) -> None:
-    """Draw a dot for each skip that a variant keeps, a ring for each that it prunes."""
+    """Draw a dot for each skip kept and a ring for each skip pruned."""
     high = 0.36 * len(order)
     axes = frame(figure, 8.15, (tall - high) / 2 - 0.1, 2.2, high)
     axes.set(xlim=(0.5, 4.5), ylim=(len(order) - 0.5, -0.5))
@@ -112,7 +112,7 @@ def examples_figure(images: Pixels, masks: Pixels, titles: Sequence[str]) -> Fig
     masks
         (K, H, W) class indices; 0, the background, is white.
     titles
-        One for each image.
+        One per image.
     """
     classes = max(int(masks.max()) + 1, 2)
     side, gap = min(2.4, (WIDTH - 0.1) / len(images) - 0.1), 0.1
@@ -129,7 +129,7 @@ def examples_figure(images: Pixels, masks: Pixels, titles: Sequence[str]) -> Fig
 
 @styled()
 def samples_figure(samples: Mapping[str, Any]) -> Figure:
-    """Image, mask and each variant's prediction, a row for each case, the errors coloured.
+    """Image, mask and each variant's prediction with its errors coloured, one row per case.
 
     Parameters
     ----------
@@ -139,8 +139,8 @@ def samples_figure(samples: Mapping[str, Any]) -> Figure:
     """
     images, masks, predictions = samples["images"], samples["masks"], samples["predictions"]
     variants = ordered_variants(predictions)
-    found = [masks, *predictions.values()]
-    classes = max(2, len(samples.get("classes", ())), 1 + max(int(np.max(x)) for x in found))
+    labels = [masks, *predictions.values()]
+    classes = max(2, len(samples.get("classes", ())), 1 + max(int(np.max(x)) for x in labels))
     left, top, gap = 1.2, 0.52, 0.07
     side = min(1.5, (WIDTH - left) / (2 + len(variants)) - gap)
     tall = side * images.shape[1] / images.shape[2]
@@ -166,7 +166,7 @@ def samples_figure(samples: Mapping[str, Any]) -> Figure:
 
 
 def shortened(text: str, most: int) -> str:
-    """Text of at most so many characters, its middle left out where it is longer.
+    """Shorten a text to at most so many characters by omitting its middle.
 
     >>> shortened("a-very-long-name.png", 11)
     'a-ver…e.png'
@@ -198,11 +198,11 @@ def _mask_colours(mask: Pixels, classes: int) -> Pixels:
 
 
 def _error_colours(mask: Pixels, prediction: Pixels, classes: int) -> Pixels:
-    """(H, W, 3): the mask's grey where both agree, one colour for each kind of error."""
+    """(H, W, 3): the mask's grey where both agree, one colour per kind of error."""
     coloured = _mask_colours(mask, classes)
-    coloured[(mask == 0) & (prediction > 0)] = _rgb(EXCESS_PIXELS)
-    coloured[(mask > 0) & (prediction == 0)] = _rgb(MISSED_PIXELS)
-    coloured[(mask > 0) & (prediction > 0) & (mask != prediction)] = _rgb(SWAPPED_PIXELS)
+    coloured[(mask == 0) & (prediction > 0)] = _rgb(FALSE_POSITIVES)
+    coloured[(mask > 0) & (prediction == 0)] = _rgb(FALSE_NEGATIVES)
+    coloured[(mask > 0) & (prediction > 0) & (mask != prediction)] = _rgb(WRONG_CLASS)
     return coloured
 
 
@@ -213,20 +213,20 @@ def _rgb(colour: str) -> tuple[int, ...]:
 def _agreement(mask: Pixels, prediction: Pixels, classes: int) -> str:
     counts = count(mask[None], prediction[None], classes)[0, 1:]
     each = iou(counts)
-    return f"IoU {np.nanmean(each):.2f}" if np.isfinite(each).any() else "nothing to find"
+    return f"IoU {np.nanmean(each):.2f}" if np.isfinite(each).any() else "no foreground"
 
 
 def _error_legend(figure: Figure, names: Sequence[object]) -> None:
     classes = len(names)
     greys = _greys(classes)[1:] / 255
-    names = [f"{name}, right" for name in names[1:]]
+    names = [f"{name}, correct" for name in names[1:]]
     handles = [Patch(color=tuple(g), label=n) for g, n in zip(greys, names, strict=True)]
     handles += [
-        Patch(color=EXCESS_PIXELS, label="false positive"),
-        Patch(color=MISSED_PIXELS, label="false negative (missed)"),
+        Patch(color=FALSE_POSITIVES, label="false positive"),
+        Patch(color=FALSE_NEGATIVES, label="false negative (missed)"),
     ]
     if classes > 2:
-        handles.append(Patch(color=SWAPPED_PIXELS, label="wrong class"))
+        handles.append(Patch(color=WRONG_CLASS, label="wrong class"))
     figure.legend(
         handles=handles, loc="upper left", ncols=len(handles), bbox_to_anchor=(0, 1.0),
         fontsize=8.5 if classes < 5 else 7, handlelength=1.1, columnspacing=1.5, borderaxespad=0.2,

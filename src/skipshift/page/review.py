@@ -1,4 +1,4 @@
-"""Pages on which a person judges and paints the proposed masks of a prepared set."""
+"""Pages (HTML) for reviewing and correcting the proposed masks of a prepared set."""
 
 import base64
 import io
@@ -20,21 +20,21 @@ from skipshift.records import write_bytes
 
 FOLDER = "review"
 BATCH = 100
-"""Cases on a page: about a quarter of an hour of looking, and 3 MB."""
+"""Cases per page: about a quarter of an hour of review, and 3 MB."""
 
 
 def write_review(out: Path) -> str:
-    """Write pages of all masks of a prepared set that are not reviewed, of figures only.
+    """Write pages of all mitotic figures of a prepared set whose masks are not reviewed yet.
 
-    A figure is shown once, on the scan whose points it is from. Each page is self-contained.
+    A figure is shown once, on the scan that was annotated. Each page is self-contained.
 
     Returns
     -------
-    A line that says where they are.
+    A line with the folder and the numbers of masks and pages.
     """
     rows = read_manifest(out / MANIFEST)
     rows = rows[(rows["stratum"] == FIGURE) & (rows["reviewed"] == "no")]
-    # the scan with the points comes first; the others have its mask
+    # the annotated scan comes first; the others share its mask
     rows = rows.drop_duplicates("case")
     starts = range(0, len(rows), BATCH)
     for number, start in enumerate(starts, 1):
@@ -69,7 +69,7 @@ def _case(row: dict[Any, Any]) -> dict[str, Any]:
 
 
 def _outline(mask: Pixels) -> str:
-    """Outlines of a mask (H, W) as an SVG path, holes too, along the edges of its pixels."""
+    """Outlines of a mask (H, W), holes included, as an SVG path along the pixel edges."""
     double = np.kron(mask, np.ones((2, 2), np.uint8))
     found, _ = cv2.findContours(double, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     lines = [

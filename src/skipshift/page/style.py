@@ -1,4 +1,4 @@
-"""How figures look and how they become bytes: one style, one colour for each variant."""
+"""Style of the figures, colours of the variants, and export to SVG, PNG and JPEG."""
 
 import contextlib
 import io
@@ -19,12 +19,13 @@ NULL = "#b4b4b4"
 WIDTH = 10.5
 """Width of a full figure in inches: 1,008 CSS pixels, the width of the page."""
 
-# Okabe and Ito's palette, told apart by every kind of colour blindness; it meets the paper's own
-# colours of Fig. 1 (cyan, orange, red, teal).
+# Okabe and Ito's palette, safe for all kinds of colour blindness, and close to the colours of the
+# paper's Fig. 1 (cyan, orange, red, teal).
 VARIANT_COLOURS = dict(
     zip(VARIANTS, ("#4d4d4d", "#56b4e9", "#e69f00", "#d55e00", "#009e73"), strict=True)
 )
-# No palette has sixteen safe colours for sixteen subsets: these repeat; legends keep the order.
+# No palette has sixteen safe colours for the sixteen subsets: these repeat, and legends keep the
+# order of the variants.
 _OTHER_COLOURS = ("#0072b2", "#cc79a7", "#332288", "#999933", "#882255", "#44aa99")
 
 _SANS = "'DejaVu Sans', sans-serif"
@@ -67,7 +68,7 @@ _STYLE: dict[Any, Any] = {
 
 @contextlib.contextmanager
 def styled() -> Iterator[None]:
-    """Draw in the house style, whatever the user's own settings are; they come back afterwards."""
+    """Draw in this style whatever the user's settings, which are restored afterwards."""
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(_STYLE)
@@ -83,7 +84,7 @@ def colour_of(variant: str) -> str:
 
 
 def frame(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
-    """Add axes at a place given in inches from the lower left corner."""
+    """Add axes at a position in inches from the lower left corner."""
     full_width, full_height = figure.get_size_inches()
     return figure.add_axes(
         (left / full_width, bottom / full_height, width / full_width, height / full_height)
@@ -91,13 +92,13 @@ def frame(figure: Figure, left: float, bottom: float, width: float, height: floa
 
 
 def write(figure: Figure, x: float, y: float, text: str, **style: object) -> None:
-    """Write text at a place given in inches from the lower left corner."""
+    """Write text at a position in inches from the lower left corner."""
     width, height = figure.get_size_inches()
     figure.text(x / width, y / height, text, **style)  # type: ignore[arg-type]
 
 
 def to_svg(figure: Figure) -> bytes:
-    """SVG with text as text, the same bytes for the same figure."""
+    """Export as SVG with text as text; byte-identical for the same figure."""
     buffer = io.BytesIO()
     with styled():
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": "skipshift"})
@@ -106,7 +107,7 @@ def to_svg(figure: Figure) -> bytes:
 
 
 def to_png(figure: Figure, dpi: int = 160) -> bytes:
-    """PNG, the same bytes for the same figure."""
+    """Export as PNG; byte-identical for the same figure."""
     buffer = io.BytesIO()
     with styled():
         figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
@@ -114,7 +115,7 @@ def to_png(figure: Figure, dpi: int = 160) -> bytes:
 
 
 def to_jpeg(figure: Figure, dpi: int = 160) -> bytes:
-    """JPEG for figures made of photographs, a fifth of the PNG."""
+    """Export as JPEG, for figures of photographs: a fifth of the size of a PNG."""
     buffer = io.BytesIO()
     with styled():
         figure.savefig(buffer, format="jpeg", dpi=dpi, pil_kwargs={"quality": 88, "subsampling": 0})

@@ -1,13 +1,13 @@
-"""Rows of the page's tables: numbers in the order in which they are shown, no words around them."""
+"""Rows of the page's tables, as numbers in display order."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pandas as pd
 
-from skipshift.page.ordering import best, grid, ordered_variants, panels
-from skipshift.page.results import StudyResults
-from skipshift.page.sentences import excesses, many, tests_on
+from skipshift.page.ordering import best, excesses, grid, ordered_variants, panels
+from skipshift.page.study_results import StudyResults, tests_on
+from skipshift.page.wording import many
 from skipshift.statistics.comparisons import AWAY
 
 # Table II: trainable parameters for two classes.
@@ -34,7 +34,7 @@ UNBOUND = {"low": UNKNOWN, "high": UNKNOWN}
 
 
 def labelled(networks: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
-    """Heads of rows: encoder, variant, and whether the row is the first of its encoder."""
+    """Row headings: encoder, variant, and whether the row is the first of its encoder."""
     heads: list[dict[str, Any]] = []
     for encoder, variant in networks:
         first = not heads or heads[-1]["encoder"] != encoder
@@ -42,14 +42,14 @@ def labelled(networks: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
     return heads
 
 
-def summary(found: StudyResults) -> list[dict[str, Any]]:
-    """In-domain IoU of the headline, its mean elsewhere, what is lost, and the lowest domain."""
-    values = grid(found.iou, found.headline)
-    homes, away = values[list(found.homes)], values[list(found.away)]
+def summary(results: StudyResults) -> list[dict[str, Any]]:
+    """Headline IoU of each network: in-domain, mean over the others, loss and lowest domain."""
+    values = grid(results.iou, results.headline)
+    homes, away = values[list(results.homes)], values[list(results.away)]
     mean = pd.DataFrame({"home": homes.mean(axis=1), "away": away.mean(axis=1)})
     marks = best(mean, 3)
-    bounds = _bounds(found.iou, found.headline)
-    runs = found.runs.groupby(["encoder", "variant"]).size()
+    bounds = _bounds(results.iou, results.headline)
+    runs = results.runs.groupby(["encoder", "variant"]).size()
     lines = []
     for head in labelled(values.index):
         key = (head["encoder"], head["variant"])
@@ -58,7 +58,7 @@ def summary(found: StudyResults) -> list[dict[str, Any]]:
             {
                 **head,
                 "home": mean["home"][key],
-                **(bounds[*key, found.homes[0]] if len(found.homes) == 1 else UNBOUND),
+                **(bounds[*key, results.homes[0]] if len(results.homes) == 1 else UNBOUND),
                 "away": mean["away"][key],
                 "lost": mean["home"][key] - mean["away"][key],
                 "lowest": ranked.iloc[0] if len(ranked) else UNKNOWN,
@@ -72,45 +72,45 @@ def summary(found: StudyResults) -> list[dict[str, Any]]:
 
 
 def iou_panels(iou: pd.DataFrame, class_name: str) -> list[dict[str, Any]]:
-    """IoU of one class with its intervals, a table for each panel of domains."""
+    """IoU of one class with its intervals, one table per panel of domains."""
     values = grid(iou, class_name)
     marks = best(values, 3)
     bounds = _bounds(iou, class_name)
 
     def cell(key: tuple[str, str], domain: str) -> dict[str, Any]:
-        found = {"domain": domain, "iou": values[domain][key], "best": marks[domain][key]}
-        return {**found, **bounds.get((*key, domain), UNBOUND)}
+        score = {"domain": domain, "iou": values[domain][key], "best": marks[domain][key]}
+        return {**score, **bounds.get((*key, domain), UNBOUND)}
 
     return _panels(values.columns, values.index, cell)
 
 
-def metric_panels(found: StudyResults, metric: str) -> list[dict[str, Any]]:
-    """Scores of the headline's class by one metric, as `iou_panels`."""
-    scores = found.scores[found.scores["metric"] == metric].rename(columns={"value": "iou"})
-    return iou_panels(_home_first(found, scores), found.headline)
+def metric_panels(results: StudyResults, metric: str) -> list[dict[str, Any]]:
+    """Scores of the headline class by one metric, laid out as by `iou_panels`."""
+    scores = results.scores[results.scores["metric"] == metric].rename(columns={"value": "iou"})
+    return iou_panels(_home_first(results, scores), results.headline)
 
 
-def effect_panels(found: StudyResults, metric: str) -> list[dict[str, Any]]:
-    """Differences from the baseline by one metric, a table for each panel of domains."""
-    tests = found.tests[found.tests["class"] == found.headline]
+def effect_panels(results: StudyResults, metric: str) -> list[dict[str, Any]]:
+    """Differences from the baseline by one metric, one table per panel of domains."""
+    tests = results.tests[results.tests["class"] == results.headline]
     tests = tests[(tests["metric"] == metric) & (tests["domain"] != AWAY)]
-    tests = _home_first(found, tests)
+    tests = _home_first(results, tests)
     named = {(t["encoder"], t["variant"], t["domain"]): t for t in tests.to_dict("records")}
-    compared = {place[:2] for place in named}
-    networks = [key for key in grid(found.iou, found.headline).index if key in compared]
+    compared = {key[:2] for key in named}
+    networks = [key for key in grid(results.iou, results.headline).index if key in compared]
     return _panels(tests["domain"].unique(), networks, lambda key, d: named.get((*key, d)))
 
 
-def standings(found: StudyResults) -> list[dict[str, Any]]:
-    """Test of every variant against the baseline in-domain and on the mean of the others."""
-    places: list[tuple[tuple[str, ...], str]] = [((home,), home) for home in found.homes]
-    if found.away:
-        mean = f"mean of {many(found.away)}"
-        places.append((found.away, mean if len(found.away) > 1 else found.away[0]))
+def standings(results: StudyResults) -> list[dict[str, Any]]:
+    """Compare all variants with the baseline, in-domain and on the mean of the others."""
+    settings: list[tuple[tuple[str, ...], str]] = [((home,), home) for home in results.homes]
+    if results.away:
+        mean = f"mean of {many(results.away)}"
+        settings.append((results.away, mean if len(results.away) > 1 else results.away[0]))
     lines: list[dict[str, Any]] = []
-    for encoder in found.iou["encoder"].unique():
-        for domains, where in places:
-            tests = tests_on(found, encoder, domains).set_index("variant")
+    for encoder in results.iou["encoder"].unique():
+        for domains, where in settings:
+            tests = tests_on(results, encoder, domains).set_index("variant")
             for variant in ordered_variants(tests.index):
                 first = not lines or lines[-1]["encoder"] != encoder
                 head = {"variant": variant, "where": where, "first": first}
@@ -118,8 +118,8 @@ def standings(found: StudyResults) -> list[dict[str, Any]]:
     return lines
 
 
-def _home_first(found: StudyResults, table: pd.DataFrame) -> pd.DataFrame:
-    return table.sort_values("domain", key=lambda d: ~d.isin(found.homes), kind="stable")
+def _home_first(results: StudyResults, table: pd.DataFrame) -> pd.DataFrame:
+    return table.sort_values("domain", key=lambda d: ~d.isin(results.homes), kind="stable")
 
 
 def _panels(
@@ -127,7 +127,7 @@ def _panels(
     networks: Iterable[tuple[str, str]],
     cell: Callable[[tuple[str, str], str], Any],
 ) -> list[dict[str, Any]]:
-    """Lay cells out as a table for each panel of domains."""
+    """Lay cells out, one table per panel of domains."""
     heads = labelled(networks)
     return [
         {
@@ -155,7 +155,7 @@ def _bounds(iou: pd.DataFrame, class_name: str) -> dict[tuple[str, str, str], di
 
 
 def parameters(runs: pd.DataFrame) -> list[dict[str, Any]]:
-    """Trainable parameters of each network beside the paper's."""
+    """Trainable parameters of each network, and those of the paper."""
     paper = PAPER_PARAMETERS
     counts = runs.groupby(["encoder", "variant"], sort=False)["parameters"].first()
     return [
@@ -165,7 +165,7 @@ def parameters(runs: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def excess_rows(layers: pd.DataFrame) -> list[dict[str, Any]]:
-    """Excess of every network in every layer between one pair of domains, and its largest."""
+    """Excess of every network in every layer for one pair of domains, and the largest of each."""
     table = excesses(layers)
     return [
         {**head, "excess": list(values), "top": max(values)}
@@ -174,7 +174,7 @@ def excess_rows(layers: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def training(runs: pd.DataFrame) -> list[dict[str, Any]]:
-    """How long and how well each network was trained, over its runs."""
+    """Training of each network over its runs: epochs, validation IoU and time."""
     lines: list[dict[str, Any]] = []
     for (encoder, variant), part in runs.groupby(["encoder", "variant"], sort=False):
         first, last = part["best_epoch"].min(), part["best_epoch"].max()
@@ -194,7 +194,7 @@ def training(runs: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested settings as (dotted name, text).
+    """Flatten nested settings to (dotted name, text).
 
     >>> flat({"training": {"crop": 128}, "seeds": [0, 1], "smear": None})
     [('training.crop', '128'), ('seeds', '0, 1'), ('smear', 'none')]

@@ -1,4 +1,4 @@
-"""Activation patching: how much of the lost IoU returns when one path gets the source's features.
+"""Activation patching: feed one skip the source domain's features and measure the recovered IoU.
 
-Takes a network and two sets of images with masks; gives a table with a row a path.
+Takes a network and two sets of images with masks; gives a table with one row per path.
 """

@@ -1,4 +1,4 @@
-"""A forward pass done again on the same batch, in which only what has changed is computed."""
+"""Repeated forward passes over one batch that recompute only what a patch changes."""
 
 import contextlib
 import functools
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map  # torch has no public walk through outputs
+from torch.utils._pytree import tree_leaves, tree_map  # torch has no public traversal of outputs
 
 from skipshift.errors import ArgumentError
 from skipshift.networks.inference import logits_of, run
@@ -15,76 +15,81 @@ from skipshift.networks.layers import module_of
 
 
 @contextlib.contextmanager
-def remembered(
-    net: nn.Module, taps: Mapping[str, str], images: Tensor
+def cached(
+    net: nn.Module, layers: Mapping[str, str], images: Tensor
 ) -> Iterator[Callable[[], Tensor]]:
-    """Yield a function that runs a network on a batch, faster from the second time on.
+    """Yield a function that runs a network on a batch, faster from the second call on.
 
-    The first run remembers what each module took and gave. Later a module that takes the very same
-    tensors, not changed in place since, gives what it gave: of an encoder nothing is computed
-    again, of a decoder what comes after the first patch. Remembered are the largest modules with no
-    address inside. Call it in ``torch.no_grad()``: inference mode does not count changes in place.
-    `ArgumentError` if the network changes the batch itself.
+    The first call records inputs and outputs of the largest modules that contain no address of
+    ``layers``. In later calls a module whose inputs are the same tensors, not changed in place
+    since, returns its recorded output: nothing of an encoder is computed again, and of a decoder
+    what follows the first patch. Call it in ``torch.no_grad()``: inference mode does not count
+    changes in place.
+
+    A network with forward hooks of its own runs in full every time: hooks can pass tensors on in
+    ways that a module's inputs do not show. `ArgumentError` if the network changes the batch.
     """
     calls: dict[nn.Module, list[_Call]] = {}
-    learning = True
+    recording = True
 
-    def memory_of(module: nn.Module) -> Callable[..., Any]:
+    def with_cache(module: nn.Module) -> Callable[..., Any]:
         compute = module.forward
 
         @functools.wraps(compute)
-        def forward(*inputs: Any, **named: Any) -> Any:
-            taken = _state((inputs, named))
+        def forward(*inputs: Any, **keywords: Any) -> Any:
+            versions = _versions((inputs, keywords))
             for call in calls[module]:
-                if _same(call.taken, taken) and _same(call.given, _state(call.output)):
-                    return _copied(call.output)
-            output = compute(*inputs, **named)
-            if learning:
-                calls[module].append(_Call(taken, _state(output), _copied(output)))
-            return output
+                if _same(call.inputs, versions) and _same(call.outputs, _versions(call.result)):
+                    return _copied(call.result)
+            result = compute(*inputs, **keywords)
+            if recording:
+                calls[module].append(_Call(versions, _versions(result), _copied(result)))
+            return result
 
         return forward
 
-    def again() -> Tensor:
-        nonlocal learning
+    def forward_pass() -> Tensor:
+        nonlocal recording
         before = images._version
         logits = logits_of(run(net, images))
         if images._version != before:
-            raise ArgumentError("the network changes its images in place; let it change a copy")
-        learning = False
+            raise ArgumentError(
+                "the network changes its images in place; make it change a copy instead"
+            )
+        recording = False
         return logits
 
     with contextlib.ExitStack() as restored:
-        addressed = {module_of(net, address) for address in taps.values()}
-        for module in dict.fromkeys(_closed(net, addressed)):
+        addressed = {module_of(net, address) for address in layers.values()}
+        modules = [] if _has_hooks(net) else dict.fromkeys(_cacheable(net, addressed))
+        for module in modules:
             calls[module] = []
-            own = "forward" in vars(module)
-            if own:
+            if "forward" in vars(module):
                 restored.callback(setattr, module, "forward", module.forward)
             else:
                 restored.callback(delattr, module, "forward")
-            module.forward = memory_of(module)
-        yield again
+            module.forward = with_cache(module)
+        yield forward_pass
 
 
-_State = list[tuple[Any, int]]
-"""Tensors and numbers as a module saw them, with how often each had been changed in place."""
+_Versions = list[tuple[Any, int]]
+"""Tensors and numbers of a call, and how often each tensor had been changed in place by then."""
 
 
 @dataclass(frozen=True)
 class _Call:
-    """One call of a module."""
+    """One recorded call of a module."""
 
-    taken: _State
-    given: _State
-    output: Any
+    inputs: _Versions
+    outputs: _Versions
+    result: Any
 
 
-def _state(tree: Any) -> _State:
+def _versions(tree: Any) -> _Versions:
     return [(leaf, leaf._version if isinstance(leaf, Tensor) else 0) for leaf in tree_leaves(tree)]
 
 
-def _same(a: _State, b: _State) -> bool:
+def _same(a: _Versions, b: _Versions) -> bool:
     return len(a) == len(b) and all(
         before == after
         and (x is y or not (isinstance(x, Tensor) or isinstance(y, Tensor) or x != y))
@@ -93,16 +98,20 @@ def _same(a: _State, b: _State) -> bool:
 
 
 def _copied(output: Any) -> Any:
-    """Put the same tensors in lists of their own: a reader may empty those it gets."""
+    """Copy the containers of an output, not its tensors: a caller may empty a list that it gets."""
     return tree_map(lambda leaf: leaf, output)
 
 
-def _closed(module: nn.Module, addressed: set[nn.Module]) -> Iterator[nn.Module]:
-    """Largest modules inside with no addressed module inside of them."""
+def _has_hooks(net: nn.Module) -> bool:
+    return any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
+
+
+def _cacheable(module: nn.Module, addressed: set[nn.Module]) -> Iterator[nn.Module]:
+    """Yield the largest submodules that contain no addressed module below themselves."""
     for child in module.children():
-        # containers never run themselves
+        # containers have no forward pass of their own
         container = isinstance(child, nn.ModuleList | nn.ModuleDict)
         if container or any(m in addressed for m in child.modules() if m is not child):
-            yield from _closed(child, addressed)
+            yield from _cacheable(child, addressed)
         else:
             yield child

@@ -1,4 +1,4 @@
-"""Distance between two sets of images in each layer of a network, beside its noise floor.
+"""Distance between two sets of images in each layer of a network, with its noise floor.
 
-Takes a network and two sets of images, or fingerprints of them; gives a `Profile`.
+Takes a network and two sets of images, or their fingerprints; gives a `Profile`.
 """

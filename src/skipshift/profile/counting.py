@@ -1,4 +1,4 @@
-"""A set of images counted in each layer of a network: its fingerprint."""
+"""Per-channel histograms of a network's features over a set of images."""
 
 import hashlib
 from dataclasses import replace
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from skipshift.errors import ArgumentError
+from skipshift.networks.addresses import unwrap
 from skipshift.networks.feature_store import FeatureStore
 from skipshift.networks.features import (
     Features,
@@ -21,7 +22,7 @@ from skipshift.networks.features import (
     collect,
     groups_of,
 )
-from skipshift.networks.layers import Layers, taps_of, unwrap
+from skipshift.networks.layers import Layers, layers_of
 from skipshift.profile.fingerprints import Fingerprint, Making, in_order
 from skipshift.specs import FingerprintSpec, ProfileSpec
 from skipshift.statistics.distances import add_counts, channel_range, joint_range
@@ -30,16 +31,16 @@ Edges = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 """(D,) lower edge of each channel's first bin and upper edge of its last one."""
 
 LEAST = 5
-"""Groups that a part holds at least, if nothing else is said: no patient is counted alone."""
+"""Default minimum of groups per part, so that no patient is counted alone."""
 
 MOST_PARTS = 12
-"""Parts beyond which more groups go into each, so that a file stays about a megabyte."""
+"""Maximum number of parts by default, which keeps a file at about a megabyte."""
 
 _MARGIN = 0.1
-"""Share of a channel's range by which the edges go beyond it at either end."""
+"""Margin of the edges beyond a channel's range at each end, as a fraction of the range."""
 
 _ROWS = 64
-"""Images counted at a time: features on disk may be larger than memory."""
+"""Images counted at a time, because features on disk may be larger than memory."""
 
 
 def fingerprint(
@@ -50,7 +51,7 @@ def fingerprint(
     groups: Groups | None = None,
     spec: FingerprintSpec | None = None,
 ) -> Fingerprint:
-    """Count a set of images in each layer of a network, over edges that stay fixed.
+    """Compute the fingerprint of a set of images: histograms of each layer's features.
 
     Parameters
     ----------
@@ -58,21 +59,21 @@ def fingerprint(
         Any network.
     images
         Array (N, C, H, W), of volumes (N, C, D, H, W), or a loader; uint8 is divided by 255, floats
-        go in as they are.
+        are used as they are.
     edges
-        A fingerprint whose edges, layers and size of parts are used, so that both can be merged or
-        compared. Without it the edges are the range of this set and a tenth more at either end.
+        A fingerprint whose edges, layers and part size are used, so that both can be merged or
+        compared. By default the edges are the range of this set plus a tenth at each end.
     layers
         Names, addresses or patterns, as in `profile_shift`.
     groups
-        Label of each image's group; each image by itself by default. No label is kept.
+        Group label of each image; by default each image is its own group. Labels are not stored.
     spec
-        How it is measured; by default as ``edges`` was.
+        Settings; by default those of ``edges``.
 
     Returns
     -------
-    A `Fingerprint`, of a single smaller part where the groups fill none. `ArgumentError` if
-    anything but the images differs from how ``edges`` was made.
+    A `Fingerprint`; of one smaller part if there are too few groups for a full one. `ArgumentError`
+    if there is no image, or network or settings differ from those of ``edges``.
     """
     spec = spec or (FingerprintSpec() if edges is None else _spec_of(edges.making))
     batches = batches_of(images, spec.batch_size, "images")
@@ -103,9 +104,9 @@ def fingerprint_like(
     groups: Groups | None,
     spec: ProfileSpec,
 ) -> Fingerprint:
-    """Make a fingerprint of images, or check one, to be compared with another that is given.
+    """Compute a fingerprint comparable with ``given``, or check one that was made already.
 
-    `ArgumentError` names what is otherwise in ``given``: pooling, bins, layers, the network.
+    `ArgumentError` names the setting that differs: pooling, bins, layers or network.
     """
     own = _spec_of(given.making)
     if spec.pooling != (own.pooling,) or spec.bins != own.bins:
@@ -117,7 +118,7 @@ def fingerprint_like(
         settings = replace(own, memory=spec.memory, batch_size=spec.batch_size, seed=spec.seed)
         return fingerprint(net, side, given, layers, groups, settings)
     given.check(side)
-    taps = side.making.layers if layers is None else tuple(taps_of(net, layers).items())
+    taps = side.making.layers if layers is None else tuple(layers_of(net, layers).items())
     given.check(replace(side.making, network=weights_hash(net), layers=taps))
     return side
 
@@ -147,13 +148,13 @@ def _making(
     layers: Layers | None,
     spec: FingerprintSpec,
 ) -> Making:
-    """Say how a set is measured before its first pass; part is 0 where the set decides."""
+    """Determine the settings before the first pass; part is 0 if the set determines it."""
     if layers is None and edges is not None:
         layers = dict(edges.making.layers)
     part = edges.making.part if spec.part is None and edges is not None else spec.part or 0
     with torch.inference_mode():
         example = as_input(first[:1], next(net.parameters(), torch.empty(0)))
-        taps = tuple(taps_of(net, layers, example).items())
+        taps = tuple(layers_of(net, layers, example).items())
     return Making(
         weights_hash(net), spec.preprocess, tuple(first.shape[1:]), spec.pooling, spec.bins, part,
         taps,
@@ -167,7 +168,7 @@ def _spec_of(making: Making) -> FingerprintSpec:
 
 
 def weights_hash(net: nn.Module) -> str:
-    """SHA-256 of a network's weights: names, types, shapes and values, wherever they are."""
+    """SHA-256 of a network's weights: names, types, shapes and values, on any device."""
     digest = hashlib.sha256()
     for name, tensor in sorted(unwrap(net).state_dict().items()):
         if isinstance(tensor, Tensor):
@@ -178,13 +179,13 @@ def weights_hash(net: nn.Module) -> str:
 
 
 def _edges(features: Features, bins: int) -> Edges:
-    """Range of each channel with a margin, and a bin more at either end that is open."""
+    """Range of each channel with a margin, and one open bin at each end."""
     ranges = [
         reduce(joint_range, (channel_range(b.reshape(-1, b.shape[2])) for b in blocks))
         for blocks in features.values()
     ]
     low, high = (np.concatenate(side) for side in zip(*ranges, strict=True))
-    # a constant channel has bins too, as wide as float32 can tell values apart
+    # a constant channel has bins too, as wide as the resolution of float32
     least = np.spacing(np.maximum(np.abs(low), np.abs(high)).astype(np.float32)) * float(bins)
     span = np.maximum(high - low, least)
     beyond = span * (_MARGIN + (1 + 2 * _MARGIN) / bins)
@@ -198,27 +199,27 @@ def _counted(
     making: Making,
     seed: int,
 ) -> Fingerprint:
-    """Deal the groups out to parts of one size, and count each part over the edges."""
+    """Assign the groups to parts of equal size at random, and count each part."""
     groups = int(labels.max()) + 1
     parts = max(1, groups // making.part)
     size = min(groups, making.part)
     dealt = np.random.default_rng(seed).permutation(groups)[: parts * size]
-    # what fills no part is counted with a part more, which is dropped
+    # left-over groups are counted in an extra part, which is dropped
     part_of = np.full(groups, parts)
     part_of[dealt] = np.arange(parts * size) % parts
     channels = tuple(blocks[0].shape[2] for blocks in features.values())
     low, high = edges
     counts = np.zeros((parts + 1, sum(channels), making.bins + 2), np.uint32)
-    places = part_of[labels]
+    part_index = part_of[labels]
     for blocks, start in zip(features.values(), np.cumsum((0, *channels)), strict=False):
         own = slice(start, start + blocks[0].shape[2])
         first = 0
-        for some in (b[row : row + _ROWS] for b in blocks for row in range(0, len(b), _ROWS)):
-            inside = np.clip(some, low[own], high[own])
-            these = places[first : first + len(some)]
+        for batch in (b[row : row + _ROWS] for b in blocks for row in range(0, len(b), _ROWS)):
+            inside = np.clip(batch, low[own], high[own])
+            these = part_index[first : first + len(batch)]
             add_counts(counts[:, own], inside, these, low[own], high[own])
-            first += len(some)
-    images = np.bincount(places, minlength=parts)[:parts]
+            first += len(batch)
+    images = np.bincount(part_index, minlength=parts)[:parts]
     return Fingerprint(
         making, channels, low, high, *in_order(counts[:-1], np.full(parts, size), images)
     )

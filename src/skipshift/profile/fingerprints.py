@@ -1,4 +1,4 @@
-"""A set of images as histograms over fixed edges: what can be sent in place of the images."""
+"""The fingerprint of a set of images: histograms that can be merged, saved and shared."""
 
 import io
 import json
@@ -20,25 +20,25 @@ from skipshift.specs import from_plain, to_plain
 
 @dataclass(frozen=True)
 class Making:
-    """What two fingerprints must share to be merged or compared, edges apart."""
+    """Settings that two fingerprints must share to be merged or compared, besides the edges."""
 
     network: str
     """SHA-256 of the names, types and values of the network's weights."""
 
     preprocess: str
-    """What was done to the images, as `FingerprintSpec.preprocess` says."""
+    """Preprocessing of the images, as in `FingerprintSpec.preprocess`."""
 
     size: tuple[int, ...]
-    """(C, H, W), of volumes (C, D, H, W), of every image."""
+    """(C, H, W) of every image, or (C, D, H, W) of every volume."""
 
     pooling: str
-    """What was kept of each cell, one of `skipshift.networks.pooling.POOLINGS`."""
+    """Pooling of each cell, one of `skipshift.networks.pooling.POOLINGS`."""
 
     bins: int
-    """Bins between the edges; one more at either end counts what lies beyond."""
+    """Bins between the edges; an open bin at each end counts the values beyond."""
 
     part: int
-    """Groups counted together at least; every part holds whole groups."""
+    """Minimum number of groups per part; groups are never split."""
 
     layers: tuple[tuple[str, str], ...]
     """Name and address of each layer, in depth order."""
@@ -46,33 +46,32 @@ class Making:
 
 @dataclass(frozen=True, eq=False)
 class Fingerprint:
-    """Histograms of a network's pooled features of a set of images; it holds no image.
+    """Per-channel histograms of a network's pooled features over a set of images, without images.
 
-    The groups of the set are dealt out to parts, and each part is one histogram per channel. Parts
-    are what a null is split by and an interval resampled over, in place of the groups.
+    The groups of the set are assigned to parts, and each part has one histogram per channel. Parts
+    replace groups as the units of the null (noise floor) and of intervals.
     """
 
     making: Making
-    """How it was made."""
+    """Settings that it was made with."""
 
     channels: tuple[int, ...]
     """Channels of each layer; D is their sum."""
 
     low: npt.NDArray[np.float64]
-    """(D,): lower edge of the first bin, which also counts all below."""
+    """(D,): lower edge of the first bin, which also counts all values below."""
 
     high: npt.NDArray[np.float64]
-    """(D,): upper edge of the last bin, which also counts all above."""
+    """(D,): upper edge of the last bin, which also counts all values above."""
 
     counts: npt.NDArray[np.uint32]
-    """(parts, D, bins + 2), of all layers in depth order; parts in an order that depends on their
-    counts alone."""
+    """(parts, D, bins + 2), of all layers in depth order; parts are sorted by their counts."""
 
     groups: npt.NDArray[np.int64]
-    """(parts,): groups in each part."""
+    """(parts,): number of groups in each part."""
 
     images: npt.NDArray[np.int64]
-    """(parts,): images in each part."""
+    """(parts,): number of images in each part."""
 
     def __str__(self) -> str:
         return (
@@ -80,7 +79,7 @@ class Fingerprint:
         )
 
     def layers(self) -> Iterator[tuple[str, slice]]:
-        """Give the name of each layer and the place of its channels in ``low`` and ``counts``."""
+        """Yield the name of each layer and the slice of its channels in ``low`` and ``counts``."""
         ends = np.cumsum(self.channels)
         for (name, _), start, end in zip(
             self.making.layers, ends - self.channels, ends, strict=True
@@ -88,7 +87,7 @@ class Fingerprint:
             yield name, slice(int(start), int(end))
 
     def outside(self) -> dict[str, float]:
-        """Share of each layer's values that lie beyond the edges, in the two open bins."""
+        """Fraction of each layer's values beyond the edges, in the two open bins."""
         sums = self.counts.sum(0, dtype=np.int64)
         return {
             name: float(sums[own][:, [0, -1]].sum() / sums[own].sum())
@@ -96,10 +95,9 @@ class Fingerprint:
         }
 
     def merge(self, *others: "Fingerprint") -> "Fingerprint":
-        """Join the parts of several sets; their order does not matter.
+        """Merge the parts of several sets, in any order.
 
-        `ArgumentError` if a fingerprint is of another network, made otherwise or over other edges,
-        or shares a part with one before it.
+        `ArgumentError` if network, settings or edges differ, or a set is given twice.
         """
         sides = (self, *others)
         seen: set[bytes] = set()
@@ -108,7 +106,7 @@ class Fingerprint:
             own = {part.tobytes() for part in side.counts}
             if seen & own:
                 raise ArgumentError(
-                    "fingerprints share a part: a set is there twice; leave one out"
+                    "fingerprints share a part: a set was given twice; leave one out"
                 )
             seen |= own
         parts = in_order(
@@ -119,7 +117,7 @@ class Fingerprint:
         return Fingerprint(self.making, self.channels, self.low, self.high, *parts)
 
     def check(self, other: "Fingerprint | Making") -> None:
-        """`ArgumentError` names the first thing that was made otherwise, the edges last."""
+        """Check that another fingerprint is comparable; `ArgumentError` names what differs."""
         making = other.making if isinstance(other, Fingerprint) else other
         for field in fields(Making):
             own, theirs = (getattr(made, field.name) for made in (self.making, making))
@@ -131,21 +129,24 @@ class Fingerprint:
                 own, theirs = (", ".join(dict(layers)) for layers in (own, theirs))
             raise ArgumentError(
                 f"{field.name} must be that of the fingerprint, {own}, got {theirs}; "
-                f"make both sides alike"
+                f"make both with the same settings"
             )
         if isinstance(other, Fingerprint) and not all(
             map(np.array_equal, (self.low, self.high), (other.low, other.high))
         ):
             raise ArgumentError(
-                "edges must be the same: make one fingerprint with those of the other"
+                "edges must be the same; make one fingerprint with the edges of the other"
             )
 
     def save(self, path: Path | str) -> None:
-        """Write a .npz, or the same as .json, which can be read by eye and is larger."""
+        """Write a .npz file, or the same as .json, which is human-readable and larger.
+
+        `ArgumentError` if the ending is another one, or a part has fewer groups than it must.
+        """
         if (self.groups < self.making.part).any():
             raise ArgumentError(
                 f"{self.groups.sum()} groups cannot fill a part of {self.making.part}; add images "
-                f"of more groups, or make it with smaller parts"
+                f"of more groups, or use smaller parts"
             )
         about = {"making": to_plain(self.making), "channels": list(self.channels)}
         arrays: dict[str, Any] = {name: getattr(self, name) for name in _ARRAYS}
@@ -162,29 +163,30 @@ class Fingerprint:
 
     @classmethod
     def load(cls, path: Path | str) -> "Fingerprint":
-        """Read what `save` wrote; `SkipshiftError` if it is absent or no fingerprint."""
+        """Read a file written by `save`; `SkipshiftError` if it is absent or not a fingerprint."""
         try:
             if str(path).endswith(".json"):
-                held = json.loads(Path(path).read_text(encoding="utf-8"))
+                values = json.loads(Path(path).read_text(encoding="utf-8"))
             else:
                 with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                    held = json.loads(str(archive["about"])) | dict(archive)
-            arrays = [np.asarray(held[name], kind) for name, kind in _ARRAYS.items()]
-            making = from_plain(Making, held["making"], str(path))
-            found = cls(making, tuple(map(int, held["channels"])), *arrays)
-            shape = (len(found.groups), sum(found.channels), making.bins + 2)
-            fitting = found.low.shape == found.high.shape == shape[1:2]
-            fitting &= found.images.shape == found.groups.shape == shape[:1]
-            if (
-                found.counts.shape != shape
-                or not fitting
-                or len(found.channels) != len(making.layers)
-            ):
-                raise ArgumentError(f"counts must be {shape} and the rest alike")
+                    values = json.loads(str(archive["about"])) | dict(archive)
+            arrays = [np.asarray(values[name], kind) for name, kind in _ARRAYS.items()]
+            making = from_plain(Making, values["making"], str(path))
+            loaded = cls(making, tuple(map(int, values["channels"])), *arrays)
+            _check_shapes(loaded)
         except _BROKEN as error:
             reason = " ".join(str(error).split())
             raise SkipshiftError(f"{path}: cannot be read as a fingerprint: {reason}") from None
-        return found
+        return loaded
+
+
+def _check_shapes(loaded: Fingerprint) -> None:
+    shape = (len(loaded.groups), sum(loaded.channels), loaded.making.bins + 2)
+    fitting = loaded.low.shape == loaded.high.shape == shape[1:2]
+    fitting &= loaded.images.shape == loaded.groups.shape == shape[:1]
+    fitting &= len(loaded.channels) == len(loaded.making.layers)
+    if loaded.counts.shape != shape or not fitting:
+        raise ValueError(f"counts must have shape {shape}, and the other arrays must match")
 
 
 _ARRAYS = {
@@ -196,11 +198,14 @@ _BROKEN = (
     OSError, ValueError, KeyError, TypeError, EOFError, OverflowError, zipfile.BadZipFile,
     zlib.error,
 )  # fmt: skip
-"""What a file raises that is absent, cut off, or something else."""
+"""Errors from reading a file that is absent, truncated or of another kind."""
 
 
 def read_fingerprint(source: str) -> Fingerprint:
-    """Read a file, or merge several with commas between them."""
+    """Read a fingerprint file, or several, separated by commas, and merge them.
+
+    `SkipshiftError` if one cannot be read or they cannot be merged.
+    """
     paths = source.split(",")
     first, *others = map(Fingerprint.load, paths)
     try:
@@ -212,6 +217,6 @@ def read_fingerprint(source: str) -> Fingerprint:
 def in_order(
     counts: npt.NDArray[np.uint32], groups: npt.NDArray[np.int64], images: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Bring parts into an order that nothing but their counts decides."""
+    """Sort parts by their counts."""
     order = sorted(range(len(counts)), key=lambda part: counts[part].tobytes())
     return counts[order], groups[order], images[order]

@@ -1,4 +1,5 @@
-"""Counts, distances and scores, and how sure they are; no files, no networks.
+"""Counts, scores and distances with their intervals and tests.
 
-Takes arrays of counts or features with a group label each; gives estimates, intervals and p-values.
+Takes arrays of counts or features with a group label for each image; gives estimates, intervals and
+p-values. Reads no files and knows no networks.
 """

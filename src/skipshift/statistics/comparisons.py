@@ -1,23 +1,21 @@
-"""Each variant beside the baseline of its encoder: effect, interval, tests, verdict in words.
+"""Each variant against the baseline of its encoder: effect, interval, tests and verdict.
 
 The effect is the variant's score minus the baseline's, over the folds and seeds that both have.
 
-- Its 95 % interval is the percentile bootstrap over groups, for one comparison by itself.
-- ``p`` is that of the paired permutation test: the counts of the two networks are swapped within
-  some groups. All patterns of swaps are taken if they are few; else random ones, and the observed
-  one is counted in (Phipson and Smyth 2010).
-- ``p_equivalence`` is the larger of two one-sided t-tests (Schuirmann 1987): that the effect is
-  below the margin, and above its negative. Their standard error is that of the groups' linearised
-  shares in the effect.
-- ``p_adjusted`` and ``p_equivalence_adjusted`` hold for a family (Holm 1979): all variants and
-  domains of one encoder, class and metric.
+- Its 95 % interval is the percentile bootstrap over groups, not corrected for multiple comparisons.
+- ``p`` is that of the paired permutation test, which swaps the counts of the two networks within
+  groups: all patterns of swaps if they are few, else random ones and the observed one (Phipson and
+  Smyth 2010).
+- ``p_equivalence`` is the larger of two one-sided t-tests (TOST, Schuirmann 1987) that the effect
+  lies within the margin. Their standard error is that of the groups' linearised contributions.
+- ``p_adjusted`` and ``p_equivalence_adjusted`` are corrected (Holm 1979) for a family: all variants
+  and domains of one encoder, class and metric.
 - ``verdict`` is ``higher`` or ``lower`` if ``p_adjusted`` is below 0.05, else ``equivalent`` if
   ``p_equivalence_adjusted`` is, else ``cannot tell``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +23,7 @@ import pandas as pd
 from scipy.special import stdtr
 
 from skipshift.errors import ArgumentError
-from skipshift.names import BASELINE, listed
+from skipshift.names import BASELINE
 from skipshift.records import TABLE_COLUMNS
 from skipshift.statistics.counts import ratio
 from skipshift.statistics.resampling import holm, resamples
@@ -36,36 +34,35 @@ from skipshift.statistics.scores import (
     divided,
     foreground_of,
     group_sums,
-    headline_class,
     weighted,
 )
 
 AWAY = "away"
-"""Name of the domain that stands for the mean of all domains but those of the training."""
+"""Domain name of the mean over all domains but those of the training."""
 
 HIGHER, LOWER, EQUIVALENT, OPEN = "higher", "lower", "equivalent", "cannot tell"
 
 ALPHA = 0.05
-"""Chance that a family of tests gives any false verdict."""
+"""Family-wise error rate of the verdicts."""
 
 FEW_GROUPS = 20
-"""Below this many groups intervals and equivalence are called rough."""
+"""Below this number of groups intervals and equivalence tests are only approximate."""
 
 _TIE = 1e-12
-"""Effects that differ by less are the same."""
+"""Effects that differ by less count as equal."""
 
 
 @dataclass(frozen=True)
 class _Pairs:
-    """Runs of the variants beside the baseline's, fold by fold and seed by seed."""
+    """Runs of the variants paired with the baseline's by fold and seed."""
 
     ours: npt.NDArray[np.int64]
     theirs: npt.NDArray[np.int64]
     networks: list[tuple[str, str]]
-    """(encoder, variant) of each network that is compared."""
+    """(encoder, variant) of each network compared."""
 
     starts: npt.NDArray[np.int64]
-    """First pair of each network; its pairs stand together."""
+    """Index of the first pair of each network; its pairs are contiguous."""
 
     def mean(self, pairs: Array) -> Array:
         """(..., pairs, classes, metrics) -> (..., networks, classes, metrics)."""
@@ -93,23 +90,26 @@ def compare(
     cases
         Columns of cases.parquet; the first class is background and left out.
     margin
-        Largest difference of a score that does not matter, in (0, 1).
+        Equivalence margin: the largest negligible difference of a score, in (0, 1).
     homes
-        Domains of the training. The mean over all others is compared too, as domain `AWAY`.
+        Source domains, those of the training. The mean over all others is compared too, as domain
+        `AWAY`.
     swaps
-        Random swaps; where all patterns of swaps are at most one more, each is taken once.
+        Number of random swaps; if there are at most one more patterns, each is taken once.
 
     Returns
     -------
-    Columns of tests.csv. Fewer than 2 groups leave NaN and ``cannot tell``. With few groups
-    intervals and equivalence are rough; p holds, but cannot be small: 5 groups give 0.0625 at best.
+    Columns of tests.csv. Fewer than 2 groups give NaN and ``cannot tell``. With few groups
+    intervals and equivalence tests are approximate; p is exact but cannot be small: with 5 groups
+    the smallest attainable p is 0.0625. `ArgumentError` if ``margin`` is out of range, or a domain
+    or class has a reserved name.
     """
     if not 0 < margin < 1:
         raise ArgumentError(f"margin must be in (0, 1), got {margin}")
     foreground = foreground_of(cases)
     tables = []
-    for name, inside in _places(cases, homes).items():
-        sums = group_sums(cases[cases["domain"].isin(inside)], foreground, foreground)
+    for name, members in _domain_sets(cases, homes).items():
+        sums = group_sums(cases[cases["domain"].isin(members)], foreground, foreground)
         pairs = _pairs(sums.runs)
         if not pairs.networks:
             continue
@@ -129,11 +129,13 @@ def compare(
     return _judged(pd.concat(tables, ignore_index=True))
 
 
-def _places(cases: pd.DataFrame, homes: Sequence[str]) -> dict[str, list[str]]:
-    """Domains to average, by the name of their mean."""
+def _domain_sets(cases: pd.DataFrame, homes: Sequence[str]) -> dict[str, list[str]]:
+    """Domains to average, by the name of the mean."""
     domains = [str(domain) for domain in cases["domain"].unique()]
     if AWAY in domains or MEAN in set(cases["class"]):
-        raise ArgumentError(f"domain {AWAY!r} and class {MEAN!r} are names of means: rename yours")
+        raise ArgumentError(
+            f"domain {AWAY!r} and class {MEAN!r} are reserved for means; rename yours"
+        )
     away = [domain for domain in domains if domain not in homes]
     several = {AWAY: away} if homes and len(away) > 1 else {}
     return {domain: [domain] for domain in domains} | several
@@ -141,11 +143,11 @@ def _places(cases: pd.DataFrame, homes: Sequence[str]) -> dict[str, list[str]]:
 
 def _pairs(runs: pd.DataFrame) -> _Pairs:
     names = runs[["encoder", "variant", "fold", "seed"]].itertuples(index=False, name=None)
-    place = {name: i for i, name in enumerate(names)}
+    index = {name: i for i, name in enumerate(names)}
     pairs = [
-        ((encoder, variant), place[encoder, variant, *trial], place[encoder, BASELINE, *trial])
-        for encoder, variant, *trial in sorted(place)
-        if variant != BASELINE and (encoder, BASELINE, *trial) in place
+        ((encoder, variant), index[encoder, variant, *trial], index[encoder, BASELINE, *trial])
+        for encoder, variant, *trial in sorted(index)
+        if variant != BASELINE and (encoder, BASELINE, *trial) in index
     ]
     owners = [network for network, _, _ in pairs]
     networks = list(dict.fromkeys(owners))
@@ -155,7 +157,7 @@ def _pairs(runs: pd.DataFrame) -> _Pairs:
 
 
 def _swaps(groups: int, swaps: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """(patterns, groups): 1 where a group is swapped; all patterns where those are few."""
+    """(patterns, groups): 1 where a group is swapped; all patterns if they are few."""
     if 2**groups <= swaps + 1:
         return (np.arange(2**groups)[:, None] >> np.arange(groups) & 1).astype(np.uint8)
     observed = np.zeros((1, groups), np.uint8)
@@ -166,7 +168,7 @@ def _swaps(groups: int, swaps: int, rng: np.random.Generator) -> npt.NDArray[np.
 def _permutation_p(
     sums: GroupSums, pairs: _Pairs, effect: Array, swaps: npt.NDArray[np.uint8]
 ) -> Array:
-    """Share of the swaps whose effect is at least as far from 0 as the observed one."""
+    """Fraction of swaps whose effect is at least as far from 0 as the observed one."""
     ours, theirs = sums.parts[:, :, pairs.ours], sums.parts[:, :, pairs.theirs]
     both = (ours + theirs).sum(0)
     beyond, known = np.zeros(effect.shape), np.zeros(effect.shape)
@@ -180,7 +182,7 @@ def _permutation_p(
 
 
 def _equivalence_p(sums: GroupSums, pairs: _Pairs, effect: Array, margin: float) -> Array:
-    """Larger p of two one-sided t-tests of the groups' shares against the margin."""
+    """Larger p of two one-sided t-tests against the margin."""
     if sums.groups < 2:
         return np.full(effect.shape, np.nan)
     whole = sums.parts.sum(0)
@@ -193,7 +195,7 @@ def _equivalence_p(sums: GroupSums, pairs: _Pairs, effect: Array, margin: float)
 
 
 def _judged(tests: pd.DataFrame) -> pd.DataFrame:
-    """Adjust the p-values of each family and put the verdict in words."""
+    """Adjust the p-values of each family and add the verdict."""
     family = tests.groupby(["encoder", "class", "metric"])
     for name in ("p", "p_equivalence"):
         tests[f"{name}_adjusted"] = family[name].transform(lambda p: holm(p.to_numpy(float)))
@@ -204,124 +206,3 @@ def _judged(tests: pd.DataFrame) -> pd.DataFrame:
         OPEN,
     )
     return tests[list(TABLE_COLUMNS["tests.csv"])]
-
-
-# -- in words --------------------------------------------------------------------------------------
-
-
-def leading(tests: pd.DataFrame) -> dict[str, Any]:
-    """Test of the highest variant, of those on one domain; all may be below the baseline."""
-    ranked = tests.sort_values("effect", ascending=False, kind="stable")
-    return {str(name): value for name, value in ranked.iloc[0].items()}
-
-
-def claim(test: Mapping[str, Any], margin: float, subject: str = "") -> str:
-    """Say of one test what a careful reader would sign; of ``subject``, or the variant by name."""
-    variant, verdict = subject or test["variant"], test["verdict"]
-    if not np.isfinite(test["low"]):
-        few = "a single group gives no interval" if test["groups"] < 2 else "no case has the class"
-        return f"the data cannot tell {variant} from the baseline: {few}"
-    interval = f"95 % interval {signed(test['low'])} to {signed(test['high'])}"
-    p, p_equivalence = (chance(test[name]) for name in ("p_adjusted", "p_equivalence_adjusted"))
-    if verdict == EQUIVALENT:
-        return (
-            f"{variant} is equivalent to the baseline within {margin:g}: the difference is "
-            f"{signed(test['effect'])} ({interval}, adjusted p of equivalence {p_equivalence})"
-        )
-    if verdict == OPEN:
-        alone = test["low"] > 0 or test["high"] < 0
-        return (
-            f"the data cannot tell {variant} from the baseline: the difference is "
-            f"{signed(test['effect'])} ({interval}, adjusted p {p})"
-            f"{', which may be chance among so many comparisons' if alone else ''}"
-        )
-    small = test["p_equivalence_adjusted"] < ALPHA
-    return (
-        f"{variant} is {verdict} than the baseline by {amount(abs(test['effect']))} ({interval}, "
-        f"adjusted p {p}){f', yet by less than the margin of {margin:g}' if small else ''}"
-    )
-
-
-def verdict_sentences(tests: pd.DataFrame, margin: float, metric: str = "iou") -> list[str]:
-    """Say of each encoder which variant is the highest where, and what is sure of each variant.
-
-    Parameters
-    ----------
-    tests
-        Columns of tests.csv, as from `compare` with this ``margin``.
-    metric
-        One of `METRICS`; the class is the only foreground class, or the mean of several.
-    """
-    label = headline_class([name for name in tests["class"].unique() if name != MEAN])
-    shown = tests[(tests["class"] == label) & (tests["metric"] == metric)]
-    shown = shown[shown["domain"] != AWAY].dropna(subset="effect")
-    said = []
-    for encoder, rows in shown.groupby("encoder", sort=False):
-        tops = [leading(part) for _, part in rows.groupby("domain", sort=False)]
-        highest = pd.Series(
-            {top["domain"]: top["variant"] if top["effect"] > 0 else BASELINE for top in tops}
-        )
-        where = [
-            f"{name} on {_on(list(part.index), len(tops))}"
-            for name, part in highest.groupby(highest, sort=False)
-        ]
-        said.append(f"With {encoder}, the highest is {listed(where)}.")
-        for _, part in rows.groupby("variant", sort=False):
-            text = tally(part, margin) if len(part) > 1 else claim(leading(part), margin)
-            said.append(f"{text[0].upper()}{text[1:]}.")
-    return said
-
-
-def tally(tests: pd.DataFrame, margin: float) -> str:
-    """Count the verdicts on one variant over several domains, and name the domains if few."""
-    parts = []
-    for verdict in (HIGHER, LOWER, EQUIVALENT, OPEN):
-        rows = tests[tests["verdict"] == verdict]
-        if rows.empty:
-            continue
-        where = _on(list(rows["domain"]), len(tests))
-        sizes = [amount(size) for size in sorted(rows["effect"].abs())]
-        span = sizes[0] if sizes[0] == sizes[-1] else f"{sizes[0]} to {sizes[-1]}"
-        parts.append(
-            {
-                HIGHER: f"higher on {where} (by {span})",
-                LOWER: f"lower on {where} (by {span})",
-                EQUIVALENT: f"equivalent within {margin:g} on {where}",
-                OPEN: f"not to be told apart on {where}",
-            }[verdict]
-        )
-    return f"against the baseline, {tests['variant'].iloc[0]} is {listed(parts)}"
-
-
-def signed(value: float) -> str:
-    """Three decimals with their sign; 0 has none.
-
-    >>> signed(0.0123), signed(-0.0123), signed(-0.0001)
-    ('+0.012', '-0.012', '0.000')
-    """
-    text = f"{value:+.3f}"
-    return text[1:] if text[1:] == "0.000" else text
-
-
-def amount(size: float) -> str:
-    """Three decimals of a size, which is never called nothing.
-
-    >>> amount(0.0123), amount(0.0001)
-    ('0.012', 'less than 0.001')
-    """
-    return f"{size:.3f}" if size >= 0.0005 else "less than 0.001"
-
-
-def chance(p: float) -> str:
-    """Two digits of a p-value, down to a thousandth.
-
-    >>> chance(0.0004), chance(0.0312), chance(1.0)
-    ('< 0.001', '0.031', '1')
-    """
-    return "< 0.001" if p < 0.001 else f"{p:.2g}"
-
-
-def _on(domains: list[str], total: int) -> str:
-    if len(domains) == total > 1:
-        return "both domains" if total == 2 else f"all {total} domains"
-    return listed(domains) if len(domains) <= 3 else f"{len(domains)} of {total} domains"

@@ -1,4 +1,4 @@
-"""Confusion counts that add up over cases and processes, and the ratios that follow from them."""
+"""Confusion counts, which add up over cases and processes, and IoU and Dice from them."""
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +10,7 @@ Counts = npt.NDArray[np.int64]
 
 
 def count(masks: npt.NDArray[np.uint8], predictions: npt.NDArray[np.uint8], classes: int) -> Counts:
-    """Count the pixels of each case by class.
+    """Count the true positive, false positive and false negative pixels of each case and class.
 
     Parameters
     ----------
@@ -20,10 +20,12 @@ def count(masks: npt.NDArray[np.uint8], predictions: npt.NDArray[np.uint8], clas
     Returns
     -------
     (N, C, 3) int64: tp, fp, fn.
+    `ArgumentError` if the shapes differ, or a class index or ``classes`` is out of range.
     """
     if masks.shape != predictions.shape or masks.ndim != 3:
         raise ArgumentError(
-            f"masks and predictions must be (N, H, W) alike, got {masks.shape} {predictions.shape}"
+            f"masks and predictions must have the same shape (N, H, W), "
+            f"got {masks.shape} and {predictions.shape}"
         )
     if not 2 <= classes <= 16:
         raise ArgumentError(f"classes must be 2..16, got {classes}")
@@ -47,7 +49,7 @@ def dice(counts: npt.NDArray[np.number]) -> npt.NDArray[np.float64]:
 
 
 def ratio(part: npt.NDArray[np.number], whole: npt.NDArray[np.number]) -> npt.NDArray[np.float64]:
-    """Divide sums of one shape; NaN where the whole is 0."""
+    """Divide sums of the same shape; NaN where the whole is 0."""
     empty = np.full(np.shape(whole), np.nan)
     quotient: npt.NDArray[np.float64] = np.divide(
         part, whole, out=empty, where=np.asarray(whole) > 0, dtype=np.float64

@@ -1,6 +1,6 @@
-"""Distances between the distributions of a channel: pure functions of arrays.
+"""Distances between two histograms of a channel: Hellinger and seven others.
 
-Counts per bin add up over images, so everything downstream is a sum of histograms and one ratio.
+Counts per bin add up over images, so every distance follows from sums of histograms.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ from skipshift.errors import ArgumentError
 Floats = npt.NDArray[np.floating]
 
 Frequencies = npt.NDArray[np.floating]
-"""(..., B): shares of the values in each bin, adding up to 1."""
+"""(..., B): relative frequencies of the bins, which add up to 1."""
 
 Histograms = npt.NDArray[np.number]
 """(..., D, B): counts of each channel and bin."""
@@ -23,10 +23,11 @@ _CHUNK = 2**16
 """Values binned at a time: few enough to stay in the processor's cache."""
 
 _SMOOTH = 0.01
-"""Share of a uniform distribution mixed into both sides of a Kullback-Leibler divergence."""
+"""Weight of the uniform distribution that is mixed into both sides of the Kullback-Leibler
+divergence."""
 
 MOST_BINS = 1000
-"""Bins beyond which the rule of Freedman and Diaconis is cut off."""
+"""Upper limit of the rule of Freedman and Diaconis."""
 
 
 def hellinger(features_a: Floats, features_b: Floats, bins: int = 100) -> npt.NDArray[np.float64]:
@@ -45,7 +46,8 @@ def hellinger(features_a: Floats, features_b: Floats, bins: int = 100) -> npt.ND
 
     Returns
     -------
-    (D,) float64 in [0, 1]. Its mean is eq. 10.
+    (D,) float64 in [0, 1]. Its mean is eq. 10. `ArgumentError` if the sets have different channels,
+    are empty or hold NaN or infinity, or ``bins`` is below 1.
 
     Examples
     --------
@@ -68,7 +70,7 @@ def hellinger(features_a: Floats, features_b: Floats, bins: int = 100) -> npt.ND
 
 
 def channel_range(features: Floats) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Least and largest value of each channel of (M, D) features, float64."""
+    """Smallest and largest value of each channel of (M, D) features, float64."""
     return features.min(0).astype(np.float64), features.max(0).astype(np.float64)
 
 
@@ -89,13 +91,13 @@ def add_counts(
 ) -> None:
     """Count the values of each group and channel in equal bins of ``[low, high]`` (eq. 4-5).
 
-    Edge b stands at ``low + (high - low) * (b / B)`` in float64; a value on an edge belongs to
+    Edge b lies at ``low + (high - low) * (b / B)`` in float64; a value on an edge belongs to
     the bin above it, and ``high`` to the last bin.
 
     Parameters
     ----------
     counts
-        (G, D, B) of whole numbers wide enough for the values of a group, added to in place.
+        (G, D, B) integers, wide enough for the values of a group; added to in position.
     features
         (N, K, D), all within the range.
     groups
@@ -106,31 +108,34 @@ def add_counts(
     (_, positions, channels), bins = features.shape, counts.shape[2]
     rows = max(1, _CHUNK // channels)
     step = max(1, rows // positions)
-    place = np.arange(step * channels).reshape(step, 1, channels) * bins
+    offset = np.arange(step * channels).reshape(step, 1, channels) * bins
     for start in range(0, len(features), step):
         block = features[start : start + step]
         own, inverse = np.unique(groups[start : start + step], return_inverse=True)
         for row in range(0, positions, rows):
             part = block[:, row : row + rows]
             index = bin_index(part.reshape(-1, channels), low, high, bins).reshape(part.shape)
-            index += place[inverse]
-            found = np.bincount(index.ravel(), minlength=len(own) * channels * bins)
-            for group, new in zip(own, found.reshape(-1, channels, bins), strict=True):
+            index += offset[inverse]
+            new_counts = np.bincount(index.ravel(), minlength=len(own) * channels * bins)
+            for group, new in zip(own, new_counts.reshape(-1, channels, bins), strict=True):
                 np.add(counts[group], new, out=counts[group], casting="unsafe")
 
 
 def bin_index(features: Floats, low: Floats, high: Floats, bins: int) -> npt.NDArray[np.int64]:
-    """Bin of each value, (M, D) int64 in 0..bins - 1, by the rule of `add_counts`."""
+    """Bin of each value, (M, D) int64 in 0..bins - 1, by the rule of `add_counts`.
+
+    `ArgumentError` if the range exceeds float64.
+    """
     span = high - low
     if not np.isfinite(span).all():
-        raise ArgumentError("features span more than float64 can hold; scale them down")
-    place = np.subtract(features, low, dtype=np.float64)
-    place *= bins / np.where(span > 0, span, 1.0)
-    index = place.astype(np.int64)
-    # the product is off by ulps, so next to an edge the edge itself has the last word
-    near = place > 0  # the many zeros behind a ReLU stand on their edge exactly
-    place -= np.rint(place)
-    near &= np.abs(place, out=place) < 1e-9 * bins
+        raise ArgumentError("the range of features exceeds float64; scale them down")
+    position = np.subtract(features, low, dtype=np.float64)
+    position *= bins / np.where(span > 0, span, 1.0)
+    index = position.astype(np.int64)
+    # the product is off by a few ulps, so values next to an edge are compared with the edge itself
+    near = position > 0  # the many zeros after a ReLU lie exactly on their edge
+    position -= np.rint(position)
+    near &= np.abs(position, out=position) < 1e-9 * bins
     found = np.flatnonzero(near)
     if found.size:
         rows, channels = np.divmod(found, features.shape[1])
@@ -145,12 +150,12 @@ def bin_index(features: Floats, low: Floats, high: Floats, bins: int) -> npt.NDA
 def freedman_diaconis(*sets: Floats) -> int:
     """Bins of width 2 IQR / M^(1/3): the median over channels (Freedman and Diaconis 1981).
 
-    Channels without spread between their quartiles have no such number and are left out.
+    Channels with equal quartiles have no such number and are left out.
 
     Parameters
     ----------
     sets
-        Each (M, D), taken as one.
+        Each (M, D), pooled.
 
     Returns
     -------
@@ -196,10 +201,10 @@ def _wasserstein(p: Frequencies, q: Frequencies) -> Floats:
 
 
 def _scaled_wasserstein(p: Frequencies, q: Frequencies) -> Floats:
-    places = np.arange(p.shape[-1])
-    mean = p @ places
-    # values lie anywhere in their bin, which adds the variance of a uniform distribution
-    spread = np.sqrt(np.maximum(p @ places**2 - mean**2, 0) + 1 / 12)
+    index = np.arange(p.shape[-1])
+    mean = p @ index
+    # values are spread within their bin, which adds the variance of a uniform distribution
+    spread = np.sqrt(np.maximum(p @ index**2 - mean**2, 0) + 1 / 12)
     return np.asarray(_wasserstein(p, q) / spread)
 
 
@@ -224,10 +229,10 @@ class Distance:
     """Frequencies (..., B) of the reference and of the shifted set -> (...), in bins."""
 
     power: float = 0.0
-    """Power of a bin's width that turns bins into the unit of the features."""
+    """Power of the bin width that converts bins into the unit of the features."""
 
     most: float = np.inf
-    """The largest value there is."""
+    """Upper bound."""
 
 
 DISTANCES: Mapping[str, Distance] = {
@@ -245,12 +250,12 @@ DISTANCES: Mapping[str, Distance] = {
 ``hellinger`` (eq. 8-9), ``total-variation`` and ``kolmogorov-smirnov`` (at the edges of the bins)
 lie in [0, 1], and so does ``jensen-shannon``, the root of the divergence in bits.
 ``kullback-leibler`` is the divergence of the shifted set from the reference in nats, both mixed
-with 1 % of a uniform distribution, without which one empty bin makes it infinite.
+with 1 % of a uniform distribution, because a single empty bin would make it infinite.
 
-``wasserstein`` and ``energy`` have the unit of the features and take values at the middle of their
+``wasserstein`` and ``energy`` have the unit of the features and place values at the centres of
 bins. The mean of ``wasserstein`` over channels is the representation shift of Stacke et al. (2021)
 where features are averaged over the image. ``wasserstein-scaled`` is divided by the standard
-deviation of the reference; a channel asleep in the reference can make it large.
+deviation of the reference; a channel that is nearly constant in the reference can make it large.
 """
 
 
@@ -263,11 +268,11 @@ def between(
     ----------
     p, q
         (..., D, B) counts of the reference and of the shifted set, each sum above 0; the sums
-        need not be the same. Floats keep their type.
+        may differ. Floats keep their type.
     distance
         One of `DISTANCES`.
     width
-        (D,): width of a channel's bins.
+        (D,): bin width of each channel.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""What was counted with paths patched -> IoU, the share of the loss that returns, intervals."""
+"""Recovered fraction (`share`) and Shapley values of patched paths, with intervals."""
 
 import math
 from collections.abc import Mapping
@@ -24,12 +24,14 @@ NONE, ALL = "none", "all"
 
 _MOST_PATHS = 10
 _UNSURE = 0.025
-"""Part of the draws that may lose nothing. Above it the loss itself may be none, and the 95 %
-interval of a share of it is unbounded (Fieller 1954)."""
+"""Largest fraction of resamples without a loss. Above it the loss may be zero, and the 95 %
+interval of a fraction of it is unbounded (Fieller 1954)."""
 
 
 def rows_of(paths: tuple[str, ...], subsets: bool) -> Rows:
-    """Name the sets of paths to patch: each alone, or every one of the 2^k.
+    """Name the sets of paths to patch: each path alone, or all 2^k subsets.
+
+    `ArgumentError` if ``subsets`` are asked for of more than 10 paths.
 
     >>> list(rows_of(("L1", "L2", "L3"), subsets=True))
     ['none', 'L1', 'L2', 'L3', 'L1+L2', 'L1+L3', 'L2+L3', 'all']
@@ -50,12 +52,12 @@ def share_table(
     groups: tuple[npt.NDArray[Any], npt.NDArray[Any]],
     spec: CarrySpec,
 ) -> pd.DataFrame:
-    """Lay out what each row brings back; the columns are those of `skipshift.carry`.
+    """Compute IoU and recovered fraction of each row; the columns are those of `skipshift.carry`.
 
     Parameters
     ----------
     counts
-        Of the reference, whose first row is as it is, and of the shifted images.
+        Of the reference, whose first row is unpatched, and of the shifted images.
     groups
         Label of each image's group in both sets.
     """
@@ -67,17 +69,17 @@ def share_table(
     share = np.full(outside.shape, np.nan)
     np.divide(outside - outside[:, :1], lost, out=share, where=lost > 0)
     singles = rows[ALL]
-    fair = np.full(share.shape, np.nan)
+    shapley = np.full(share.shape, np.nan)
     if spec.subsets:
-        at = [list(rows).index(path) for path in singles]
-        fair[:, at] = share @ shapley_weights(rows).T
+        columns = [list(rows).index(path) for path in singles]
+        shapley[:, columns] = share @ shapley_weights(rows).T
     number = min(len(part) for part in counts)
-    nothing = np.full(len(rows), np.nan)
-    low, high, fair_low, fair_high = (nothing,) * 4
-    # a loss that is not certain makes no certain share
+    unknown = np.full(len(rows), np.nan)
+    low, high, shapley_low, shapley_high = (unknown,) * 4
+    # where the loss may be zero, a fraction of it has no bounded interval
     if number > 1 and lost[0, 0] > 0 and np.mean(~(lost[1:] > 0)) <= _UNSURE:
         low, high = percentile_interval(share[1:], number)
-        fair_low, fair_high = percentile_interval(fair[1:], number)
+        shapley_low, shapley_high = percentile_interval(shapley[1:], number)
     return pd.DataFrame(
         {
             "path": list(rows),
@@ -86,27 +88,27 @@ def share_table(
             "low": low,
             "high": high,
             "in_domain": np.broadcast_to(inside[0], len(rows)),
-            "shapley": fair[0],
-            "shapley_low": fair_low,
-            "shapley_high": fair_high,
+            "shapley": shapley[0],
+            "shapley_low": shapley_low,
+            "shapley_high": shapley_high,
         }
     )
 
 
 def shapley_weights(rows: Rows) -> npt.NDArray[np.float64]:
-    """(paths, rows) by which the shares of all sets of paths add up to Shapley's values.
+    """Weights (paths, rows) that turn the shares of all subsets into Shapley values.
 
-    The value of a path is what it adds to the paths that are patched already, averaged over all
-    orders in which they can be patched (Shapley 1953).
+    The value of a path is its marginal contribution, averaged over all orders in which the paths
+    can be patched (Shapley 1953).
     """
     paths = rows[ALL]
-    place = {frozenset(chosen): i for i, chosen in enumerate(rows.values())}
+    index = {frozenset(chosen): i for i, chosen in enumerate(rows.values())}
     sums = np.zeros((len(paths), len(rows)))
     for i, path in enumerate(paths):
-        for chosen, row in place.items():
+        for chosen, row in index.items():
             if path not in chosen:
                 weight = 1 / (len(paths) * math.comb(len(paths) - 1, len(chosen)))
-                sums[i, place[chosen | {path}]] += weight
+                sums[i, index[chosen | {path}]] += weight
                 sums[i, row] -= weight
     return sums
 
@@ -121,12 +123,12 @@ def _weights(
         np.concatenate([np.ones((1, len(own))), resamples(len(own), spec.draws, rng)])
         for own in names
     ]
-    # a shifted image and its original are drawn together
+    # paired sets are resampled together
     return drawn[0], drawn[0] if np.array_equal(names[0], names[1]) else drawn[1]
 
 
 def _foreground_iou(counts: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """IoU of (..., classes, 3) counts, the mean over those classes but the first that are there."""
+    """Mean IoU of (..., classes, 3) counts over the foreground classes that are present."""
     each = iou(counts)[..., 1:]
     known = np.isfinite(each)
     with np.errstate(invalid="ignore"):

@@ -1,6 +1,6 @@
-"""How sure: splits for the null, resamples for intervals, permutations for p; groups as units.
+"""Splits, bootstrap, permutations and Holm's correction, with groups as units.
 
-A draw is a row of weights over groups, so that a statistic of sums is one matrix product.
+A draw is a row of weights over groups, so a statistic of sums is one matrix product.
 """
 
 import warnings
@@ -19,46 +19,51 @@ Weights = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Groups:
-    """Groups of two sets in one row: those of the reference first, then those of the shifted."""
+    """Groups of two sets, concatenated: the reference first, then the shifted set."""
 
     reference: npt.NDArray[Any]
-    """Labels of the reference's groups, each once."""
+    """Unique group labels of the reference."""
 
     shifted: npt.NDArray[Any]
-    """Labels of the shifted set's groups; one that is in both sets is a pair."""
+    """Unique group labels of the shifted set; a label in both sets is a pair."""
 
     @property
     def sizes(self) -> tuple[int, int]:
-        """Groups of the reference and of the shifted set."""
+        """Number of groups in the reference and in the shifted set."""
         return len(self.reference), len(self.shifted)
 
     @property
     def pairs(self) -> npt.NDArray[np.int64]:
-        """(pairs, 2): places in the row of the two groups of each pair."""
+        """(pairs, 2): indices of the two groups of each pair."""
         _, a, b = np.intersect1d(self.reference, self.shifted, True, return_indices=True)
         return np.stack([a, b + len(self.reference)], 1)
 
 
-Sides = tuple[Weights, Weights]
-"""Weights of all groups on either side of a comparison, each (draws, groups of both sets)."""
+GroupWeights = tuple[Weights, Weights]
+"""Weights of all groups in the first and in the second sample of a comparison, each
+(draws, groups of both sets)."""
 
 
-def splits(groups: Groups, draws: int, rng: np.random.Generator) -> tuple[Sides, Sides]:
-    """Draw the null's comparisons and, at the very same sizes, comparisons with the shifted set.
+def splits(
+    groups: Groups, draws: int, rng: np.random.Generator
+) -> tuple[GroupWeights, GroupWeights]:
+    """Draw splits of the reference (the null) and matched comparisons with the shifted set.
 
-    Each draw takes n groups of the shifted set, then splits the reference: the side that both
-    comparisons share has none of the labels taken, the other side is all the rest, n groups. In
-    the null the two sides of the reference meet; in its twin the first meets the groups taken.
-    n is half of the reference's groups, or the shifted set's where it has fewer. If nothing has
-    shifted, both comparisons have one distribution, with and without pairs.
+    Each draw takes n groups of the shifted set and splits the reference into a first part, without
+    the labels taken, and a second part of n groups. The null compares the two parts; the matched
+    draw compares the first part with the groups taken. n is half the number of reference groups, or
+    the number of shifted groups if that is smaller. Without a shift, both comparisons have the same
+    distribution, with and without pairs.
 
     Returns
     -------
-    The null and its twin.
+    The null and the matched draws. `ArgumentError` if the reference has fewer than 2 groups.
     """
     own, others = groups.sizes
     if own < 2:
-        raise ArgumentError(f"a null needs at least 2 groups to halve, got {own}")
+        raise ArgumentError(
+            f"the null needs at least 2 groups in the reference to split, got {own}"
+        )
     taken = min(others, own // 2)
     near, far, moved = (np.zeros((draws, own + others)) for _ in range(3))
     for row in range(draws):
@@ -70,11 +75,11 @@ def splits(groups: Groups, draws: int, rng: np.random.Generator) -> tuple[Sides,
     return (near, far), (near, moved)
 
 
-def permutations(groups: Groups, draws: int, rng: np.random.Generator) -> Sides:
-    """Shuffle the groups between the two sets; the first row leaves them where they are.
+def permutations(groups: Groups, draws: int, rng: np.random.Generator) -> GroupWeights:
+    """Permute the groups between the two sets; the first row is the observed assignment.
 
-    The two groups of a pair are swapped or not; groups without a partner are dealt out anew, as
-    many to either set as before.
+    The two groups of a pair are swapped or not; groups without a partner are reassigned, and both
+    sets keep their sizes.
     """
     own, others = groups.sizes
     moved = np.zeros((draws + 1, own + others))
@@ -87,8 +92,8 @@ def permutations(groups: Groups, draws: int, rng: np.random.Generator) -> Sides:
     return 1 - moved, moved
 
 
-def bootstrap(groups: Groups, draws: int, rng: np.random.Generator) -> Sides:
-    """Resample the groups of either set; both groups of a pair where every group has a partner."""
+def bootstrap(groups: Groups, draws: int, rng: np.random.Generator) -> GroupWeights:
+    """Resample the groups of each set; pairs together where every group has a partner."""
     own, others = groups.sizes
     first, second = (np.zeros((draws, own + others)) for _ in range(2))
     first[:, :own] = resamples(own, draws, rng)
@@ -101,24 +106,24 @@ def bootstrap(groups: Groups, draws: int, rng: np.random.Generator) -> Sides:
 
 
 def p_value(statistics: npt.NDArray[np.float64]) -> float:
-    """Share of permutations at least as large as the first, which is the sample itself.
+    """Fraction of permutations at least as large as the first, the observed statistic.
 
     Parameters
     ----------
     statistics
-            (1 + draws,), as the rows of `permutations` give them; NaN gives NaN.
+        (1 + draws,), in the order of `permutations`; NaN gives NaN.
     """
     if np.isnan(statistics).any():
         return np.nan
-    # draws that are alike in exact arithmetic may differ in the last digits
+    # draws that are equal in exact arithmetic may differ in the last digits
     slack = 1e-6 * np.abs(statistics[0])
     return float((statistics >= statistics[0] - slack).mean())
 
 
 def holm(p: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Adjust p-values so that the chance of any false one stays at the level (Holm 1979).
+    """Adjust p-values to control the family-wise error rate (Holm 1979).
 
-    NaN stays NaN and does not count.
+    NaN stays NaN and is not counted.
     """
     adjusted = np.full(p.shape, np.nan)
     known = np.flatnonzero(~np.isnan(p))
@@ -129,7 +134,10 @@ def holm(p: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def resamples(groups: int, draws: int, rng: np.random.Generator) -> Weights:
-    """Bootstrap resamples: each row draws ``groups`` groups with replacement."""
+    """Bootstrap resamples: each row draws ``groups`` groups with replacement.
+
+    `ArgumentError` if there is no group.
+    """
     if groups < 1:
         raise ArgumentError("a bootstrap needs at least one group")
     # twice as fast as multinomial
@@ -141,10 +149,10 @@ def resamples(groups: int, draws: int, rng: np.random.Generator) -> Weights:
 def centred_interval(
     estimate: npt.NDArray[np.float64], draws: npt.NDArray[np.float64], level: float = 0.95
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Interval with the spread of the draws about their mean, laid around the estimate.
+    """Interval around the estimate with the spread of the draws about their mean.
 
-    A resample of histograms is rougher than its sample, which moves every drawn distance up; taking
-    the spread about the mean of the draws removes that offset.
+    Histograms of a resample are rougher than those of the sample, which biases every drawn distance
+    upwards; centring the draws removes that bias.
 
     Parameters
     ----------
@@ -167,15 +175,15 @@ def percentile_interval(
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Interval between outer quantiles of bootstrap draws, NaN where every draw is NaN.
 
-    The quantiles lie further out the fewer groups there are, as the t distribution does: those of
-    the plain percentile interval are too narrow (Hesterberg 2015, expanded percentile interval).
+    The quantiles are those of the expanded percentile interval (Hesterberg 2015), which widens with
+    fewer groups as the t distribution does; the plain percentile interval is too narrow.
 
     Parameters
     ----------
     draws
         (draws, ...); NaN draws are left out.
     groups
-        How many groups were resampled, at least 2.
+        Number of groups resampled, at least 2.
 
     Returns
     -------
@@ -184,7 +192,7 @@ def percentile_interval(
     tail = ndtr(np.sqrt(groups / (groups - 1)) * stdtrit(groups - 1, (1 - level) / 2))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="All-NaN slice", category=RuntimeWarning)
-        # nanquantile walks the columns one by one: a hundred times slower
+        # nanquantile loops over columns and is a hundred times slower
         quantile = np.nanquantile if np.isnan(draws).any() else np.quantile
         low, high = quantile(draws, [tail, 1 - tail], axis=0)
     return low, high

@@ -1,6 +1,6 @@
-"""Scores of every network on every domain, with intervals whose unit is the group.
+"""IoU and Dice of every network on every domain, with intervals over groups.
 
-Every score is a ratio of sums over groups, so a thousand draws of groups are one matrix product.
+Every score is a ratio of sums over groups, so a thousand bootstrap draws are one matrix product.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,51 +15,51 @@ from skipshift.statistics.counts import dice, iou, ratio
 from skipshift.statistics.resampling import percentile_interval, resamples
 
 METRICS = ("iou", "case_iou", "case_dice")
-"""IoU of all cases' counts together (the paper's), mean of the cases' IoU, mean of their Dice."""
+"""IoU of the summed counts of all cases (the paper's), mean IoU and mean Dice of single cases."""
 
 MEAN = "mean"
-"""Name of the class that stands for the mean of all foreground classes."""
+"""Class name of the mean over all foreground classes."""
 
 Array = npt.NDArray[np.float64]
 
 _STEP = 2.0**-30
-"""Scores of cases are multiples of this, so that their sums are exact in whatever order."""
+"""Scores of cases are rounded to multiples of this, so that sums are exact in any order."""
 
 _CHUNK = 100
-"""Draws whose sums are held at a time: they may have many runs, classes and domains."""
+"""Draws processed at a time: their sums span all runs, classes and domains."""
 
 
 @dataclass(frozen=True)
 class GroupSums:
-    """What the scores on some domains divide, summed within each group."""
+    """Numerators and denominators of the scores on some domains, summed within each group."""
 
     parts: Array
-    """(groups, domains, runs, classes, metrics, 2): numerators and denominators."""
+    """(groups, domains, runs, classes, metrics, 2): numerator and denominator."""
 
     runs: pd.DataFrame
-    """``run, encoder, variant, fold, seed``, a row for each place on the runs' axis."""
+    """``run, encoder, variant, fold, seed``, one row per index of the runs' axis."""
 
     classes: tuple[str, ...]
     """Names of the classes in ``parts``."""
 
     foreground: tuple[str, ...]
-    """Those that are no background; the last of ``classes``."""
+    """The classes but the background; the last of ``classes``."""
 
     cases: int
-    """How many cases were summed."""
+    """Number of cases summed."""
 
     @property
     def groups(self) -> int:
-        """How many groups there are."""
+        """Number of groups."""
         return len(self.parts)
 
     @property
     def shown(self) -> tuple[str, ...]:
-        """Names of the classes of a score: of several foreground classes the mean comes last."""
+        """Class names of a score; the mean of several foreground classes comes last."""
         return (*self.classes, MEAN) if len(self.foreground) > 1 else self.classes
 
     def average(self, cells: Array) -> Array:
-        """Average the domains that know a class, and append the mean of the foreground.
+        """Average over the domains that have a class, and append the foreground mean.
 
         (..., domains, runs, classes, metrics) -> (..., runs, shown, metrics).
         """
@@ -77,13 +77,13 @@ class GroupSums:
         )
 
     def interval(self, draws: Array) -> tuple[Array, Array]:
-        """(draws, ...) -> low and high (...), NaN where there are too few groups to draw."""
+        """(draws, ...) -> low and high (...), NaN for fewer than 2 groups."""
         if self.groups < 2:
             return np.full(draws.shape[1:], np.nan), np.full(draws.shape[1:], np.nan)
         return percentile_interval(draws, self.groups)
 
     def table(self, **values: Array) -> pd.DataFrame:
-        """Lay (shown, metrics) arrays out as rows ``class, metric`` with a column for each."""
+        """Table of (shown, metrics) arrays: rows ``class, metric``, one column per array."""
         keys = pd.MultiIndex.from_product([self.shown, METRICS], names=["class", "metric"])
         columns = {name: each.ravel() for name, each in values.items()}
         return pd.DataFrame(columns, index=keys).reset_index().assign(groups=self.groups)
@@ -108,50 +108,50 @@ def group_sums(cases: pd.DataFrame, classes: Sequence[str], foreground: Sequence
         pd.Index(classes).get_indexer(pd.Index(cases["class"])),
     ]
     shape = (axes[0].max() + 1, axes[1].max() + 1, len(runs), len(classes))
-    place = np.ravel_multi_index(axes, shape)
+    cell = np.ravel_multi_index(axes, shape)
     counts = cases[["tp", "fp", "fn"]].to_numpy()
     each = np.round(np.stack([iou(counts), dice(counts)], -1) / _STEP) * _STEP
     known = np.isfinite(each)
     above = np.column_stack([counts[:, 0], np.where(known, each, 0)])
     below = np.column_stack([counts.sum(1), known])
     columns = np.stack([above, below], -1).astype(np.float64).reshape(len(cases), -1).T
-    sums = [np.bincount(place, column, np.prod(shape)) for column in columns]
+    sums = [np.bincount(cell, column, np.prod(shape)) for column in columns]
     parts = np.asarray(sums, np.float64).T.reshape(*shape, len(METRICS), 2)
     number = len(cases[["domain", "case"]].drop_duplicates())
     return GroupSums(parts, runs, tuple(classes), tuple(foreground), number)
 
 
 def weighted(weights: npt.NDArray[np.number], parts: Array) -> Iterator[Array]:
-    """(draws, groups), (groups, ...) -> (some draws, ...) after (some draws, ...)."""
+    """Weighted sums in chunks of draws: (draws, groups), (groups, ...) -> (chunk, ...)."""
     for start in range(0, len(weights), _CHUNK):
         yield np.tensordot(weights[start : start + _CHUNK].astype(np.float64), parts, 1)
 
 
 def divided(parts: Array) -> Array:
-    """(..., 2) -> (...): numerator over denominator, NaN where that is 0."""
+    """Numerator over denominator, NaN where it is 0: (..., 2) -> (...)."""
     return ratio(parts[..., 0], parts[..., 1])
 
 
 def estimates(cases: pd.DataFrame, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
     """Score each network on each domain and class, with a 95 % interval.
 
-    A run has one value of each of `METRICS`; those of a network's folds and seeds are averaged. The
-    interval is the percentile bootstrap over groups, the same resamples for all runs: it holds the
-    noise of the test set and none of training, and is rough where groups are few.
+    A run has one value of each of `METRICS`, averaged over a network's folds and seeds.
+    The interval is the percentile bootstrap over groups, with the same resamples for all runs: it
+    covers the variance of the test set and not that of training, and is approximate for few groups.
 
-    A case in which a class is neither there nor predicted has no score and is left out of
-    ``case_iou`` and ``case_dice``; where it is predicted but not there, its score is 0.
+    A case in which a class is neither present nor predicted has no score and is left out of
+    ``case_iou`` and ``case_dice``; where it is predicted but not present, its score is 0.
 
     Parameters
     ----------
     cases
         Columns of cases.parquet; the first class is background. A table with columns ``encoder``
-        and ``variant`` of its own may name its runs as it likes.
+        and ``variant`` may name its runs freely.
 
     Returns
     -------
-    Columns of scores.csv, in order of appearance. Where several classes are foreground their mean
-    is a class too, `MEAN`. A value is NaN where the class is absent, an interval also where there
+    Columns of scores.csv, in order of appearance. The mean of several foreground classes is a class
+    too, `MEAN`. A value is NaN where the class is absent, an interval also where there
     are fewer than 2 groups.
     """
     classes = list(cases["class"].unique())
@@ -169,24 +169,24 @@ def estimates(cases: pd.DataFrame, draws: int = 1000, seed: int = 0) -> pd.DataF
 
 
 def pooled_iou(scores: pd.DataFrame) -> pd.DataFrame:
-    """Pick the paper's IoU (section V) from `estimates`: columns of iou.csv."""
+    """Select the paper's IoU (section V) from `estimates`: columns of iou.csv."""
     pooled = scores[scores["metric"] == "iou"].rename(columns={"value": "iou"})
     return pooled[list(TABLE_COLUMNS["iou.csv"])].reset_index(drop=True)
 
 
 def foreground_of(table: pd.DataFrame) -> tuple[str, ...]:
-    """Every class of a table but the first, which is background; the only one if there is one."""
+    """All classes of a table but the first, the background; a single class is foreground."""
     names = [str(name) for name in table["class"].unique() if name != MEAN]
     return tuple(names[1:] or names)
 
 
 def headline_class(foreground: Sequence[str]) -> str:
-    """Class whose score is the headline: the only foreground class, or the mean of several."""
+    """Class that headlines report: the only foreground class, or the mean of several."""
     return foreground[0] if len(foreground) == 1 else MEAN
 
 
 def _runs(cases: pd.DataFrame) -> pd.DataFrame:
-    """Every run of a table with its encoder and variant, and its fold and seed if named so."""
+    """List the runs of a table with encoder and variant, and fold and seed if named by the run."""
     own = [name for name in ("encoder", "variant") if name in cases]
     runs = cases[["run", *own]].drop_duplicates("run", ignore_index=True)
     return runs if own else pd.concat([runs, run_parts(runs["run"])], axis=1)

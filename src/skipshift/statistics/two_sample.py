@@ -1,7 +1,7 @@
-"""Distances between two sets of vectors as wholes: one number for a layer, not one for a channel.
+"""Two-sample statistics of a layer: MMD, classifier AUC, GDV and CKA.
 
-The vector of an image is the mean of its positions. What a draw needs of the vectors is a table of
-all pairs of images, summed over groups: every draw is then a quadratic form of weights.
+The vector of an image is the mean over its positions. The pairwise table of all images is summed
+over groups once; every draw is then a quadratic form of group weights.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,68 +12,68 @@ import numpy.typing as npt
 from scipy.spatial.distance import pdist, squareform
 
 from skipshift.errors import ArgumentError
-from skipshift.statistics.resampling import Groups, Sides, Weights
+from skipshift.statistics.resampling import Groups, GroupWeights, Weights
 
 Vectors = npt.NDArray[np.float64]
-"""(M, D): a vector for each image, those of the reference first."""
+"""(M, D): one vector per image, the reference first."""
 
 _FOLDS = 5
 """Folds of the domain classifier's cross-validation."""
 
 
 @dataclass(frozen=True)
-class Pool:
-    """The vectors of both sets, with the group of each image."""
+class PooledSample:
+    """The vectors of both sets, pooled, with the group of each image."""
 
     vectors: Vectors
     """(M, D), the reference first."""
 
-    place: npt.NDArray[np.int64]
-    """(M,): each image's group, as its place in the row of `groups`."""
+    group_index: npt.NDArray[np.int64]
+    """(M,): index of each image's group in `groups`."""
 
     groups: Groups
 
     @property
     def folds(self) -> npt.NDArray[np.int64]:
-        """(M,): fold of each image; images of one label, in either set, are never taken apart."""
+        """(M,): fold of each image; images with the same label, in either set, share a fold."""
         names = np.concatenate([self.groups.reference, self.groups.shifted])
         codes = np.unique(names, return_inverse=True)[1]
         order = np.random.default_rng(0).permutation(codes.max() + 1)
-        return np.asarray(order[codes][self.place] % _FOLDS)
+        return np.asarray(order[codes][self.group_index] % _FOLDS)
 
     def summed(self, table: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Sum a table of pairs of images (M, M) to one of pairs of groups (G, G)."""
-        member = np.eye(sum(self.groups.sizes))[self.place]
+        """Sum a pairwise table of images (M, M) to one of groups (G, G)."""
+        member = np.eye(sum(self.groups.sizes))[self.group_index]
         return np.asarray(member.T @ table @ member)
 
     def images(self, weights: Weights) -> npt.NDArray[np.float64]:
-        """Count the images behind the weights of each draw: (draws, G) -> (draws,)."""
-        return weights @ np.bincount(self.place, minlength=weights.shape[1])
+        """Count the images in each draw: (draws, G) -> (draws,)."""
+        return weights @ np.bincount(self.group_index, minlength=weights.shape[1])
 
 
-Separation = Callable[[Pool], Callable[[Sides], npt.NDArray[np.float64]]]
-"""Takes the vectors once and gives a function of draws: two sides of weights -> (draws,)."""
+TwoSampleStatistic = Callable[[PooledSample], Callable[[GroupWeights], npt.NDArray[np.float64]]]
+"""Takes the pooled sample once; returns a function of the draws, group weights -> (draws,)."""
 
 
-def _mmd(pool: Pool) -> Callable[[Sides], npt.NDArray[np.float64]]:
+def _mmd(pool: PooledSample) -> Callable[[GroupWeights], npt.NDArray[np.float64]]:
     squared = _squared_distances(pool.vectors)
     median = np.median(squared[np.triu_indices_from(squared, 1)])
     kernel = pool.summed(np.exp(-squared / (median or 1.0)))
 
-    def of(sides: Sides) -> npt.NDArray[np.float64]:
-        a, b = (side / pool.images(side)[:, None] for side in sides)
+    def of(samples: GroupWeights) -> npt.NDArray[np.float64]:
+        a, b = (side / pool.images(side)[:, None] for side in samples)
         return np.sqrt(np.maximum(_form(a - b, kernel, a - b), 0))
 
     return of
 
 
-def _gdv(pool: Pool) -> Callable[[Sides], npt.NDArray[np.float64]]:
+def _gdv(pool: PooledSample) -> Callable[[GroupWeights], npt.NDArray[np.float64]]:
     spread = pool.vectors.std(0)
     scaled = (pool.vectors - pool.vectors.mean(0)) / np.where(spread > 0, 2 * spread, 1)
     table = pool.summed(np.sqrt(_squared_distances(scaled) / scaled.shape[1]))
 
-    def of(sides: Sides) -> npt.NDArray[np.float64]:
-        a, b = sides
+    def of(samples: GroupWeights) -> npt.NDArray[np.float64]:
+        a, b = samples
         n, m = pool.images(a), pool.images(b)
         inner = [
             _form(side, table, side) / np.maximum(count * (count - 1), 1)
@@ -84,15 +84,15 @@ def _gdv(pool: Pool) -> Callable[[Sides], npt.NDArray[np.float64]]:
     return of
 
 
-def _auc(pool: Pool) -> Callable[[Sides], npt.NDArray[np.float64]]:
+def _auc(pool: PooledSample) -> Callable[[GroupWeights], npt.NDArray[np.float64]]:
     spread = pool.vectors.std(0)
     scaled = (pool.vectors - pool.vectors.mean(0)) / np.where(spread > 0, spread, 1)
     kernel = scaled @ scaled.T / scaled.shape[1]
 
-    def of(sides: Sides) -> npt.NDArray[np.float64]:
-        a, b = (side[:, pool.place] for side in sides)
+    def of(samples: GroupWeights) -> npt.NDArray[np.float64]:
+        a, b = (side[:, pool.group_index] for side in samples)
         scores = np.zeros(a.shape)
-        # draws that hold the same images, as permutations do, share their factorisations
+        # draws of the same images, such as permutations, share their factorisations
         weights, which = np.unique(a + b, axis=0, return_inverse=True)
         for number, weight in enumerate(weights):
             rows = np.flatnonzero(which.ravel() == number)
@@ -106,27 +106,27 @@ def _scores(
     kernel: npt.NDArray[np.float64],
     folds: npt.NDArray[np.int64],
     weight: npt.NDArray[np.float64],
-    sides: npt.NDArray[np.float64],
+    membership: npt.NDArray[np.float64],
 ) -> npt.NDArray[np.float64]:
-    """Ridge regression of the side on the vectors, each image scored by the other folds.
+    """Ridge regression of set membership on the vectors, cross-validated.
 
     Parameters
     ----------
     kernel, folds, weight
-        (M, M), (M,) and (M,): how often each image counts.
-    sides
-        (draws, M): -1 or 1.
+        (M, M), (M,) and (M,): how often each image is counted.
+    membership
+        (draws, M): -1 for the reference, 1 for the shifted set.
 
     Returns
     -------
     (draws, M)
     """
-    scores = np.zeros(sides.shape)
+    scores = np.zeros(membership.shape)
     for fold in np.unique(folds):
         train, test = (np.flatnonzero(k & (weight > 0)) for k in (folds != fold, folds == fold))
-        if not len(train):  # nothing to learn from: every score ties
+        if not len(train):  # no training images: all scores tie
             continue
-        known, counts = sides[:, train], weight[train]
+        known, counts = membership[:, train], weight[train]
         known = known - (known @ counts / counts.sum())[:, None]
         solved = np.linalg.solve(kernel[np.ix_(train, train)] + np.diag(1 / counts), known.T)
         scores[:, test] = (kernel[np.ix_(test, train)] @ solved).T
@@ -134,27 +134,30 @@ def _scores(
 
 
 def _auc_of(scores: Vectors, a: Weights, b: Weights) -> float:
-    """Chance that an image of ``b`` has a higher score than one of ``a``; half where they tie."""
+    """Probability that an image of ``b`` has a higher score than one of ``a``; ties count half."""
     first, second = np.flatnonzero(a), np.flatnonzero(b)
     margin = scores[second][:, None] - scores[first]
-    # images that are alike differ by rounding only, and tie
+    # equal images may differ by rounding, and tie
     wins = (margin > 1e-9) + 0.5 * (np.abs(margin) <= 1e-9)
     return float(b[second] @ wins @ a[first] / (a.sum() * b.sum()))
 
 
-def _cka(pool: Pool) -> Callable[[Sides], npt.NDArray[np.float64]]:
-    own = len(pool.groups.reference)
-    names = np.concatenate([pool.groups.reference, pool.groups.shifted])[pool.place]
-    first, second = np.flatnonzero(pool.place < own), np.flatnonzero(pool.place >= own)
+def _cka(pool: PooledSample) -> Callable[[GroupWeights], npt.NDArray[np.float64]]:
+    split = len(pool.groups.reference)
+    names = np.concatenate([pool.groups.reference, pool.groups.shifted])[pool.group_index]
+    first, second = (
+        np.flatnonzero(pool.group_index < split),
+        np.flatnonzero(pool.group_index >= split),
+    )
     first, second = (side[np.argsort(names[side], kind="stable")] for side in (first, second))
     if not np.array_equal(names[first], names[second]):
-        raise ArgumentError("cka needs paired sets: the same groups with as many images in both")
+        raise ArgumentError("cka needs paired sets: the same groups, with equal numbers of images")
     x, y = (pool.vectors[side] @ pool.vectors[side].T for side in (first, second))
 
-    def of(sides: Sides) -> npt.NDArray[np.float64]:
-        weights = sides[0][:, pool.place[first]]
-        paired = np.array_equal(weights, sides[1][:, pool.place[second]])
-        paired &= not sides[0][:, own:].any()
+    def of(samples: GroupWeights) -> npt.NDArray[np.float64]:
+        weights = samples[0][:, pool.group_index[first]]
+        paired = np.array_equal(weights, samples[1][:, pool.group_index[second]])
+        paired &= not samples[0][:, split:].any()
         similar = [_cka_of(x, y, weight) for weight in weights] if paired else np.nan
         return np.broadcast_to(1 - np.asarray(similar), len(weights))
 
@@ -177,18 +180,23 @@ def _squared_distances(vectors: Vectors) -> npt.NDArray[np.float64]:
     return np.asarray(squareform(pdist(vectors, "sqeuclidean")))
 
 
-SEPARATIONS: Mapping[str, Separation] = {"mmd": _mmd, "auc": _auc, "gdv": _gdv, "cka": _cka}
-"""Distances of a layer, from one vector for each image.
+TWO_SAMPLE_STATISTICS: Mapping[str, TwoSampleStatistic] = {
+    "mmd": _mmd,
+    "auc": _auc,
+    "gdv": _gdv,
+    "cka": _cka,
+}
+"""Statistics of a layer, from one vector per image.
 
-``mmd``: maximum mean discrepancy (Gretton et al. 2012), the biased one, with the kernel
-exp(-d^2 / m) of the median m of d^2 over all pairs of images.
+``mmd``: maximum mean discrepancy (Gretton et al. 2012), biased estimator, with the kernel
+exp(-d^2 / m), m the median of d^2 over all pairs of images.
 
-``auc``: of telling the sets apart by ridge regression on standardised vectors, in five folds that
-never split a group; 0.5 is chance, 1 a clean cut.
+``auc``: area under the ROC curve of a domain classifier, ridge regression on standardised vectors
+in five cross-validation folds that never split a group; 0.5 is chance, 1 perfect separation.
 
 ``gdv``: the generalised discrimination value of two classes (Schilling et al. 2021) with its sign
-turned, so that larger is further apart; 1 is far.
+reversed, so that larger is further apart; 1 is far.
 
 ``cka``: 1 - linear centred kernel alignment (Kornblith et al. 2019) of paired sets. It compares
-images one by one, so that splits of the reference and permutations say nothing: it has no null.
+images pair by pair, so splits of the reference and permutations do not apply: it has no null.
 """

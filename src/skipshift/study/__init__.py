@@ -1,4 +1,5 @@
-"""Training, evaluation and the grid of runs, on one machine or a cluster.
+"""Training, evaluation and the grid of runs of a study, on one machine or a cluster.
 
-Takes the settings of a study; gives its folder of runs, tables and page, and goes on after a kill.
+Takes the settings of a study; gives a folder of runs, tables and a report, and resumes when
+interrupted.
 """

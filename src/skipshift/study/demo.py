@@ -1,4 +1,4 @@
-"""The demo: a study small enough for two cores, on a synthetic set of its own."""
+"""The demo: a complete study on a synthetic data set, small enough for two cores."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,15 +32,15 @@ STUDIES: Mapping[str, Mapping[str, Any]] = {
         ),
     },
 }
-"""What differs from the paper's protocol: from scratch, one fold, few small crops.
+"""Settings that differ from the paper's protocol: training from scratch, one fold, few small crops.
 
-At 128 x 128 crops of 512 x 512 images a cell keeps its 40 pixels; images shrunk to 128 x 128 would
-leave ten, too few for a network without skip connections.
+In 128 x 128 crops of 512 x 512 images a cell is 40 pixels wide; in images resized to 128 x 128 it
+would be ten, too few for a network without skip connections.
 """
 
 
 def run_demo(spec: DemoSpec, progress: Progress = silent) -> Path:
-    """Make a synthetic set, train, evaluate and profile three variants, and write the page."""
+    """Generate a synthetic set, train, evaluate and profile three variants, write the report."""
     folder = spec.out / "synthetic"
     manifest = write_synthetic(
         SynthSpec(

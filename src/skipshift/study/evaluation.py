@@ -1,4 +1,4 @@
-"""One network on every domain and shift: confusion counts of each case."""
+"""Evaluation of one network on every domain and shift: confusion counts of each case."""
 
 import multiprocessing
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,7 +28,7 @@ from skipshift.statistics.counts import count
 from skipshift.statistics.scores import estimates, pooled_iou
 
 Shifted = tuple[Case, str, Pixels]
-"""A case, the domain it is in once shifted, and its shifted image."""
+"""A case, its domain after the shift, and its shifted image."""
 
 
 def evaluate(
@@ -42,19 +42,21 @@ def evaluate(
     Parameters
     ----------
     net
-        Takes (N, C, H, W), by default in [0, 1], and gives logits (N, classes, H, W), or one
-        channel for two classes; runs where it is.
+        Takes (N, C, H, W), by default in [0, 1], and returns logits (N, classes, H, W), or one
+        channel for two classes; runs on its own device.
     cases
-        Decoded cases; each is read once, whatever the number of shifts.
+        Decoded cases; each is read once for all shifts.
     classes
-        Names of the mask's values.
+        Names of the mask values.
     spec
-        Its ``shifts`` are applied to each case beside the case itself; crop and processes are those
-        of `evaluate_manifest`.
+        Its ``shifts`` are applied to each case in addition to the original; its crop and processes
+        are used by `evaluate_manifest` only.
 
     Returns
     -------
     ``domain, case, group, class, tp, fp, fn``, int64 counts, cases in order.
+
+    `SkipshiftError` names a case that the network cannot take.
     """
     rows = []
     for (case, domain, _), labels in predict(net, cases, spec or EvaluationSpec()):
@@ -74,16 +76,16 @@ def evaluate_manifest(
     progress: Progress = silent,
     builder: str | None = None,
 ) -> pd.DataFrame:
-    """Evaluate a network that was saved on rows of a manifest, on one or more processes.
+    """Evaluate a saved network on rows of a manifest, in one or more processes.
 
     ``source`` and ``builder`` are those of `skipshift.networks.checkpoints.load_net`.
 
-    Process r of n takes the cases r, r + n, ..., so that each case is counted once and the table
-    is the same for any number of processes.
+    Process r of n evaluates the cases r, r + n, ..., so that each case is counted once and the
+    table is the same for any number of processes.
 
     Returns
     -------
-    As `evaluate`, with the source's name as ``run``.
+    The table of `evaluate`, with the name of ``source`` as ``run``.
     """
     shards = [rows.iloc[rank :: spec.processes] for rank in range(spec.processes)]
     shards = [shard for shard in shards if len(shard)]
@@ -97,10 +99,10 @@ def evaluate_manifest(
             results = pool.map(_evaluate_shard, jobs)
             parts = list(progress(results, f"evaluate {source.name}", len(jobs)))
     per_case = len(parts[0]) // len(shards[0])
-    places = [
+    positions = [
         np.repeat(np.arange(rank, len(rows), len(parts)), per_case) for rank in range(len(parts))
     ]
-    order = np.argsort(np.concatenate(places), kind="stable")
+    order = np.argsort(np.concatenate(positions), kind="stable")
     table = pd.concat(parts, ignore_index=True).iloc[order].reset_index(drop=True)
     return table.assign(run=source.absolute().name)
 
@@ -110,10 +112,10 @@ def _evaluate_shard(
     progress: Progress = silent,
 ) -> pd.DataFrame:
     source, builder, rows, classes, spec, rank = job
-    place = best_device()
-    if place == "cuda":
-        place = f"cuda:{rank % torch.cuda.device_count()}"
-    net = load_net(source, builder).to(place)
+    device = best_device()
+    if device == "cuda":
+        device = f"cuda:{rank % torch.cuda.device_count()}"
+    net = load_net(source, builder).to(device)
     loaded = read_cases(rows, len(classes), spec.crop)
     shown = progress(loaded, f"evaluate {source.name}", len(rows))
     return evaluate(net, shown, classes, spec)
@@ -136,18 +138,21 @@ def predict(
     cases: Iterable[Case],
     spec: EvaluationSpec,
 ) -> Iterator[tuple[Shifted, npt.NDArray[np.uint8]]]:
-    """Segment each case as it is and under each shift; yields (H, W) uint8 class indices."""
-    place = next(net.parameters()).device
+    """Segment each case and its shifted versions; yields (H, W) uint8 class indices.
+
+    `SkipshiftError` names a case that the network cannot take.
+    """
+    device = next(net.parameters()).device
     fast: nn.Module | None = None
     for batch in _batches(_shifted(cases, spec.shifts), spec.batch_size):
         pixels = np.stack([image for _, _, image in batch])
         _check(net, batch[0][0])
         if fast is None:
-            example = _input(pixels[:1], spec.preprocess, place, torch.float32)
+            example = _input(pixels[:1], spec.preprocess, device, torch.float32)
             fast = fast_copy(net, example, spec.precision)
             dtype = next(fast.parameters()).dtype
         with torch.inference_mode():
-            labels = labels_of(logits_of(run(fast, _input(pixels, spec.preprocess, place, dtype))))
+            labels = labels_of(logits_of(run(fast, _input(pixels, spec.preprocess, device, dtype))))
         yield from zip(batch, labels, strict=True)
 
 
@@ -172,24 +177,24 @@ def class_names(
 
 
 def count_classes(net: nn.Module, case: Case, spec: EvaluationSpec) -> int:
-    """Count the classes that a network predicts, by its logits of a case."""
-    place = next(net.parameters()).device
-    image = _input(np.stack([case.image]), spec.preprocess, place, torch.float32)
+    """Count the classes that a network predicts, from its logits for one case."""
+    device = next(net.parameters()).device
+    image = _input(np.stack([case.image]), spec.preprocess, device, torch.float32)
     with torch.inference_mode():
         logits = logits_of(run(net, image))
     return max(2, logits.shape[1])
 
 
-def _input(pixels: Pixels, preprocess: str, place: torch.device, dtype: torch.dtype) -> Tensor:
-    """(N, H, W, C) levels as (N, C, H, W) that the network takes."""
+def _input(pixels: Pixels, preprocess: str, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Convert images (N, H, W, C) to the network's input (N, C, H, W)."""
     if preprocess == "unit":
-        # a quarter of the bytes to the device
-        return torch.from_numpy(pixels).permute(0, 3, 1, 2).to(place).to(dtype) / 255
-    return torch.from_numpy(prepare(pixels, preprocess_of(preprocess))).to(place, dtype)
+        # as uint8, a quarter of the bytes of float32, to the device
+        return torch.from_numpy(pixels).permute(0, 3, 1, 2).to(device).to(dtype) / 255
+    return torch.from_numpy(prepare(pixels, preprocess_of(preprocess))).to(device, dtype)
 
 
 def domain_of(case: Case, shift: str) -> str:
-    """Domain of a shifted case: the shift's name, behind the case's own domain if it has one.
+    """Name the domain of a shifted case: the shift, after the case's own domain if it has one.
 
     >>> import numpy as np
     >>> pixels = np.zeros((1, 1, 3), np.uint8)
@@ -207,9 +212,9 @@ def _shifted(cases: Iterable[Case], domains: Sequence[str]) -> Iterator[Shifted]
 
 
 def _batches(items: Iterable[Shifted], size: int) -> Iterator[list[Shifted]]:
-    """Batches of images of one shape, in order."""
-    for _, alike in groupby(items, key=lambda item: item[2].shape):
-        while batch := list(islice(alike, size)):
+    """Yield batches of consecutive images of one shape."""
+    for _, same_shape in groupby(items, key=lambda item: item[2].shape):
+        while batch := list(islice(same_shape, size)):
             yield batch
 
 

@@ -1,4 +1,4 @@
-"""The grid of a study: its runs, what their steps are made from, and which of them are done."""
+"""The grid of a study: its runs, the inputs of their steps, and which steps are done."""
 
 import hashlib
 import itertools
@@ -10,12 +10,12 @@ from typing import Any
 import pandas as pd
 
 from skipshift import records
-from skipshift.data.splits import parts_of
+from skipshift.data.splits import split_fold
 from skipshift.errors import ArgumentError
 from skipshift.specs import StudySpec, to_plain
 
 STEPS = (records.RUN_RECORD, "cases.parquet", records.SAMPLES, "layers.csv")
-"""What each step of a run writes last: training, evaluation, samples, profiles."""
+"""The file that each step of a run writes last: training, evaluation, samples, profiles."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Study:
-    """What every run of a study needs."""
+    """Settings, cases and folds that all runs of a study share."""
 
     spec: StudySpec
     cases: pd.DataFrame
@@ -49,7 +49,7 @@ class Study:
         return self.out / records.RUNS / run.name
 
     def runs(self) -> list[Run]:
-        """Every run of the grid, in order."""
+        """List the runs of the grid in order; `ArgumentError` if run_folds names a missing fold."""
         spec, number = self.spec, self.folds["fold"].max() + 1
         folds = range(number) if spec.run_folds is None else spec.run_folds
         if outside := set(folds) - set(range(number)):
@@ -58,13 +58,13 @@ class Study:
         return [Run(*at) for at in itertools.product(*axes)]
 
 
-def ingredients(study: Study, run: Run) -> dict[str, Any]:
-    """Tell what each step of a run is made from, by its file, beside what the run's name says.
+def expected_inputs(study: Study, run: Run) -> dict[str, Any]:
+    """List the inputs of each step of a run, by the step's file: settings and digests of cases.
 
-    A step that was made from anything else is not the one that the study asks for.
+    A step with other recorded inputs is not part of this study and is not reused.
     """
     spec = study.spec
-    training, validation = (_digest(part) for part in parts_of(study.folds, run.fold))
+    training, validation = (_digest(part) for part in split_fold(study.folds, run.fold))
     tests = _digest(study.cases[study.cases["split"] == "test"])
     plain: dict[str, Any] = to_plain(spec)
     settings = {k: v for k, v in plain["training"].items() if k not in ("workers", "devices")}
@@ -86,39 +86,41 @@ def ingredients(study: Study, run: Run) -> dict[str, Any]:
 
 
 def is_done(study: Study, run: Run) -> bool:
-    """Whether every step of a run has left its file, made from what the study asks for."""
-    made, wanted = made_from(study.folder(run)), ingredients(study, run)
-    return all(step_done(study.folder(run), step, made, wanted) for step in STEPS)
+    """Return whether every step of a run has written its file from the inputs of this study."""
+    recorded, expected = recorded_inputs(study.folder(run)), expected_inputs(study, run)
+    return all(step_done(study.folder(run), step, recorded, expected) for step in STEPS)
 
 
-def step_done(folder: Path, step: str, made: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    """Whether a step has left its file in a run's folder, made from what is wanted."""
-    return made.get(step) == wanted[step] and (folder / step).exists()
+def step_done(
+    folder: Path, step: str, recorded: Mapping[str, Any], expected: Mapping[str, Any]
+) -> bool:
+    """Return whether a step has written its file in a run's folder from the expected inputs."""
+    return recorded.get(step) == expected[step] and (folder / step).exists()
 
 
-def made_from(folder: Path) -> dict[str, Any]:
-    """Read what the steps in a run's folder were made from; empty where there are none."""
+def recorded_inputs(folder: Path) -> dict[str, Any]:
+    """Read the inputs from which the steps in a run's folder were made; empty if there are none."""
     file = folder / records.MADE
-    made: dict[str, Any] = records.read_json(file) if file.exists() else {}
-    return made
+    recorded: dict[str, Any] = records.read_json(file) if file.exists() else {}
+    return recorded
 
 
 def changes(study: Study, run: Run) -> list[str]:
-    """Tell how what a run was made from differs from what the study asks for.
+    """Describe how the recorded inputs of a run differ from those of the study.
 
-    Steps that are still to be made do not differ, nor does a run that failed in training.
+    Steps that have not run do not count, nor does a run that failed in training.
     """
     folder = study.folder(run)
     trained = (folder / records.RUN_RECORD).exists()
     if (folder / records.FAILURE).exists() and not trained:
         return []
-    made, wanted = made_from(folder), ingredients(study, run)
-    found = [_differences(made[step], wanted[step]) for step in STEPS if step in made]
-    return list(dict.fromkeys(itertools.chain(*found)))
+    recorded, expected = recorded_inputs(folder), expected_inputs(study, run)
+    steps = [_differences(recorded[s], expected[s]) for s in STEPS if s in recorded]
+    return list(dict.fromkeys(itertools.chain(*steps)))
 
 
 def _differences(old: Any, new: Any, name: str = "") -> list[str]:
-    """Name the settings in which two plain values differ, with both values where these are short.
+    """List the settings in which two plain values differ, with both values if they are short.
 
     >>> _differences({"a": {"b": 1}, "c": [1]}, {"a": {"b": 2}, "c": [1]})
     ['a.b 1, now 2']
@@ -133,6 +135,6 @@ def _differences(old: Any, new: Any, name: str = "") -> list[str]:
 
 
 def _digest(cases: pd.DataFrame) -> str:
-    """Say which cases these are, in which order, in few characters."""
+    """Identify a list of cases and their order by count and hash."""
     listed = cases[["case", "domain", "group"]].to_csv(index=False)
     return f"{len(cases)} ({hashlib.sha256(listed.encode()).hexdigest()[:12]})"

@@ -1,4 +1,4 @@
-"""Where training curves go besides history.csv: Lightning's loggers of the field's trackers."""
+"""Experiment trackers for training curves: TensorBoard, MLflow and Weights & Biases."""
 
 import importlib.util
 import os
@@ -11,16 +11,16 @@ from skipshift.errors import SkipshiftError
 from skipshift.specs import Tracker
 
 FOLDER = "trackers"
-"""Folder of a study that holds what trackers keep in files."""
+"""Folder of a study in which trackers write their files."""
 
 
 def loggers_of(trackers: Sequence[Tracker], study: Path, run: str) -> list[Logger]:
-    """Make the loggers of a run; `SkipshiftError` names the extra of one that is not installed."""
+    """Create the loggers of a run; `SkipshiftError` names the extra of a missing package."""
     for name in trackers:
         if importlib.util.find_spec(name) is None:
             raise SkipshiftError(
-                f"trackers: {name} is not installed; pip install 'skipshift[{name}]', "
-                f"or leave it out"
+                f"trackers: {name} is not installed; run pip install 'skipshift[{name}]' "
+                f"or remove it from trackers"
             )
     return [_LOGGERS[name](study.absolute(), run) for name in trackers]
 
@@ -30,14 +30,14 @@ def _tensorboard(study: Path, run: str) -> Logger:
 
 
 def _mlflow(study: Path, run: str) -> Logger:
-    """To MLFLOW_TRACKING_URI, or else to a SQLite file in the study's folder."""
+    """Log to MLFLOW_TRACKING_URI, or by default to a SQLite file in the study's folder."""
     (study / FOLDER).mkdir(parents=True, exist_ok=True)
-    place = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{study / FOLDER / 'mlflow.db'}")
-    return MLFlowLogger(study.name, run_name=run, tracking_uri=place)
+    uri = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{study / FOLDER / 'mlflow.db'}")
+    return MLFlowLogger(study.name, run_name=run, tracking_uri=uri)
 
 
 def _wandb(study: Path, run: str) -> Logger:
-    """To the project named after the study's folder; WANDB_MODE=offline keeps it in files."""
+    """Log to a project named after the study's folder; WANDB_MODE=offline writes files only."""
     return WandbLogger(name=run, id=run, project=study.name, save_dir=study / FOLDER)
 
 

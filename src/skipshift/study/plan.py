@@ -1,4 +1,4 @@
-"""What a study would do: its size, what of it is done, and what the rest takes by a short probe."""
+"""Plan of a study: its size, its progress, and the time and memory that the rest will take."""
 
 import multiprocessing
 import os
@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 
 from skipshift.data.manifest import read_cases
-from skipshift.data.splits import parts_of
+from skipshift.data.splits import split_fold
 from skipshift.networks.allocator import keep_memory
 from skipshift.specs import ExecutionSpec, StudySpec
 from skipshift.study.grid import Run, Study, changes, is_done
@@ -28,12 +28,12 @@ from skipshift.study.study import chosen_runs, failed, open_study
 T = TypeVar("T")
 
 PROBE_STEPS, PROBE_CASES = 5, 4
-"""Training steps, and cases of every other kind, that the probe takes."""
+"""Training steps of the probe, and its number of cases in validation and in each test domain."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run takes on this machine."""
+    """Time and memory of a run on this machine."""
 
     seconds: float
     memory: float
@@ -41,21 +41,21 @@ class Cost:
 
 
 def plan_study(spec: StudySpec, out: Path, execution: ExecutionSpec) -> str:
-    """Say how large a study is, what of it is done, and what time and memory the rest will take."""
+    """Describe the size of a study, what is done, and time and memory of the rest."""
     study = open_study(spec, Path(out))
     runs = chosen_runs(study, execution)
     left = [run for run in runs if not is_done(study, run) and not failed(study, run)]
-    training, validation = parts_of(study.folds, runs[0].fold)
+    training, validation = split_fold(study.folds, runs[0].fold)
     tests = study.cases[study.cases["split"] == "test"]
     plan = spec.training
     steps = -(-len(training) * plan.crops_per_image // plan.batch_size)
     domains = tests["domain"].nunique()
     lines = [
         f"runs    {len(runs)}: " + " x ".join(_axes(runs)),
-        f"images  {len(training)} to train on, {len(validation)} to select by, {len(tests)} to "
-        f"test on, of {_many(domains, 'domain')} and under {_many(len(spec.shifts), 'shift')}",
-        f"epochs  {plan.epochs} a run, each {steps} steps of {plan.batch_size} crops of "
-        f"{plan.crop} x {plan.crop}; {plan.epochs * len(left)} epochs in all that is left",
+        f"images  {len(training)} for training, {len(validation)} for validation, {len(tests)} for "
+        f"testing from {_many(domains, 'domain')}, under {_many(len(spec.shifts), 'shift')}",
+        f"epochs  {plan.epochs} per run, each {_many(steps, 'step')} of {plan.batch_size} crops of "
+        f"{plan.crop} x {plan.crop}; {plan.epochs * len(left)} epochs left in total",
         f"done    {sum(is_done(study, run) for run in runs)} runs, "
         f"{sum(failed(study, run) for run in runs)} failed",
     ]
@@ -75,20 +75,20 @@ def _many(number: int, noun: str) -> str:
 
 
 def _rest(study: Study, left: Sequence[Run], execution: ExecutionSpec) -> str:
-    """Time and memory of the runs that are left, from a probe of the first of each encoder."""
+    """Estimate time and memory of the remaining runs from a probe of one run per encoder."""
     if not left:
         return "left    nothing"
     firsts = {run.encoder: run for run in reversed(left)}
     costs = {encoder: probe(study, run) for encoder, run in firsts.items()}
     jobs = min(execution.jobs or study.spec.jobs, len(left))
-    # more jobs than the cores have room for take turns
-    abreast = min(jobs, max(1, (os.cpu_count() or 1) // study.spec.threads))
-    whole = sum(costs[run.encoder].seconds for run in left) / abreast
+    # jobs in excess of the cores share them and gain nothing
+    parallel = min(jobs, max(1, (os.cpu_count() or 1) // study.spec.threads))
+    whole = sum(costs[run.encoder].seconds for run in left) / parallel
     each = ", ".join(f"{_time(cost.seconds)} with {name}" for name, cost in costs.items())
     memory = max(cost.memory for cost in costs.values()) / 2**30
     return (
         f"left    {_many(len(left), 'run')}, about {_time(whole)} on this machine with "
-        f"{_many(jobs, 'job')} (a run {each}), and {memory:.1f} GiB of memory a job"
+        f"{_many(jobs, 'job')} ({each} per run), and {memory:.1f} GiB of memory per job"
     )
 
 
@@ -109,7 +109,7 @@ def _time(seconds: float) -> str:
 
 
 def probe(study: Study, run: Run) -> Cost:
-    """Do a few steps of a run in a process of its own, and extrapolate to the whole of it."""
+    """Run a few steps of a run in a separate process and extrapolate to the whole run."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, context) as pool:
         return pool.submit(_probe, study, run).result()
@@ -119,25 +119,25 @@ def _probe(study: Study, run: Run) -> Cost:
     keep_memory()
     clock = _Clock()
     with tempfile.TemporaryDirectory(prefix="skipshift-") as folder:
-        small = _shrunk(study, run, Path(folder))
+        small = _reduced(study, run, Path(folder))
         do(small, run, clock)
-    training, validation = parts_of(study.folds, run.fold)
+    training, validation = split_fold(study.folds, run.fold)
     tests, plan = study.cases[study.cases["split"] == "test"], study.spec.training
     profiled = len(small.cases[small.cases["split"] == "test"])
     step, case = clock.step("train"), clock.wholes["evaluate"] / profiled
     image = case / (1 + len(study.spec.shifts))
     few = min(PROBE_CASES, len(validation))
-    end = max(0.0, clock.spans["train"][-1] - few * image)  # writing checkpoints
+    end = max(0.0, clock.spans["train"][-1] - few * image)  # time to write checkpoints
     steps = max(1, len(training) * plan.crops_per_image // plan.batch_size)
     seconds = plan.epochs * (steps * step + len(validation) * image + end) + len(tests) * case
     seconds += clock.wholes["profile"] * len(tests) / profiled
     return Cost(seconds, _peak(small, study, len(training) + len(validation) + len(tests)))
 
 
-def _shrunk(study: Study, run: Run, folder: Path) -> Study:
-    """Cut a study down to a few cases of each kind and one epoch."""
+def _reduced(study: Study, run: Run, folder: Path) -> Study:
+    """Reduce a study to a few cases of each kind and one epoch."""
     plan, cases = study.spec.training, study.cases
-    training, validation = parts_of(study.folds, run.fold)
+    training, validation = split_fold(study.folds, run.fold)
     enough = -(-PROBE_STEPS * plan.batch_size // plan.crops_per_image)
     folds = pd.concat([training[:enough], validation[:PROBE_CASES]])
     tests = cases[cases["split"] == "test"].groupby("domain", sort=False).head(PROBE_CASES)
@@ -147,10 +147,10 @@ def _shrunk(study: Study, run: Run, folder: Path) -> Study:
 
 
 def _peak(small: Study, study: Study, cases: int) -> float:
-    """Peak memory of this process, were all the cases of the study decoded in it."""
+    """Estimate the peak memory of this process if all cases of the study were decoded in it."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_reserved()
-    # the one system that counts in bytes
+    # macOS counts in bytes, other systems in KiB
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     first = next(read_cases(small.cases[:1], len(study.spec.classes)))
@@ -158,7 +158,7 @@ def _peak(small: Study, study: Study, cases: int) -> float:
 
 
 class _Clock:
-    """A progress that notes when each item was done, by the first word of its label."""
+    """A `Progress` that times each item, by the first word of its label."""
 
     def __init__(self) -> None:
         self.spans: dict[str, list[float]] = defaultdict(list)
@@ -175,6 +175,6 @@ class _Clock:
         self.wholes[word] += time.perf_counter() - started
 
     def step(self, word: str) -> float:
-        """Give the median span; in the first and the last other things happen too."""
+        """Return the median time of an item, without first and last, which include other work."""
         spans = self.spans[word]
         return median(spans[1:-1] or spans)

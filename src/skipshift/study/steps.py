@@ -13,17 +13,17 @@ import torch
 
 from skipshift import records, shifts
 from skipshift.data.manifest import Case, read_cases
-from skipshift.data.splits import parts_of, trained_domains
-from skipshift.names import parse_shift, seen, skips_of
+from skipshift.data.splits import split_fold, training_domains
+from skipshift.names import parse_shift, seen_domain, skips_of
 from skipshift.networks.feature_store import FeatureStore
 from skipshift.networks.features import Features, collect
 from skipshift.networks.inference import best_device
 from skipshift.networks.unet import Unet
-from skipshift.profile.profile import profile_features
+from skipshift.profile.profiling import profile_features
 from skipshift.progress import Progress, silent
 from skipshift.specs import EvaluationSpec, ProfileSpec
 from skipshift.study.evaluation import evaluate_manifest, predict
-from skipshift.study.grid import Run, Study, ingredients, made_from, step_done
+from skipshift.study.grid import Run, Study, expected_inputs, recorded_inputs, step_done
 from skipshift.study.loggers import loggers_of
 from skipshift.study.training import CHECKPOINTS, RunOutput, train
 
@@ -67,8 +67,8 @@ Maker = Callable[[Study, Run, Progress], None]
 
 def _do_step(study: Study, run: Run, step: str, make: Maker, progress: Progress) -> None:
     """Make a step's file unless it is there, made from what the study asks for."""
-    folder, wanted = study.folder(run), ingredients(study, run)
-    made = made_from(folder)
+    folder, wanted = study.folder(run), expected_inputs(study, run)
+    made = recorded_inputs(folder)
     if step_done(folder, step, made, wanted):
         return
     first = step == records.RUN_RECORD
@@ -91,7 +91,7 @@ def _note(study: Study, run: Run, made: Mapping[str, Any]) -> None:
 
 def _train(study: Study, run: Run, progress: Progress) -> None:
     spec, folder = study.spec, study.folder(run)
-    training, validation = (_rows(study, part) for part in parts_of(study.folds, run.fold))
+    training, validation = (_rows(study, part) for part in split_fold(study.folds, run.fold))
     loaded = list(read_cases(training, len(spec.classes)))
     checked = list(read_cases(validation, len(spec.classes), spec.evaluation_crop))
     with torch.random.fork_rng():
@@ -107,7 +107,7 @@ def _train(study: Study, run: Run, progress: Progress) -> None:
     done = train(net, loaded, checked, spec.training, run.seed, place)
     history = pd.DataFrame(done.history).to_csv(index=False, lineterminator="\n")
     records.write_bytes(folder / records.HISTORY, history.encode())
-    about = {**vars(run), "trained_on": trained_domains(study.folds, run.fold)}
+    about = {**vars(run), "trained_on": training_domains(study.folds, run.fold)}
     done.net.save(folder, classes=list(spec.classes), **about, **done.record)
 
 
@@ -130,15 +130,15 @@ def _tests(study: Study, run: Run) -> pd.DataFrame:
     tests = study.cases[study.cases["split"] == "test"]
     if not study.spec.leave_one_domain_out:
         return tests
-    known = tests["domain"].isin(trained_domains(study.folds, run.fold))
-    return tests.assign(domain=tests["domain"].where(~known, tests["domain"].map(seen)))
+    known = tests["domain"].isin(training_domains(study.folds, run.fold))
+    return tests.assign(domain=tests["domain"].where(~known, tests["domain"].map(seen_domain)))
 
 
 def _home(study: Study, run: Run) -> pd.DataFrame:
     """Test rows of the domains that a run was trained on."""
-    tests, domains = _tests(study, run), trained_domains(study.folds, run.fold)
+    tests, domains = _tests(study, run), training_domains(study.folds, run.fold)
     if study.spec.leave_one_domain_out:
-        domains = [seen(domain) for domain in domains]
+        domains = [seen_domain(domain) for domain in domains]
     return tests[tests["domain"].isin(domains)]
 
 

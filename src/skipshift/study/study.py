@@ -19,9 +19,9 @@ from skipshift.data.checks.findings import raise_errors
 from skipshift.data.checks.preflight import check_manifest
 from skipshift.data.images import image_size
 from skipshift.data.manifest import read_manifest
-from skipshift.data.splits import CASE, draw_folds, leave_out_domains, read_folds
+from skipshift.data.splits import CASE_COLUMNS, draw_folds, leave_out_domains, read_folds
 from skipshift.errors import SkipshiftError
-from skipshift.names import parse_shift, seen
+from skipshift.names import parse_shift, seen_domain
 from skipshift.page.report import write_report
 from skipshift.progress import Progress, silent
 from skipshift.specs import ExecutionSpec, StudySpec, to_plain
@@ -52,7 +52,7 @@ def run_study(
     """
     out, execution = Path(out), execution or ExecutionSpec()
     study = open_study(spec, out)
-    with records.held(out):
+    with records.locked(out):
         for folder in execution.take:
             _take(study, folder)
         chosen = chosen_runs(study, execution)
@@ -101,7 +101,7 @@ def open_study(spec: StudySpec, out: Path) -> Study:
     if file.exists():
         kept = read_folds(file)
         alike = list(kept) == list(folds) and kept["fold"].nunique() == folds["fold"].nunique()
-        if alike and kept[CASE].equals(folds[CASE]):
+        if alike and kept[CASE_COLUMNS].equals(folds[CASE_COLUMNS]):
             folds = kept
     return Study(spec, cases, folds, out)
 
@@ -245,7 +245,7 @@ def gather(study: Study, runs: Sequence[Run]) -> None:
         tables[name] = pd.concat(parts, ignore_index=True)
     homes = list(study.folds["domain"].unique())
     if study.spec.leave_one_domain_out:
-        homes = [seen(domain) for domain in homes]
+        homes = [seen_domain(domain) for domain in homes]
     tables["scores.csv"] = estimates(tables["cases.parquet"])
     tables["iou.csv"] = pooled_iou(tables["scores.csv"])
     tables["tests.csv"] = compare(tables["cases.parquet"], study.spec.margin, homes)

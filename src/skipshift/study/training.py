@@ -23,7 +23,7 @@ from torch import Tensor, distributed
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
-from skipshift.data.crops import Crops, EpochSampler, Strides, processes
+from skipshift.data.crops import Crops, EpochSampler, ShardSampler, rank_and_size
 from skipshift.data.images import Pixels
 from skipshift.data.manifest import Case
 from skipshift.errors import SkipshiftError
@@ -103,7 +103,7 @@ def train(
         drop_last=len(sampler) > batch,
     )
     checks: DataLoader[Any] = DataLoader(
-        _Whole(validation), _batch_of(validation, spec), sampler=Strides(len(validation))
+        _Whole(validation), _batch_of(validation, spec), sampler=ShardSampler(len(validation))
     )
     checkpoints = place.folder / CHECKPOINTS
     best = ModelCheckpoint(
@@ -198,7 +198,7 @@ class _Run(lightning.LightningModule):
     def on_train_batch_start(self, _batch: Any, index: int) -> None:
         if index == 0:
             # dropout depends on seed and epoch alone, like crops, so that a run can be cut off
-            state = np.random.SeedSequence((self.seed, self.current_epoch, processes()[0]))
+            state = np.random.SeedSequence((self.seed, self.current_epoch, rank_and_size()[0]))
             torch.manual_seed(int(state.generate_state(1)[0]))
 
     def training_step(self, batch: tuple[Tensor, Tensor], _index: int) -> Tensor:
@@ -209,7 +209,7 @@ class _Run(lightning.LightningModule):
         return loss
 
     def on_validation_start(self) -> None:
-        if processes()[1] > 1:
+        if rank_and_size()[1] > 1:
             # the network that is kept is that of the first process, so that is what is scored
             for buffer in self.net.buffers():
                 distributed.broadcast(buffer, 0)
@@ -221,7 +221,7 @@ class _Run(lightning.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         losses = torch.stack(self._losses).double().cpu().numpy()
-        loss = float(self._summed(losses).mean() / processes()[1])
+        loss = float(self._summed(losses).mean() / rank_and_size()[1])
         if not np.isfinite(loss):
             raise SkipshiftError(
                 f"training: the loss is {loss} in epoch {self.current_epoch}; "
@@ -237,14 +237,14 @@ class _Run(lightning.LightningModule):
             }
         )
         shown = {"validation_iou": score, "train_loss": loss, "learning_rate": self._rate}
-        self.log_dict(shown, sync_dist=processes()[1] > 1)
+        self.log_dict(shown, sync_dist=rank_and_size()[1] > 1)
         self._losses.clear()
         self._counts[:] = 0
 
     def _summed(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Sum an array over the processes that train together."""
         total = torch.from_numpy(values).to(self.device, copy=True)
-        if processes()[1] > 1:
+        if rank_and_size()[1] > 1:
             distributed.all_reduce(total)
         summed: npt.NDArray[Any] = total.cpu().numpy()
         return summed

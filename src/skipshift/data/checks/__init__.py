@@ -1,4 +1,5 @@
-"""What may be wrong with a manifest, one detector a module.
+"""Preflight checks of a manifest: faults, duplicates, and domains that differ like a bug.
 
-Takes a manifest; gives findings, each an error or a warning that names the files at fault.
+Takes a manifest. Gives findings, errors or warnings, that name the files and the way out. Each
+detector is a module with ``measure_...`` for one image and ``judge_...`` for groups of images.
 """

@@ -1,8 +1,8 @@
-"""Whether red and blue have changed places.
+"""Whether red and blue are swapped (BGR instead of RGB).
 
-A scanner's own colours can make red and blue change their order, too: the same tissue is pink on
-one scanner and violet on the next. So several properties that a swap reverses are looked at, most
-of which the gain of a channel does not move, and all of them together must fit better reversed.
+A scanner's colours alone can reverse the order of red and blue: the same tissue is pink on one
+scanner and violet on the next. Hence several properties that a swap negates are compared, most of
+them invariant to the gain of a channel, and together they must fit better negated.
 """
 
 from typing import Any
@@ -11,31 +11,31 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-Numbers = npt.NDArray[np.float64]
+from skipshift.data.checks.group_tests import Numbers
 
 MARGIN = 0.5
-"""Reversed, a domain must be nearer to the training by this factor.
+"""Largest ratio of the distances to training, swapped over unswapped, that is reported.
 
-Real scanners of the same tissue, in all pairs of three of 50 patches each, come to 0.93 or more,
-although one of them has red and blue in the other order; a swap comes to 0.0 within a scanner, to
-0.36 between two that are alike, to 0.9 (unseen) between two that are not.
+All pairs of three real scanners of the same tissue, 50 patches each, have 0.93 or more, although
+one of them has red and blue in reverse order. A real swap has 0.0 within a scanner, 0.36 between
+two similar scanners, and 0.9 (not detected) between two dissimilar ones.
 """
 
 _USUAL = np.array([0.03, 0.01, 0.1, 0.015, 0.4, 0.04])
-"""Spread of each property between patches of one scanner, where the training shows less."""
+"""Least standard deviation of each property: that between patches of one scanner."""
 
 _FAR = 1.5
 _NEAR = 2.0
 _SIDE = 64
 
 
-def measure_tint(image: npt.NDArray[Any]) -> Numbers:
-    """Six properties of (H, W, C) that change sign when red and blue do; 0 for grey images.
+def measure_red_blue(image: npt.NDArray[Any]) -> Numbers:
+    """Six properties of (H, W, C) that a swap of red and blue negates: (6,); 0 for grey images.
 
-    Of absorbances against the image's own 95th percentile (Beer-Lambert): contrast of the means of
-    red and blue, log ratio of their spreads, difference of their correlations with green, of their
-    skewness, and of their shares in the first principal axis; and the contrast of the plain means,
-    the only one that a channel's gain moves.
+    Of the absorbances relative to the image's 95th percentile (Beer-Lambert): contrast of the means
+    of red and blue, log ratio of their standard deviations, and differences of their correlations
+    with green, of their skewness and of their loadings on the first principal axis. And the
+    contrast of the plain means, the only one that depends on the gain of a channel.
     """
     if image.shape[2] == 1 or np.array_equal(image[..., 0], image[..., 2]):
         return np.zeros(len(_USUAL))
@@ -44,7 +44,7 @@ def measure_tint(image: npt.NDArray[Any]) -> Numbers:
     absorbed = np.log(np.percentile(small, 95, axis=0) / small).clip(0)
     mean, spread = absorbed.mean(0), absorbed.std(0) + 1e-3
     scaled = (absorbed - mean) / spread
-    related = scaled.T @ scaled / len(scaled)
+    correlations = scaled.T @ scaled / len(scaled)
     skew = (scaled**3).mean(0)
     axis = np.abs(np.linalg.eigh(np.cov(absorbed.T))[1][:, -1])
     plain = small.mean(0)
@@ -53,20 +53,20 @@ def measure_tint(image: npt.NDArray[Any]) -> Numbers:
             (mean[0] - mean[2]) / (mean.sum() + 0.02),
             (plain[0] - plain[2]) / plain.sum(),
             np.log(spread[0] / spread[2]),
-            related[0, 1] - related[1, 2],
+            correlations[0, 1] - correlations[1, 2],
             skew[0] - skew[2],
             axis[0] - axis[2],
         ]
     )
 
 
-def judge_tint(reference: Numbers, domain: Numbers) -> str | None:
-    """Whether red and blue have changed places, from (G, 6) and (G', 6) of `measure_tint`.
+def judge_channel_order(reference: Numbers, domain: Numbers) -> str | None:
+    """Judge whether red and blue are swapped, from (G, 6) and (G', 6) of `measure_red_blue`.
 
-    Told if the domain as it is lies far from the training (in spreads of its groups), if reversed
-    it lies near and nearer by `MARGIN`, and if that holds for nine of ten groups. Cannot see a swap
-    where red and blue are alike, as in grey images, nor in a domain of one group, nor beneath a
-    scanner's shift of the same size; can take another stain for a swap.
+    Reported if the domain is far from training (in standard deviations between groups), if swapping
+    brings it near and closer by the factor `MARGIN`, and if swapping helps nine of ten groups. Does
+    not detect a swap where red and blue are alike, as in grey images, in a domain of one group, or
+    where it is no larger than the difference of the scanners. May mistake another stain for a swap.
     """
     centre, scale = reference.mean(0), np.maximum(reference.std(0), _USUAL)
 
@@ -74,9 +74,9 @@ def judge_tint(reference: Numbers, domain: Numbers) -> str | None:
         off = (properties - centre) / scale
         return np.asarray(np.sqrt((off**2).mean(-1)))
 
-    as_is, reversed_ = float(distance(domain.mean(0))), float(distance(-domain.mean(0)))
+    unswapped, swapped = float(distance(domain.mean(0))), float(distance(-domain.mean(0)))
     each = (distance(-domain) < distance(domain)).mean()
-    nearer = reversed_ < min(_NEAR, MARGIN * as_is) and each >= 0.9
-    if len(domain) > 1 and as_is > _FAR and nearer:
-        return "red and blue look exchanged: colours fit those of training far better as BGR"
+    closer = swapped < min(_NEAR, MARGIN * unswapped) and each >= 0.9
+    if len(domain) > 1 and unswapped > _FAR and closer:
+        return "red and blue seem to be swapped: colours fit those of training far better as BGR"
     return None

@@ -1,4 +1,4 @@
-"""Whether a domain differs from the training in a way that looks like a bug and no scanner."""
+"""Domains that differ from training as a bug would make them, and a scanner would not."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -8,125 +8,116 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from skipshift.data.checks.alignment import judge_fit, measure_fit
-from skipshift.data.checks.channel_order import judge_tint, measure_tint
-from skipshift.data.checks.findings import Finding, found
-from skipshift.data.checks.orientation import (
-    judge_pose,
-    judge_size,
+from skipshift.data.checks.alignment import judge_alignment, measure_alignment
+from skipshift.data.checks.channel_order import judge_channel_order, measure_red_blue
+from skipshift.data.checks.findings import Finding, finding_at
+from skipshift.data.checks.group_tests import Numbers, group_means
+from skipshift.data.checks.magnification import (
+    judge_object_size,
     judge_spacing,
-    measure_pose,
-    measure_size,
+    measure_object_size,
 )
+from skipshift.data.checks.orientation import judge_orientation, measure_orientation
+from skipshift.data.checks.padding import PADDED, measure_padding
 from skipshift.data.checks.thumbnails import to_grey
-from skipshift.data.checks.value_range import (
-    judge_depth,
-    judge_range,
-    measure_levels,
-    measure_padding,
-)
+from skipshift.data.checks.value_range import judge_depth, judge_range, measure_levels
 
-Numbers = npt.NDArray[np.float64]
 Judge = Callable[[Numbers, Numbers], str | None]
-
-PADDED = 0.02
-"""Share of an image's area in constant borders that is told."""
+"""Group means (G, ...) of training and (G', ...) of a domain -> what differs, or None."""
 
 
 @dataclass(frozen=True)
 class Detector:
-    """Compares a trait's means over groups, (G, ...) in training with (G', ...) in a domain."""
+    """Compares one measurement of a domain with that of training."""
 
     what: str
-    trait: str
+    measurement: str
     judge: Judge
     way_out: str
 
 
 DETECTORS = (
-    Detector("value range", "levels", judge_range, "rescale both alike, unless the scanner is so"),
-    Detector("bit depth", "levels", judge_depth, "convert again from the originals"),
-    Detector("channel order", "tint", judge_tint, "write the channels as RGB"),
-    Detector("orientation", "pose", judge_pose, "bring images and masks into one orientation"),
+    Detector(
+        "value range", "levels", judge_range, "rescale both alike, unless the scanner is the cause"
+    ),
+    Detector("bit depth", "levels", judge_depth, "convert the files from the originals again"),
+    Detector("channel order", "red_blue", judge_channel_order, "write the channels as RGB"),
+    Detector(
+        "orientation", "orientation", judge_orientation, "reorient images and masks consistently"
+    ),
     Detector("spacing", "spacing", judge_spacing, "resample to one spacing, or know why not"),
-    Detector("object size", "size", judge_size, "see if the magnification is the same"),
+    Detector("object size", "object_size", judge_object_size, "compare the magnifications"),
 )
-"""What is compared with training, in this order."""
+"""Comparisons with training, in the order of the findings."""
 
 
 def measure_case(image: npt.NDArray[Any], mask: npt.NDArray[np.uint8]) -> dict[str, Numbers]:
-    """Measure every trait of an image (H, W, C), uint8 or uint16, and its mask (H, W)."""
+    """Measure an image (H, W, C), uint8 or uint16, and its mask (H, W) for every detector."""
     grey = to_grey(image)
     return {
         "levels": measure_levels(image),
         "padding": np.array(measure_padding(image)),
-        "tint": measure_tint(image),
-        "pose": measure_pose(grey),
-        "size": np.array(measure_size(mask)),
-        "fit": measure_fit(grey, mask),
+        "red_blue": measure_red_blue(image),
+        "orientation": measure_orientation(grey),
+        "object_size": np.array(measure_object_size(mask)),
+        "alignment": measure_alignment(grey, mask),
     }
 
 
-def judge_domains(cases: pd.DataFrame, traits: Mapping[str, Numbers]) -> list[Finding]:
+def judge_domains(cases: pd.DataFrame, measurements: Mapping[str, Numbers]) -> list[Finding]:
     """Find the domains that look wrong.
 
     Parameters
     ----------
     cases
         (N) rows with ``case, domain, group, split``.
-    traits
-        (N, ...) of each trait of `measure_case`, and ``spacing`` (N,), NaN where it is not known.
+    measurements
+        (N, ...) of each name in `measure_case`, and ``spacing`` (N,), NaN where unknown.
 
     Returns
     -------
-    Warnings. Each part of the cases, a domain's training or test cases, is compared with all
-    training cases but itself; masks and padding are judged by themselves.
+    Warnings. The training cases and the test cases of each domain are compared with all other
+    training cases; alignment and padding are judged within the domain.
     """
     findings: dict[tuple[str, str], Finding] = {}
     for domain, part, reference in _parts(cases):
         for detector in DETECTORS:
-            values = traits[detector.trait]
-            sides = [by_group(values[rows], cases["group"][rows]) for rows in (reference, part)]
+            values = measurements[detector.measurement]
+            sides = [group_means(values[rows], cases["group"][rows]) for rows in (reference, part)]
             evidence = detector.judge(*sides)
             if evidence:
                 what = f"{detector.what} of domain {domain!r}: {evidence}"
-                (finding,) = found("warning", what, cases["case"][part], detector.way_out)
+                (finding,) = finding_at("warning", what, cases["case"][part], detector.way_out)
                 findings.setdefault((detector.what, domain), finding)
-    return [*findings.values(), *_misfits(cases, traits["fit"]), *_padded(cases, traits["padding"])]
-
-
-def by_group(values: Numbers, groups: pd.Series) -> Numbers:
-    """Mean of (N, ...) over each of G groups, (G, ...); NaN is left out."""
-    flat = pd.DataFrame(values.reshape(len(values), -1))
-    means = flat.groupby(groups.to_numpy(), sort=False).mean().to_numpy()
-    return np.asarray(means).reshape(len(means), *values.shape[1:])
+    misaligned = _misaligned(cases, measurements["alignment"])
+    return [*findings.values(), *misaligned, *_padded(cases, measurements["padding"])]
 
 
 def _parts(
     cases: pd.DataFrame,
 ) -> Iterator[tuple[str, npt.NDArray[np.bool_], npt.NDArray[np.bool_]]]:
-    """Each domain's training or test cases, and the training cases to compare them with."""
+    """Pair the training or test cases of each domain with the training cases to compare."""
     train = (cases["split"] == "train").to_numpy()
     for (domain, split), _ in cases.groupby(["domain", "split"], sort=False):
-        own = ((cases["domain"] == domain) & (cases["split"] == split)).to_numpy()
-        if (train & ~own).any():
-            yield str(domain), own, train & ~own
+        part = ((cases["domain"] == domain) & (cases["split"] == split)).to_numpy()
+        if (train & ~part).any():
+            yield str(domain), part, train & ~part
 
 
-def _misfits(cases: pd.DataFrame, fit: Numbers) -> Iterator[Finding]:
+def _misaligned(cases: pd.DataFrame, alignment: Numbers) -> Iterator[Finding]:
     for domain, rows in cases.groupby("domain", sort=False):
-        evidence = judge_fit(by_group(fit[cases["domain"] == domain], rows["group"]))
+        evidence = judge_alignment(group_means(alignment[cases["domain"] == domain], rows["group"]))
         if evidence:
             what = f"masks of domain {domain!r}: {evidence}"
-            yield from found("warning", what, rows["case"], "lay a few masks on their images")
+            yield from finding_at("warning", what, rows["case"], "overlay a few masks on images")
 
 
 def _padded(cases: pd.DataFrame, padding: Numbers) -> Iterator[Finding]:
     for domain, rows in cases.groupby("domain", sort=False):
-        shares = padding[cases["domain"] == domain]
-        padded = shares >= PADDED
+        fractions = padding[cases["domain"] == domain]
+        padded = fractions >= PADDED
         what = (
             f"padding in domain {domain!r}: {padded.sum()} of {len(rows)} images have constant "
-            f"borders of up to {shares.max():.0%} of the area"
+            f"borders of up to {fractions.max():.0%} of the area"
         )
-        yield from found("warning", what, rows["case"][padded], "crop the borders away")
+        yield from finding_at("warning", what, rows["case"][padded], "crop the borders")

@@ -1,8 +1,8 @@
-"""The same picture under two names: resized, cropped, turned, flipped or compressed again.
+"""Near-duplicate images: resized, cropped, rotated, flipped or recompressed copies.
 
-Keypoints of every picture (SIFT, Lowe 2004, as RootSIFT, Arandjelovic and Zisserman 2012) look for
-their nearest among all other pictures; where several of one picture agree on another, both are laid
-upon each other and compared pixel by pixel. Only that comparison decides.
+SIFT keypoints (Lowe 2004) with RootSIFT descriptors (Arandjelovic and Zisserman 2012) are matched
+between all images. Where several keypoints of two images match, the images are aligned and compared
+pixel by pixel; only that comparison decides.
 """
 
 from collections import defaultdict
@@ -15,147 +15,150 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from skipshift.data.checks.thumbnails import Field, shrink, to_grey
+from skipshift.data.checks.thumbnails import Grey, shrink, to_grey
+
+Floats = npt.NDArray[np.float32]
 
 SIDE = 192
-"""Longest side, in pixels, at which pictures are compared."""
+"""Longest side in pixels at which images are compared."""
 
 KEYPOINTS = 64
-"""Keypoints of a picture; with 32 half of the crops to a quarter of the area were missed."""
+"""Keypoints per image; 32 missed half of the crops to a quarter of the area."""
 
 ALIKE = 0.75
-"""Correlation of fine detail from which two pictures are one.
+"""Least correlation of fine detail between duplicates.
 
-Of 881 real and synthetic pictures, copies (crops to half the side, resized by 0.5 to 1.5, JPEG
-quality 30, flips, turns) reach 0.91 or more, one that was cropped, flipped and compressed 0.78;
-neighbouring slices of one heart at most 0.69, other pairs at most 0.55. The same slice at another
-phase reaches 0.98: it is the same picture.
+Over 881 real and synthetic images, copies (crops to half the side, resized by 0.5 to 1.5, JPEG
+quality 30, flips, rotations) have 0.91 or more, and one that was cropped, flipped and compressed
+0.78. Neighbouring slices of one heart have at most 0.69, other pairs at most 0.55. The same slice
+at another phase has 0.98 and counts as a duplicate.
 """
 
 OVERLAP = 0.2
-"""Least share of the smaller picture that must lie on the other."""
+"""Least overlap, as a fraction of the smaller image."""
 
 SPREAD = 7.0
-"""Least number of blocks of 16 x 16 pixels, in effect, that the detail in the overlap fills.
+"""Least effective number of 16 x 16 blocks that the detail in the overlap fills.
 
-Two or three objects of one shape can lie alike by chance: among 1,000 synthetic smears, which share
-their cells, they did twice and filled 5.8 blocks. Copies fill 7.4 or more, but for a crop of three
-nuclei.
+Two or three objects of one shape can coincide by chance: this happened twice among 1,000 synthetic
+smears, which share their cells, and filled 5.8 blocks. Copies fill 7.4 or more, except for one crop
+of three nuclei.
 """
 
 _BLOCK = 16
 _SIMILAR = 0.8
 _VOTES = 3
 _DETAIL = 4.0
-"""Standard deviation in pixels of the blur that is taken away: what is left is detail."""
+"""Standard deviation in pixels of the Gaussian blur that is subtracted to leave the detail."""
 
 
 @dataclass(frozen=True)
-class Descriptor:
-    """What is kept of a picture to find its copies, about 70 kB."""
+class Signature:
+    """What is kept of an image to find its duplicates, about 70 kB."""
 
     digest: bytes
     """Hash of the decoded pixels."""
     small: npt.NDArray[np.uint8]
-    """(H, W) grey, stretched to the full scale, sides at most `SIDE`."""
-    points: Field
+    """(H, W) grey, stretched to full scale, sides of at most `SIDE`."""
+    points: Floats
     """(K, 2) x and y of keypoints in ``small``."""
-    descriptors: Field
-    """(K, 128) of unit length, mirrored where that makes them canonical."""
+    descriptors: Floats
+    """(K, 128) of unit length, mirrored where needed to be invariant to flips."""
     mirrored: npt.NDArray[np.bool_]
-    """(K,) whether the descriptor was mirrored."""
+    """(K,) whether a descriptor was mirrored."""
 
 
 @dataclass(frozen=True)
-class Copy:
-    """Two pictures that are one, by their place in the sequence."""
+class DuplicatePair:
+    """Two duplicate images, by their index."""
 
     first: int
     second: int
     exact: bool
-    """Whether all pixels are the same."""
+    """Whether all pixels are equal."""
 
 
-def fingerprint(image: npt.NDArray[Any]) -> Descriptor:
-    """Describe an image (H, W, C), uint8 or uint16."""
+def compute_signature(image: npt.NDArray[Any]) -> Signature:
+    """Compute the signature of an image (H, W, C), uint8 or uint16."""
     small = shrink(to_grey(image), SIDE)
     low, high = np.percentile(small[::4, ::4], [1, 99])
-    # flat pictures stay flat: eight levels are the least that is stretched
+    # fewer than eight levels are not stretched, so that a flat image stays flat
     stretched = np.clip((small - low) * (255 / max(high - low, 8)), 0, 255).astype(np.uint8)
     sift = cv2.SIFT.create(KEYPOINTS, contrastThreshold=0.02)
-    found, raw = sift.detectAndCompute(stretched, None)
+    keypoints, raw = sift.detectAndCompute(stretched, None)
     descriptors = np.zeros((0, 128), np.float32) if raw is None else raw[:KEYPOINTS]
     descriptors = np.sqrt(descriptors / np.maximum(descriptors.sum(1, keepdims=True), 1e-6))
     mirrored = descriptors @ _HANDEDNESS < 0
     descriptors[mirrored] = descriptors[mirrored][:, _MIRROR]
-    return Descriptor(
+    return Signature(
         blake2b(repr(image.shape).encode() + image.tobytes()).digest(),
         stretched,
-        np.array([point.pt for point in found[:KEYPOINTS]], np.float32).reshape(-1, 2),
+        np.array([point.pt for point in keypoints[:KEYPOINTS]], np.float32).reshape(-1, 2),
         descriptors,
         mirrored,
     )
 
 
-def find_copies(prints: Sequence[Descriptor]) -> list[Copy]:
-    """Find the pairs of pictures that are one.
+def find_duplicates(signatures: Sequence[Signature]) -> list[DuplicatePair]:
+    """Find the pairs of images that are duplicates.
 
-    Sees copies after resizing (to a half or twofold), flips, turns, changes of contrast and
-    compression, and nine of ten after cropping to a quarter of the area. Does not see: copies with
-    fewer than three keypoints in common, such as crops of empty or of very repetitive pictures;
-    those that were sheared or bent; every pair of many copies of one picture (each copy has at
-    least one partner). Two pictures that overlap by `OVERLAP` or more count as copies, too.
+    Detects copies that were resized by 0.5 to 2, flipped, rotated, compressed or changed in
+    contrast, and nine of ten that were cropped to a quarter of the area. Does not detect copies
+    with fewer than three common keypoints, such as crops of empty or very repetitive images, nor
+    sheared or deformed ones. Of many copies of one image, not every pair is listed, but every copy
+    is in at least one. Two images that overlap by `OVERLAP` or more count as duplicates.
     """
     first: dict[bytes, int] = {}
     pairs = []
-    for index, one in enumerate(prints):
+    for index, one in enumerate(signatures):
         origin = first.setdefault(one.digest, index)
         if origin != index:
-            pairs.append(Copy(origin, index, exact=True))
+            pairs.append(DuplicatePair(origin, index, exact=True))
     distinct = sorted(first.values())
     alike = {
         (distinct[a], distinct[b])
-        for a, b, pairing in _candidates([prints[index] for index in distinct])
-        if _is_copy(prints[distinct[a]], prints[distinct[b]], pairing)
+        for a, b, pairing in _candidates([signatures[index] for index in distinct])
+        if _is_duplicate(signatures[distinct[a]], signatures[distinct[b]], pairing)
     }
-    return pairs + [Copy(a, b, exact=False) for a, b in sorted(alike)]
+    return pairs + [DuplicatePair(a, b, exact=False) for a, b in sorted(alike)]
 
 
 def _candidates(
-    prints: Sequence[Descriptor],
+    signatures: Sequence[Signature],
 ) -> Iterator[tuple[int, int, npt.NDArray[np.int64]]]:
-    """Pairs of pictures, and (V, 2) their keypoints that found each other."""
-    counts = np.array([len(one.points) for one in prints], np.int64)
+    """Pairs of images with enough matches, and the indices (V, 2) of the matched keypoints."""
+    counts = np.array([len(one.points) for one in signatures], np.int64)
     if np.count_nonzero(counts) < 2:
         return
-    owner = np.repeat(np.arange(len(prints)), counts)
-    place = np.concatenate([np.arange(count) for count in counts])
-    mirrored = np.concatenate([one.mirrored for one in prints])
-    nearest = _nearest(np.concatenate([one.descriptors for one in prints]), owner)
+    owner = np.repeat(np.arange(len(signatures)), counts)
+    rank = np.concatenate([np.arange(count) for count in counts])
+    mirrored = np.concatenate([one.mirrored for one in signatures])
+    nearest = _nearest(np.concatenate([one.descriptors for one in signatures]), owner)
     votes: defaultdict[tuple[int, int, bool], set[tuple[int, int]]] = defaultdict(set)
     for own in np.flatnonzero(nearest >= 0):
         other = nearest[own]
         pair = (own, other) if owner[own] < owner[other] else (other, own)
         key = (owner[pair[0]], owner[pair[1]], mirrored[own] != mirrored[other])
-        votes[key].add((place[pair[0]], place[pair[1]]))
+        votes[key].add((rank[pair[0]], rank[pair[1]]))
     for (a, b, _), pairing in votes.items():
         if len(pairing) >= _VOTES:
             yield int(a), int(b), np.array(sorted(pairing))
 
 
-def _nearest(descriptors: Field, owner: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """(M,) the most similar descriptor of another picture; -1 where none is similar."""
+def _nearest(descriptors: Floats, owner: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Index (M,) of the most similar descriptor of another image; -1 where none is similar."""
     neighbours = min(6, len(descriptors))
-    # the forest of k-d trees is drawn from OpenCV's own generator
+    # the k-d trees are random, from OpenCV's global generator
     cv2.setRNGSeed(0)
     index = cv2.flann.Index(descriptors, {"algorithm": 1, "trees": 4})
-    found, squares = index.knnSearch(descriptors, neighbours, params={"checks": 64})
-    usable = (owner[found] != owner[:, None]) & (squares <= 2 - 2 * _SIMILAR) & (found >= 0)
-    best = found[np.arange(len(found)), usable.argmax(1)]
+    neighbour, squares = index.knnSearch(descriptors, neighbours, params={"checks": 64})
+    foreign = owner[neighbour] != owner[:, None]
+    usable = foreign & (squares <= 2 - 2 * _SIMILAR) & (neighbour >= 0)
+    best = neighbour[np.arange(len(neighbour)), usable.argmax(1)]
     return np.where(usable.any(1), best, -1).astype(np.int64)
 
 
-def _is_copy(a: Descriptor, b: Descriptor, pairing: npt.NDArray[np.int64]) -> bool:
+def _is_duplicate(a: Signature, b: Signature, pairing: npt.NDArray[np.int64]) -> bool:
     points, others = a.points[pairing[:, 0]], b.points[pairing[:, 1]]
     mirrored = a.mirrored[pairing[0, 0]] != b.mirrored[pairing[0, 1]]
     sign = np.array([-1 if mirrored else 1, 1], np.float32)
@@ -174,14 +177,14 @@ def _is_copy(a: Descriptor, b: Descriptor, pairing: npt.NDArray[np.int64]) -> bo
 
 
 def compare(
-    a: Field, b: Field, matrix: npt.NDArray[np.float64], scale: float
+    a: Grey, b: Grey, matrix: npt.NDArray[np.float64], scale: float
 ) -> tuple[float, float, float]:
-    """Lay ``a`` upon ``b``, at the coarser of their two resolutions.
+    """Warp ``a`` onto ``b`` by ``matrix`` and compare them at the coarser resolution of the two.
 
     Returns
     -------
-    Share of the smaller that overlaps, correlation of detail there, and the number of blocks that
-    the detail fills in effect: (sum e)^2 / sum e^2 of the energies e of blocks.
+    Overlap as a fraction of the smaller image, correlation of detail in it, and the effective
+    number of blocks that the detail fills: (sum e)^2 / sum e^2 over the energies e of blocks.
     """
     size = b.shape[::-1]
     ratio = max(scale, 1 / scale)
@@ -196,8 +199,8 @@ def compare(
     weight = np.maximum(cv2.GaussianBlur(inside, (0, 0), _DETAIL), 1e-3)
     detail = []
     for picture in (cv2.warpAffine(a, matrix, size), b):
-        ground = cv2.GaussianBlur(picture * inside, (0, 0), _DETAIL) / weight
-        fine = (picture - ground) * inside
+        background = cv2.GaussianBlur(picture * inside, (0, 0), _DETAIL) / weight
+        fine = (picture - background) * inside
         detail.append(fine - inside * (fine.sum() / max(area, 1)))
     energies = [float((fine**2).sum()) for fine in detail]
     if min(energies) < 1:
@@ -206,17 +209,18 @@ def compare(
     return overlap, correlation, min(_blocks(fine) for fine in detail)
 
 
-def _blocks(detail: Field) -> float:
+def _blocks(detail: Grey) -> float:
+    """Effective number of blocks with detail."""
     size = [max(1, side // _BLOCK) for side in detail.shape[::-1]]
     energy = np.asarray(cv2.resize(detail**2, size, interpolation=cv2.INTER_AREA), np.float64)
     return float(energy.sum() ** 2 / (energy**2).sum())
 
 
 def _mirror_order() -> npt.NDArray[np.int64]:
-    """Where the entries of a SIFT descriptor go when its picture is mirrored.
+    """Permutation of the entries of a SIFT descriptor when the image is mirrored.
 
-    A descriptor holds 4 x 4 cells (rows across the keypoint's direction) of 8 directions: the rows
-    change places, and a direction becomes its negative.
+    A descriptor has 4 x 4 cells (rows across the keypoint's direction) of 8 directions: mirroring
+    reverses the rows and negates the directions.
     """
     cells = np.arange(128).reshape(4, 4, 8)
     return cells[::-1][:, :, -np.arange(8) % 8].ravel()
@@ -225,4 +229,4 @@ def _mirror_order() -> npt.NDArray[np.int64]:
 _MIRROR = _mirror_order()
 _RANDOM = np.random.default_rng(0).normal(size=128).astype(np.float32)
 _HANDEDNESS = _RANDOM - _RANDOM[_MIRROR]
-"""Changes sign with the mirror image: a descriptor and its mirror image are made one by it."""
+"""A linear form that mirroring negates; its sign picks one of a descriptor and its mirror image."""

@@ -1,4 +1,4 @@
-"""What a check found, in words and as JSON."""
+"""Findings of a check: errors and warnings, as text and as JSON."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -9,35 +9,37 @@ from typing import Literal
 from skipshift.errors import SkipshiftError
 
 SHOWN = 3
-"""Cases that a finding names."""
+"""Number of places that a finding names."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong with a manifest, or may be."""
+    """One fault, or possible fault, of a manifest."""
 
     severity: Literal["error", "warning"]
     """Errors stop a study, warnings do not."""
     what: str
+    """The rule that is broken, in a few words."""
     where: tuple[str, ...]
-    """The first `SHOWN` places."""
+    """The first `SHOWN` places: files, lines or cases."""
     count: int
     """Number of places."""
     way_out: str
+    """What to do about it."""
 
 
 class CheckError(SkipshiftError):
-    """A check found errors; ``report`` tells all its findings."""
+    """A check ended with errors; ``report`` holds all findings."""
 
     def __init__(self, message: str, report: str) -> None:
         super().__init__(message)
         self.report = report
 
 
-def found(
+def finding_at(
     severity: Literal["error", "warning"], what: str, where: Iterable[str], way_out: str
 ) -> list[Finding]:
-    """Make one finding of all its places; none where there are no places."""
+    """Collect places into a list of one finding; an empty list if there are none."""
     places = list(where)
     if not places:
         return []
@@ -45,12 +47,12 @@ def found(
 
 
 def errors_of(findings: Sequence[Finding]) -> list[Finding]:
-    """Those of the findings that stop a study."""
+    """Select the findings that stop a study."""
     return [finding for finding in findings if finding.severity == "error"]
 
 
 def raise_errors(findings: Sequence[Finding], manifest: Path) -> None:
-    """`SkipshiftError` with the first error, if there is any."""
+    """Raise a `SkipshiftError` with the first error, if there is any."""
     errors = errors_of(findings)
     if errors:
         first = errors[0]
@@ -70,7 +72,7 @@ def summary(findings: Sequence[Finding]) -> str:
 
 
 def to_text(findings: Sequence[Finding]) -> str:
-    """Tell the findings, errors first, in lines."""
+    """Format the findings as lines of text, errors first."""
     lines = []
     for finding in sorted(findings, key=lambda finding: finding.severity):
         lines.append(f"{finding.severity}: {finding.what}")
@@ -82,5 +84,5 @@ def to_text(findings: Sequence[Finding]) -> str:
 
 
 def to_json(findings: Sequence[Finding]) -> str:
-    """Give the findings as a JSON list of objects with the fields of `Finding`."""
+    """Format the findings as a JSON list of objects with the fields of `Finding`."""
     return json.dumps([asdict(finding) for finding in findings], indent=2, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""Readers that turn a public set, or any folders, into a manifest: one module a format.
+"""Converters of public data sets, and of any folders, to a manifest: one module per format.
 
-Takes files as their owners keep them; gives images and masks as PNG with one manifest beside them.
+Input: files as they are distributed. Output: PNG images and masks with one manifest.
 """

@@ -1,4 +1,4 @@
-"""Any folders of images and masks as a set: split by group, cut, and written without loss."""
+"""Converter of any folders of images and masks: split by group, bit depth kept."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -8,18 +8,18 @@ from pathlib import Path
 
 import numpy as np
 
-from skipshift.data.images import Deep, in_channels, rescale
-from skipshift.data.manifest import SPLITS, square_crop
-from skipshift.data.prepare.labels import Legend, legend_of, paint
+from skipshift.data.images import NativePixels, convert_channels, square_crop, stretch_to_16_bit
+from skipshift.data.manifest import SPLITS
+from skipshift.data.prepare.labels import Legend, legend_of, merge_masks
 from skipshift.data.prepare.options import FolderSpec
-from skipshift.data.prepare.patterns import Item, find_items
+from skipshift.data.prepare.patterns import CaseFiles, find_cases
 from skipshift.data.prepare.writing import (
-    Made,
+    JobOutput,
     Plan,
     Remarks,
     Sample,
     describe_file,
-    fingerprint,
+    source_digest,
     write_set,
 )
 from skipshift.data.slices import read_slices
@@ -30,7 +30,7 @@ from skipshift.progress import Progress, silent
 from skipshift.specs import to_plain
 
 _RECIPE_VERSION = 1
-"""To be raised by any change of the readers that changes the bytes of a set."""
+"""Increase this with every change that alters the output."""
 
 _BYTES_DEPEND_ON = (
     "masks",
@@ -49,120 +49,132 @@ _BYTES_DEPEND_ON = (
 def prepare_folder(spec: FolderSpec, progress: Progress = silent) -> Path:
     """Write the set and return the path of its manifest.
 
-    Images of 8 and of 16 bits keep their levels; masks become class indices. `ArgumentError` for
-    options that do not fit each other, `SkipshiftError` names the file at fault.
+    Images of 8 and 16 bits keep their values; masks become class indices. `ArgumentError` for
+    inconsistent options; `SkipshiftError` names the file that cannot be used.
     """
     legend = legend_of(spec)
-    found, remarks = find_items(spec)
-    items, notes, left_out = split_items(found, spec)
+    candidates, remarks = find_cases(spec)
+    cases, notes, left_out = split_cases(candidates, spec)
     plan = Plan(
         recipe={
             "recipe": _RECIPE_VERSION,
             "reader": "folder",
             **{name: to_plain(getattr(spec, name)) for name in _BYTES_DEPEND_ON},
             "classes": list(legend.classes),
-            "files": fingerprint(_describe(item, spec) for item in items),
+            "files": source_digest(_describe(case, spec) for case in cases),
         },
-        units=items,
+        jobs=cases,
         notes=notes,
         remarks={**remarks, **left_out},
     )
     return write_set(spec.out, plan, partial(make_cases, spec, legend), spec.workers, progress)
 
 
-def split_items(items: Sequence[Item], spec: FolderSpec) -> tuple[list[Item], list[str], Remarks]:
-    """Give every item its split: the table's, or a hold-out of groups of the training domains.
+def split_cases(
+    cases: Sequence[CaseFiles], spec: FolderSpec
+) -> tuple[list[CaseFiles], list[str], Remarks]:
+    """Assign the splits: those of the table, or a hold-out by group in the training domains.
 
-    Cases of other domains are for testing; those whose group is trained on are left out, because
-    a patient or specimen that was seen in training is no test.
+    Other domains are test domains. Their cases from training groups are left out: testing on a
+    patient or specimen seen in training would be a leak.
+
+    Returns
+    -------
+    Cases with their splits, notes, and the names of cases left out.
+
+    `ArgumentError` if the training domains are unknown or not given; `SkipshiftError` for a table
+    with a wrong split or a group on both sides.
     """
-    if any(item.split for item in items):
-        return _check_splits(items, spec), [], {}
-    domains = sorted({item.domain for item in items})
+    if any(case.split for case in cases):
+        return _check_splits(cases, spec), [], {}
+    domains = sorted({case.domain for case in cases})
     train = spec.train or tuple(domains)
     if not set(train) <= set(domains) or (not spec.train and len(domains) > 1):
         raise ArgumentError(
-            f"train must name domains to train on, of {', '.join(domains)}; got {list(spec.train)}"
+            f"train must be one or more of the domains {', '.join(domains)}; got {list(spec.train)}"
         )
-    strata = {item.group: item.stratum for item in items if item.domain in train}
-    held = draw_holdout(list(strata.values()), spec.holdout, spec.seed)
-    trained = {group for group, out in zip(strata, held, strict=True) if not out}
+    strata = {case.group: case.stratum for case in cases if case.domain in train}
+    held_out = draw_holdout(list(strata.values()), spec.holdout, spec.seed)
+    trained = {group for group, out in zip(strata, held_out, strict=True) if not out}
     kept, left_out = [], []
-    for item in items:
-        if item.domain not in train and item.group in trained:
-            left_out.append(f"{item.domain}/{item.case}")
+    for case in cases:
+        if case.domain not in train and case.group in trained:
+            left_out.append(f"{case.domain}/{case.name}")
         else:
-            kept.append(replace(item, split="train" if item.group in trained else "test"))
-    notes = [] if any(held) else ["no group of the training domains is held out for testing"]
+            kept.append(replace(case, split="train" if case.group in trained else "test"))
+    notes = [] if any(held_out) else ["no group of the training domains is held out for testing"]
     if left_out:
         notes.append(
-            "groups of the same name in several domains are taken as the same specimen; tell them "
-            "apart with {group} in the pattern or a table"
+            "groups with the same name in several domains are treated as one specimen; if they are "
+            "not, give distinct names with {group} in the pattern or a table"
         )
-    return kept, notes, {"cases of other domains whose group is trained on, left out": left_out}
+    return kept, notes, {"cases of other domains from training groups, left out": left_out}
 
 
-def make_cases(spec: FolderSpec, legend: Legend, item: Item) -> Made:
-    """Decode one image with its masks into cases, one for each slice."""
-    slices = read_slices(item.image)
-    masks = paint(item.masks, legend, slices.plane)
+def make_cases(spec: FolderSpec, legend: Legend, case: CaseFiles) -> JobOutput:
+    """Decode one image with its masks into samples, one per slice.
+
+    `SkipshiftError` if sizes differ, a mask value has no class, or the image cannot be used.
+    """
+    slices = read_slices(case.image)
+    masks = merge_masks(case.masks, legend, slices.plane)
     if masks.shape != slices.pixels.shape[:3]:
         sizes = [" x ".join(map(str, shape)) for shape in (masks.shape, slices.pixels.shape[:3])]
         raise SkipshiftError(
-            f"{item.image}: its mask is {sizes[0]}, the image {sizes[1]} (slices x height x width)"
+            f"{case.image}: its mask is {sizes[0]}, the image {sizes[1]} (slices x height x width)"
         )
     samples: list[Sample] = []
     remarks: Remarks = defaultdict(list)
     for z, (pixels, mask) in enumerate(zip(slices.pixels, masks, strict=True)):
-        name = item.case if len(masks) == 1 else f"{item.case}-z{z:02d}"
-        levels = _levels(pixels, spec, item)
+        name = case.name if len(masks) == 1 else f"{case.name}-z{z:02d}"
+        levels = _levels(pixels, spec, case)
         classes = square_crop(mask) if spec.square else mask
         if levels is None:
-            remarks["images of one level, left out"].append(name)
+            remarks["images of constant intensity, left out"].append(name)
             continue
         if not classes.any():
-            remarks["cases without any object, kept"].append(name)
-        row = {"case": name, "domain": item.domain, "group": item.group}
-        row |= {"split": item.split, "stratum": item.stratum}
+            remarks["cases without foreground, kept"].append(name)
+        row = {"case": name, "domain": case.domain, "group": case.group}
+        row |= {"split": case.split, "stratum": case.stratum}
         row |= {"spacing": slices.spacing} if slices.plane else {}
-        levels = levels if spec.channels is None else in_channels(levels, spec.channels)
+        levels = levels if spec.channels is None else convert_channels(levels, spec.channels)
         samples.append(Sample(row, levels, np.ascontiguousarray(classes)))
-    return Made(samples, remarks)
+    return JobOutput(samples, remarks)
 
 
-def _levels(pixels: Values, spec: FolderSpec, item: Item) -> Deep | None:
-    """Levels of 8 or 16 bits of (H, W, C) numbers; None where there is nothing to stretch."""
+def _levels(pixels: Values, spec: FolderSpec, case: CaseFiles) -> NativePixels | None:
+    """8 or 16 bit values of (H, W, C); None for constant intensity, which cannot be rescaled."""
     try:
         pixels = square_crop(pixels) if spec.square else pixels
         if spec.rescale:
-            return rescale(pixels)
+            return stretch_to_16_bit(pixels)
     except ArgumentError as error:
-        raise SkipshiftError(f"{item.image}: {error}") from None
+        raise SkipshiftError(f"{case.image}: {error}") from None
     if pixels.dtype not in (np.uint8, np.uint16):
         raise SkipshiftError(
-            f"{item.image}: holds numbers of type {pixels.dtype}, which have no range; add "
-            f"--rescale to stretch each image to its own"
+            f"{case.image}: has values of type {pixels.dtype}, not 8 or 16 bit; add --rescale to "
+            f"rescale each image to its own range"
         )
     return np.ascontiguousarray(pixels)
 
 
-def _check_splits(items: Sequence[Item], spec: FolderSpec) -> list[Item]:
+def _check_splits(cases: Sequence[CaseFiles], spec: FolderSpec) -> list[CaseFiles]:
     sides: dict[str, str] = {}
-    for item in items:
-        if item.split not in SPLITS:
+    for case in cases:
+        if case.split not in SPLITS:
             raise SkipshiftError(
-                f"{spec.table}: case {item.case!r} has split {item.split!r}; it must be one of "
+                f"{spec.table}: case {case.name!r} has split {case.split!r}; it must be one of "
                 f"{', '.join(SPLITS)}"
             )
-        if sides.setdefault(item.group, item.split) != item.split:
+        if sides.setdefault(case.group, case.split) != case.split:
             raise SkipshiftError(
-                f"{spec.table}: group {item.group!r} is both in train and in test; put all its "
+                f"{spec.table}: group {case.group!r} is in both train and test; put all its "
                 f"cases on one side"
             )
-    return list(items)
+    return list(cases)
 
 
-def _describe(item: Item, spec: FolderSpec) -> str:
-    files = [item.image, *(path for paths in item.masks for path in paths)]
-    words = (item.case, item.domain, item.group, item.split, item.stratum)
+def _describe(case: CaseFiles, spec: FolderSpec) -> str:
+    files = [case.image, *(path for paths in case.masks for path in paths)]
+    words = (case.name, case.domain, case.group, case.split, case.stratum)
     return " ".join([*words, *(describe_file(path, spec.src) for path in files)])

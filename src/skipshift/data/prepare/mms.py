@@ -1,4 +1,4 @@
-"""The M&Ms cardiac MR challenge (Campello et al. 2021) as the paper's MV-MR set (section III-D)."""
+"""Converter of the M&Ms cardiac MR challenge (Campello et al. 2021) to the paper's MV-MR set."""
 
 import re
 from collections import defaultdict
@@ -11,17 +11,16 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from skipshift.data.images import rescale
-from skipshift.data.manifest import square_crop
+from skipshift.data.images import square_crop, stretch_to_16_bit
 from skipshift.data.prepare.options import MmsSpec
 from skipshift.data.prepare.writing import (
-    Made,
+    JobOutput,
     Plan,
     Remarks,
     Sample,
     describe_file,
-    fingerprint,
     read_csv,
+    source_digest,
     write_set,
 )
 from skipshift.data.volumes import Values, Volume, open_volume, spacing_text
@@ -30,7 +29,7 @@ from skipshift.progress import Progress, silent
 from skipshift.specs import to_plain
 
 CLASSES = ("background", "LV", "MYO", "RV")
-"""Names of the challenge's labels 0..3; masks keep the numbers."""
+"""Names of the challenge's labels 0..3, which are the mask values."""
 
 CHALLENGE = ("External code", "Vendor", "Centre", "ED", "ES")
 INDEX = ("patient", "vendor", "centre", "phase", "image", "label")
@@ -39,14 +38,14 @@ PARTS = {
     "training": "training",
     "validation": "validation",
     "testing": "testing",
-    # the two folders of the phase-split form
+    # the two folders of the form with one volume per phase
     "crop192": "training",
     "native": "testing",
 }
-"""Part of the challenge by the name of a folder above its files."""
+"""Part of the challenge by folder name, in lower case."""
 
 _RECIPE_VERSION = 1
-"""To be raised by any change of this module that changes the bytes of a set."""
+"""Increase this with every change that alters the output."""
 
 _BYTES_DEPEND_ON = (
     "centres",
@@ -60,8 +59,8 @@ _BYTES_DEPEND_ON = (
 
 
 @dataclass(frozen=True)
-class Scan:
-    """The files of a subject: all phases in one, or one phase."""
+class SubjectFiles:
+    """Image and mask of a subject: one file each for all phases, or for one phase."""
 
     subject: str
     vendor: str
@@ -70,32 +69,32 @@ class Scan:
     image: Path | None
     mask: Path | None
     phases: tuple[tuple[str, int], ...]
-    """Name and frame of each phase that should be labelled."""
+    """Name and frame of each phase that is expected to have labels."""
 
 
-Unit = tuple[Scan, str]
-"""A scan and its split."""
+SubjectJob = tuple[SubjectFiles, str]
+"""Files and their split."""
 
 
 def prepare_mms(spec: MmsSpec, progress: Progress = silent) -> Path:
     """Write the set and return the path of its manifest.
 
-    Cases are all labelled slices over z and time, named SUBJECT-PHASE-zNN; groups are patients.
-    Each is cut to the centred square of `square_crop` and stretched to the full range of 16 bits.
-    `SkipshiftError` if files contradict each other or the information CSV, or hold other labels.
+    Cases are the labelled slices of all frames, named SUBJECT-PHASE-zNN; groups are patients.
+    Each slice is cropped by `square_crop` and rescaled to the full 16-bit range. `SkipshiftError`
+    if files are inconsistent with each other or with the CSV, or have other labels.
     """
-    scans, remarks = find_scans(spec.src)
-    units, notes, left_out = select(scans, spec)
-    lines = [_describe(unit, spec.src) for unit in units]
+    subjects, remarks = find_subjects(spec.src)
+    jobs, notes, left_out = select_subjects(subjects, spec)
+    lines = [_describe(job, spec.src) for job in jobs]
     plan = Plan(
         recipe={
             "recipe": _RECIPE_VERSION,
             "reader": "mms",
             **{name: to_plain(getattr(spec, name)) for name in _BYTES_DEPEND_ON},
             "classes": list(CLASSES),
-            "files": fingerprint(lines),
+            "files": source_digest(lines),
         },
-        units=units,
+        jobs=jobs,
         notes=notes,
         remarks={**remarks, **left_out},
     )
@@ -103,145 +102,168 @@ def prepare_mms(spec: MmsSpec, progress: Progress = silent) -> Path:
     return write_set(spec.out, plan, make, spec.workers, progress)
 
 
-def find_scans(src: Path) -> tuple[list[Scan], Remarks]:
-    """Find the files of every subject, and what is there in part only."""
+def find_subjects(src: Path) -> tuple[list[SubjectFiles], Remarks]:
+    """Find the files of every subject, and remarks on incomplete subjects.
+
+    `SkipshiftError` if there is no information CSV and no index.csv, or their content is wrong.
+    """
     for path in sorted(Path(src).glob("*.csv")):
         table = read_csv(path)
         for columns, find in ((CHALLENGE, _find_challenge), (INDEX, _find_phases)):
             if set(columns) <= set(table.columns):
                 return find(path, table)
     raise SkipshiftError(
-        f"{src}: holds no information CSV ({', '.join(CHALLENGE)}) and no index.csv "
-        f"({', '.join(INDEX)}); give the folder that holds one"
+        f"{src}: has no information CSV ({', '.join(CHALLENGE)}) and no index.csv "
+        f"({', '.join(INDEX)}); give the folder that contains one"
     )
 
 
-def select(scans: Sequence[Scan], spec: MmsSpec) -> tuple[list[Unit], list[str], Remarks]:
+def select_subjects(
+    subjects: Sequence[SubjectFiles], spec: MmsSpec
+) -> tuple[list[SubjectJob], list[str], Remarks]:
     """Choose the subjects of each vendor.
 
     Returns
     -------
-    Scans with their splits, sentences on what falls short, and the names of what is left out.
+    Files with their splits, notes where there are fewer subjects than requested, and the names of
+    subjects left out.
+
+    `SkipshiftError` if a subject to leave out is unknown, or if none is left for training.
     """
-    if unknown := sorted(set(spec.leave_out) - {scan.subject for scan in scans}):
-        raise SkipshiftError(f"{spec.src}: has no subject {unknown[0]} to leave out; correct it")
-    asked = [scan for scan in scans if scan.subject not in spec.leave_out]
-    usable = [scan for scan in asked if scan.image and scan.mask]
+    if unknown := sorted(set(spec.leave_out) - {files.subject for files in subjects}):
+        raise SkipshiftError(f"{spec.src}: has no subject {unknown[0]}; correct --leave-out")
+    wanted = [files for files in subjects if files.subject not in spec.leave_out]
+    usable = [files for files in wanted if files.image and files.mask]
     splits: dict[str, str] = {}
     notes: list[str] = []
     for index, (vendor, centre) in enumerate(text.split(":", 1) for text in spec.centres):
-        own = [scan for scan in usable if (scan.vendor, scan.centre) == (vendor, centre)]
+        parts = {
+            files.subject: files.part
+            for files in usable
+            if (files.vendor, files.centre) == (vendor, centre)
+        }
         rng = np.random.default_rng((spec.seed, index))
-        chosen, told = _draw({scan.subject: scan.part for scan in own}, vendor, spec, rng)
-        splits |= chosen
-        notes += told
+        vendor_splits, vendor_notes = _draw_subjects(parts, vendor, spec, rng)
+        splits |= vendor_splits
+        notes += vendor_notes
     if "train" not in splits.values():
         raise SkipshiftError(f"{spec.src}: has no training subject of vendor {spec.train}")
-    homes = set(spec.centres)
-    rest = [scan for scan in usable if scan.subject not in splits]
+    centres = set(spec.centres)
+    rest = [files for files in usable if files.subject not in splits]
     left_out = {
         "subjects left out by name": sorted(spec.leave_out),
-        "subjects without mask, left out": _names(s for s in asked if not s.mask),
-        "subjects without image, left out": _names(s for s in asked if not s.image),
+        "subjects without mask, left out": _names(s for s in wanted if not s.mask),
+        "subjects without image, left out": _names(s for s in wanted if not s.image),
         "subjects of other vendors or centres, left out": _names(
-            scan for scan in rest if f"{scan.vendor}:{scan.centre}" not in homes
+            files for files in rest if f"{files.vendor}:{files.centre}" not in centres
         ),
-        "subjects beyond the number asked for, left out": _names(
-            scan for scan in rest if f"{scan.vendor}:{scan.centre}" in homes
+        "subjects beyond the requested number, left out": _names(
+            files for files in rest if f"{files.vendor}:{files.centre}" in centres
         ),
     }
-    units = [(scan, splits[scan.subject]) for scan in usable if scan.subject in splits]
-    return sorted(units, key=lambda unit: (unit[0].vendor, unit[1] == "test")), notes, left_out
+    jobs = [(files, splits[files.subject]) for files in usable if files.subject in splits]
+    return sorted(jobs, key=lambda job: (job[0].vendor, job[1] == "test")), notes, left_out
 
 
-def cut_slices(unit: Unit, keep_empty: bool) -> Made:
-    """Cut one scan into cases; see `prepare_mms`."""
-    scan, split = unit
-    image, mask = _open(scan)
+def cut_slices(job: SubjectJob, keep_empty: bool) -> JobOutput:
+    """Cut the volumes of one subject into cases; see `prepare_mms`.
+
+    `SkipshiftError` if image and mask differ in shape, or if a label or value is invalid.
+    """
+    files, split = job
+    image, mask = _open(files)
     remarks: Remarks = defaultdict(list)
     if image.spacing is None:
         remarks["volumes without geometry in their header, kept as stored"].append(image.path.name)
-    elif not image.lies_like(mask):
-        remarks["masks placed unlike their image, taken as it lies"].append(mask.path.name)
-    fixed = {"domain": scan.vendor, "group": scan.subject, "split": split}
-    fixed |= {"spacing": spacing_text(image), "centre": scan.centre}
+    elif not image.same_grid(mask):
+        remarks["masks with another geometry than their image, read in that of the image"].append(
+            mask.path.name
+        )
+    fixed = {"domain": files.vendor, "group": files.subject, "split": split}
+    fixed |= {"spacing": spacing_text(image), "centre": files.centre}
     samples: list[Sample] = []
-    for time, phase, labels in _labelled(scan, replace(mask, plane=image.plane), remarks):
+    for time, phase, labels in _labelled(files, replace(mask, plane=image.plane), remarks):
         for z, (pixels, label) in enumerate(zip(image.frame(time), labels, strict=True)):
-            name = f"{scan.subject}-{phase}-z{z:02d}"
-            levels = _cut(pixels, image.path)
+            name = f"{files.subject}-{phase}-z{z:02d}"
+            levels = _crop_and_rescale(pixels, image.path)
             classes = square_crop(label).astype(np.uint8)
             if np.count_nonzero(classes) < np.count_nonzero(label):
-                remarks["slices with labels beyond the square, which are cut off"].append(name)
+                remarks["slices with labels outside the square crop, which are lost"].append(name)
             if not classes.any() and not keep_empty:
                 remarks["slices without a label, left out"].append(name)
             elif levels is None:
-                remarks["slices of one grey level, left out"].append(name)
+                remarks["slices of constant intensity, left out"].append(name)
             else:
                 row = {"case": name, "stratum": phase, **fixed}
                 samples.append(Sample(row, levels[..., None], classes))
-    return Made(samples, remarks)
+    return JobOutput(samples, remarks)
 
 
-def _labelled(scan: Scan, mask: Volume, remarks: Remarks) -> Iterator[tuple[int, str, Values]]:
-    """Yield each frame that holds a label, with its number and the name of its phase."""
-    phases = {frame: name for name, frame in scan.phases}
+def _labelled(
+    files: SubjectFiles, mask: Volume, remarks: Remarks
+) -> Iterator[tuple[int, str, Values]]:
+    """Yield number, phase and labels of each labelled frame."""
+    phases = {frame: name for name, frame in files.phases}
     for time in range(mask.shape[3]):
         labels = mask.frame(time)
         _check_labels(labels, mask.path, time)
         phase = phases.get(time, f"t{time:02d}")
         if labels.any():
             if time not in phases:
-                other = "labelled frames that are neither ED nor ES, kept"
-                remarks[other].append(f"{scan.subject}-{phase}")
+                remark = "labelled frames that are neither ED nor ES, kept"
+                remarks[remark].append(f"{files.subject}-{phase}")
             yield time, phase, labels
         elif time in phases:
-            remarks["phases without a label, left out"].append(f"{scan.subject}-{phase}")
+            remarks["phases without a label, left out"].append(f"{files.subject}-{phase}")
 
 
-def _find_challenge(csv: Path, table: pd.DataFrame) -> tuple[list[Scan], Remarks]:
+def _find_challenge(csv: Path, table: pd.DataFrame) -> tuple[list[SubjectFiles], Remarks]:
     files: dict[str, dict[str, Path]] = {}
     for path in sorted(csv.parent.rglob("*_sa*.nii*")):
         if match := re.fullmatch(r"(.+)_sa(_gt)?\.nii(\.gz)?", path.name):
             kinds = files.setdefault(match[1], {})
             kind = "mask" if match[2] else "image"
             if kind in kinds:
-                raise SkipshiftError(f"{path}: is there twice, also {kinds[kind]}; remove one")
+                raise SkipshiftError(
+                    f"{path}: is a second file of this subject, besides {kinds[kind]}; remove one"
+                )
             kinds[kind] = path
     rows = dict(zip(table["External code"], table.to_dict("records"), strict=True))
     if len(rows) < len(table):
-        twice = table.loc[table["External code"].duplicated(), "External code"].iloc[0]
-        raise SkipshiftError(f"{csv}: has {twice} in two rows; remove one")
-    scans = []
+        repeated = table.loc[table["External code"].duplicated(), "External code"].iloc[0]
+        raise SkipshiftError(f"{csv}: has two rows for {repeated}; remove one")
+    subjects = []
     for subject in sorted(set(files) & set(rows)):
         row, paths = rows[subject], files[subject]
         phases = tuple((name, _number(row, name, csv)) for name in ("ED", "ES") if row[name])
         part = _part(next(iter(paths.values())), csv.parent)
-        place = (row["Vendor"], row["Centre"], part)
-        scans.append(Scan(subject, *place, paths.get("image"), paths.get("mask"), phases))
-    return scans, {
+        origin = (row["Vendor"], row["Centre"], part)
+        subjects.append(
+            SubjectFiles(subject, *origin, paths.get("image"), paths.get("mask"), phases)
+        )
+    return subjects, {
         "subjects without a row in the CSV, left out": sorted(set(files) - set(rows)),
         "subjects of the CSV without files": sorted(set(rows) - set(files)),
     }
 
 
-def _find_phases(csv: Path, table: pd.DataFrame) -> tuple[list[Scan], Remarks]:
-    scans = []
+def _find_phases(csv: Path, table: pd.DataFrame) -> tuple[list[SubjectFiles], Remarks]:
+    subjects = []
     for line, row in enumerate(table.to_dict("records"), 2):
         image, mask = (csv.parent / row[name] if row[name] else None for name in INDEX[4:])
         for path in (image, mask):
             if path is not None and not path.is_file():
                 raise SkipshiftError(f"{csv}: line {line}: {path} does not exist; restore the file")
         part = _part(image or mask or csv, csv.parent)
-        place = (row["vendor"], row["centre"], part)
-        scans.append(Scan(row["patient"], *place, image, mask, ((row["phase"], 0),)))
-    return sorted(scans, key=lambda scan: (scan.subject, scan.phases)), {}
+        origin = (row["vendor"], row["centre"], part)
+        subjects.append(SubjectFiles(row["patient"], *origin, image, mask, ((row["phase"], 0),)))
+    return sorted(subjects, key=lambda files: (files.subject, files.phases)), {}
 
 
 def _number(row: Mapping[str, str], column: str, csv: Path) -> int:
     if not row[column].isdecimal():
         raise SkipshiftError(
-            f"{csv}: {row['External code']} has {column} {row[column]!r}; it must be a frame"
+            f"{csv}: {row['External code']} has {column} {row[column]!r}; it must be a frame number"
         )
     return int(row[column])
 
@@ -251,54 +273,54 @@ def _part(path: Path, root: Path) -> str:
         if folder.lower() in PARTS:
             return PARTS[folder.lower()]
     raise SkipshiftError(
-        f"{path}: lies in no folder Training, Validation or Testing; lay the files out as the "
-        f"challenge does, for the paper trains on its training part"
+        f"{path}: is not in a folder Training, Validation or Testing; arrange the files as "
+        f"distributed, because the paper trains on the training part"
     )
 
 
-def _draw(
+def _draw_subjects(
     parts: Mapping[str, str], vendor: str, spec: MmsSpec, rng: np.random.Generator
 ) -> tuple[dict[str, str], list[str]]:
     """Draw the splits of one vendor's subjects, given the part of the challenge of each."""
-    drawn = [str(subject) for subject in rng.permutation(sorted(parts))]
-    of = {part: [s for s in drawn if parts[s] == part] for part in ("training", "testing")}
-    others = [s for s in drawn if parts[s] == "validation"]
+    shuffled = [str(subject) for subject in rng.permutation(sorted(parts))]
+    of = {part: [s for s in shuffled if parts[s] == part] for part in ("training", "testing")}
+    others = [s for s in shuffled if parts[s] == "validation"]
     notes = []
     train: list[str] = []
     if vendor == spec.train:
         train = of["training"][: spec.train_subjects]
         if len(train) < spec.train_subjects:
             notes.append(
-                f"vendor {vendor}: {len(train)} training subjects, {spec.train_subjects} asked for"
+                f"vendor {vendor}: {len(train)} training subjects, {spec.train_subjects} requested"
             )
     else:
         others += of["training"]
     test = [*of["testing"], *others][: spec.test_subjects]
     if len(test) < spec.test_subjects:
-        notes.append(f"vendor {vendor}: {len(test)} test subjects, {spec.test_subjects} asked for")
+        notes.append(f"vendor {vendor}: {len(test)} test subjects, {spec.test_subjects} requested")
     if added := sorted(set(test) & set(others)):
         notes.append(
             f"vendor {vendor}: {len(added)} test subjects are from the challenge's training or "
-            f"validation part; none of them is trained on"
+            f"validation part; none of them is used for training"
         )
     return {**dict.fromkeys(train, "train"), **dict.fromkeys(test, "test")}, notes
 
 
-def _open(scan: Scan) -> tuple[Volume, Volume]:
-    assert scan.image
-    assert scan.mask
-    image, mask = open_volume(scan.image), open_volume(scan.mask)
+def _open(files: SubjectFiles) -> tuple[Volume, Volume]:
+    assert files.image
+    assert files.mask
+    image, mask = open_volume(files.image), open_volume(files.mask)
     if image.shape != mask.shape:
         sizes = [" x ".join(map(str, volume.data.shape)) for volume in (mask, image)]
         raise SkipshiftError(
-            f"{scan.mask}: is {sizes[0]}, but its image is {sizes[1]}; correct it or add "
-            f"--leave-out {scan.subject}"
+            f"{files.mask}: is {sizes[0]}, but its image is {sizes[1]}; replace it or add "
+            f"--leave-out {files.subject}"
         )
-    for name, frame in scan.phases:
+    for name, frame in files.phases:
         if frame >= image.shape[3]:
             raise SkipshiftError(
-                f"{scan.image}: has {image.shape[3]} frames, but {name} is frame {frame}; correct "
-                f"the CSV or add --leave-out {scan.subject}"
+                f"{files.image}: has {image.shape[3]} frames, but {name} is frame {frame}; correct "
+                f"the CSV or add --leave-out {files.subject}"
             )
     return image, mask
 
@@ -309,23 +331,23 @@ def _check_labels(labels: Values, path: Path, time: int) -> None:
         z, row, column = np.argwhere(wrong)[0]
         raise SkipshiftError(
             f"{path}: has label {labels[z, row, column]:g} at row {row}, column {column} of slice "
-            f"{z}, frame {time} (turned upright), {wrong.sum()} such voxels; labels are 0..3 for "
-            f"{', '.join(CLASSES)}"
+            f"{z}, frame {time} (after reorientation; {wrong.sum()} voxels); labels must be 0..3 "
+            f"for {', '.join(CLASSES)}"
         )
 
 
-def _cut(pixels: Values, path: Path) -> npt.NDArray[np.uint16] | None:
+def _crop_and_rescale(pixels: Values, path: Path) -> npt.NDArray[np.uint16] | None:
     try:
-        return rescale(square_crop(pixels))
+        return stretch_to_16_bit(square_crop(pixels))
     except ArgumentError as error:
         raise SkipshiftError(f"{path}: {error}") from None
 
 
-def _names(scans: Iterator[Scan]) -> list[str]:
-    return list(dict.fromkeys(scan.subject for scan in scans))
+def _names(subjects: Iterator[SubjectFiles]) -> list[str]:
+    return list(dict.fromkeys(files.subject for files in subjects))
 
 
-def _describe(unit: Unit, root: Path) -> str:
-    scan, split = unit
-    files = [describe_file(path, root) for path in (scan.image, scan.mask) if path]
-    return " ".join([scan.subject, scan.vendor, scan.centre, split, *files, str(scan.phases)])
+def _describe(job: SubjectJob, root: Path) -> str:
+    files, split = job
+    paths = [describe_file(path, root) for path in (files.image, files.mask) if path]
+    return " ".join([files.subject, files.vendor, files.centre, split, *paths, str(files.phases)])

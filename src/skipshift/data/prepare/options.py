@@ -1,4 +1,8 @@
-"""What sets to make or prepare, as frozen dataclasses; as `skipshift.specs`, free of torch."""
+"""Options of `synth`, `register` and the `prepare` readers, as frozen dataclasses.
+
+Each is the argument of a function and of its command alike; the docstrings are the command's help.
+This module must stay free of torch, so that help starts at once.
+"""
 
 import os
 import re
@@ -9,112 +13,115 @@ from typing import Any, Literal
 from skipshift.errors import ArgumentError
 
 
+def _cpu_count() -> int:
+    return os.cpu_count() or 1
+
+
 @dataclass(frozen=True)
 class SynthSpec:
-    """Make the paper's synthetic malaria set (section III-A): images, masks and a manifest.
+    """Generate the paper's synthetic malaria set (section III-A): images, masks and a manifest.
 
-    With no smear the templates are drawn by the program. A smear needs boxes of one background,
-    three cells and three artifacts: from a template file, from a BBBC041 annotation file, from the
-    files that skipshift ships for two named BBBC041 images, or found automatically.
+    By default the templates are drawn procedurally. With --smear they are cut from a real blood
+    smear: one background, three cells and three artifacts. Their boxes come from --templates, from
+    a BBBC041 annotation file (--boxes), or from the files shipped for two BBBC041 images; otherwise
+    they are detected automatically.
+
+    Example: skipshift synth out/synthetic --images 100
     """
 
     out: Path
-    """Folder to write: images/, masks/, manifest.csv, synth.json, templates.png.
+    """Output folder: images/, masks/, manifest.csv, synth.json, templates.png.
 
-    From a smear also templates.json, the boxes that were cut, to correct and give as templates.
+    With a smear also templates.json: the boxes that were cut, to edit and pass as --templates.
     """
 
     smear: Path | None = field(default=None, kw_only=True)
-    """RGB picture of a real blood smear to cut templates from."""
+    """RGB image of a real blood smear to cut the templates from."""
 
     templates: Path | None = field(default=None, kw_only=True)
     """JSON file with the boxes to cut from the smear."""
 
     boxes: Path | None = field(default=None, kw_only=True)
-    """BBBC041 annotation file (training.json) from which to pick the three cells."""
+    """BBBC041 annotation file (training.json) to pick the three cells from."""
 
     images: int = field(default=1000, kw_only=True)
-    """How many images to make."""
+    """Number of images."""
 
     cells: tuple[int, int] = field(default=(1, 100), kw_only=True)
-    """Lowest and highest number of cells in an image, both included."""
+    """Minimum and maximum number of cells in an image, both included."""
 
     size: int = field(default=512, kw_only=True)
-    """Side of the finished image in pixels."""
+    """Side of the final image in pixels."""
 
     canvas: int = field(default=1500, kw_only=True)
-    """Side of the canvas on which cells are placed, in pixels, before it is resized."""
+    """Side of the canvas in pixels on which cells are placed before it is resized."""
 
     holdout: float = field(default=0.2, kw_only=True)
-    """Share of the images that form the hold-out test set."""
+    """Fraction of the images in the hold-out test set."""
 
     seed: int = field(default=0, kw_only=True)
-    """Seed; image i depends on (seed, i) alone."""
+    """Random seed; image i depends on (seed, i) only."""
 
-    workers: int = field(default_factory=lambda: os.cpu_count() or 1, kw_only=True)
-    """Threads that make images; the bytes do not depend on it."""
+    workers: int = field(default_factory=_cpu_count, kw_only=True)
+    """Number of threads; does not affect the output."""
 
     def __post_init__(self) -> None:
         low, high = self.cells
         if not 1 <= low <= high:
             raise ArgumentError(f"cells must be two numbers 1 <= LOW <= HIGH, got {low} {high}")
-        if self.images < 1:
-            raise ArgumentError(f"images must be at least 1, got {self.images}")
         if not 32 <= self.size <= self.canvas <= 20000:
             raise ArgumentError(
                 f"size and canvas must be 32 <= size <= canvas <= 20000, "
                 f"got {self.size} and {self.canvas}"
             )
-        if not 0 <= self.holdout < 1:
-            raise ArgumentError(f"holdout must be in [0, 1), got {self.holdout}")
-        if self.seed < 0:
-            raise ArgumentError(f"seed must be >= 0, got {self.seed}")
-        if self.workers < 1:
-            raise ArgumentError(f"workers must be at least 1, got {self.workers}")
         if self.smear is None and (self.templates or self.boxes):
-            raise ArgumentError("templates and boxes belong to a smear: give smear too")
+            raise ArgumentError("templates and boxes need a smear: give smear too")
         if self.templates and self.boxes:
             raise ArgumentError("give templates or boxes, not both")
+        _check_fractions(self, "holdout")
+        _check_at_least(self, images=1, seed=0, workers=1)
 
 
 @dataclass(frozen=True)
 class MmsSpec:
-    """Prepare the M&Ms cardiac MR challenge as the paper's MV-MR set (section III-D).
+    """Convert the M&Ms cardiac MR challenge to the paper's MV-MR set (section III-D).
 
-    Reads the challenge as distributed (folders ID/ID_sa.nii.gz and ID_sa_gt.nii.gz below Training,
-    Validation and Testing, and the information CSV), or volumes of one phase each with an index.csv
-    of patient, vendor, centre, phase, image, label. Every labelled slice is a case.
+    SRC is the challenge as distributed (ID/ID_sa.nii.gz and ID_sa_gt.nii.gz under Training,
+    Validation and Testing, with the information CSV), or one volume per phase with an index.csv of
+    patient, vendor, centre, phase, image, label. Every labelled slice becomes a case.
+
+    Example: skipshift prepare mms OpenDataset out/mv-mr
     """
 
     src: Path
     """Folder with the information CSV or with index.csv."""
 
     out: Path
-    """Folder to write: images/, masks/, manifest.csv, prepare.json."""
+    """Output folder: images/, masks/, manifest.csv, prepare.json."""
 
     centres: tuple[str, ...] = field(default=("A:1", "B:2", "C:4", "D:5"), kw_only=True)
-    """VENDOR:CENTRE of each domain; the domain is named by the vendor."""
+    """VENDOR:CENTRE of each domain; the domain is named after the vendor."""
 
     train: str = field(default="A", kw_only=True)
-    """Vendor that is trained on."""
+    """Vendor of the training set (source domain)."""
 
     train_subjects: int = field(default=75, kw_only=True)
-    """Training subjects, from the challenge's training part."""
+    """Number of training subjects, drawn from the challenge's training part."""
 
     test_subjects: int = field(default=16, kw_only=True)
-    """Test subjects of each vendor, from the testing part before the others."""
+    """Number of test subjects per vendor, drawn from the testing part first."""
 
     leave_out: tuple[str, ...] = field(default=(), kw_only=True)
-    """Subjects to leave out, by their ID."""
+    """IDs of subjects to exclude."""
 
     keep_empty: bool = field(default=False, kw_only=True)
-    """Keep slices of a labelled frame that hold no label. Not stated in the paper."""
+    """Keep slices without a label in labelled frames. Not stated in the paper."""
 
     seed: int = field(default=0, kw_only=True)
-    """Seed of the draw of subjects where there are more than asked for."""
+    """Random seed for drawing subjects where there are more than requested."""
 
-    workers: int = field(default_factory=lambda: os.cpu_count() or 1, kw_only=True)
-    """Threads that read volumes; the bytes do not depend on it."""
+    workers: int = field(default_factory=_cpu_count, kw_only=True)
+    """Number of threads; does not affect the output."""
 
     def __post_init__(self) -> None:
         vendors = [text.partition(":")[0] for text in self.centres]
@@ -124,187 +131,181 @@ class MmsSpec:
             raise ArgumentError(f"centres must name each vendor once, got {' '.join(self.centres)}")
         if self.train not in vendors:
             raise ArgumentError(f"train must be one of the vendors {vendors}, got {self.train!r}")
-        if min(self.train_subjects, self.test_subjects) < 1:
-            raise ArgumentError(
-                f"train_subjects and test_subjects must be at least 1, "
-                f"got {self.train_subjects} and {self.test_subjects}"
-            )
-        if self.seed < 0:
-            raise ArgumentError(f"seed must be >= 0, got {self.seed}")
-        if self.workers < 1:
-            raise ArgumentError(f"workers must be at least 1, got {self.workers}")
+        _check_at_least(self, train_subjects=1, test_subjects=1, seed=0, workers=1)
 
 
 @dataclass(frozen=True)
 class FolderSpec:
-    """Prepare any folders of images and masks: PNG, TIFF, JPEG, BMP, NPY or NIfTI, 8 or 16 bit.
+    """Convert any folders of images and masks: PNG, TIFF, JPEG, BMP, NPY or NIfTI, 8 or 16 bit.
 
-    A pattern is a path below SRC with * for any text and the fields {domain}, {group} and {case}
-    for text that means something. What a pattern does not tell, a table may. NIfTI volumes are cut
-    into slices along their third axis.
+    A pattern is a path relative to SRC in which * matches any text and {domain}, {group} and {case}
+    match the text they name. Fields that the paths do not contain may come from a table. NIfTI
+    volumes are split into slices along their third axis.
+
+    Example: skipshift prepare folder SCANS out/scans --train A
     """
 
     src: Path
-    """Folder with everything below it."""
+    """Folder that contains all images and masks."""
 
     out: Path
-    """Folder to write: images/, masks/, manifest.csv, prepare.json."""
+    """Output folder: images/, masks/, manifest.csv, prepare.json."""
 
     images: str = field(default="{domain}/images/{case}.*", kw_only=True)
-    """Pattern of the images."""
+    """Pattern of the image paths."""
 
     masks: tuple[str, ...] = field(default=("{domain}/masks/{case}.*",), kw_only=True)
-    """Pattern of the masks; or NAME=PATTERN of each class, painted in order where above 0."""
+    """Pattern of the mask paths; or NAME=PATTERN per class, where above 0, later ones on top."""
 
     classes: tuple[str, ...] = field(default=(), kw_only=True)
-    """Name of each mask value 0, 1, ...; what the masks name, or background and object."""
+    """Names of the mask values 0, 1, ...; by default those in --masks, or background and object."""
 
     colours: tuple[str, ...] = field(default=(), kw_only=True)
-    """NAME=#RRGGBB or NAME=VALUE of each colour or level of the masks; the first is class 0."""
+    """NAME=#RRGGBB or NAME=VALUE for each colour or value in the masks; the first is class 0."""
 
     instances: bool = field(default=False, kw_only=True)
-    """Masks number their objects: any value above 0 is class 1; several files are put together."""
+    """Instance masks: every value above 0 is class 1; several files per image are merged."""
 
     border: bool = field(default=False, kw_only=True)
-    """With instances, the outermost pixels of each object are class 2."""
+    """With --instances, label the outermost pixels of each object as class 2."""
 
     channels: Literal[1, 3] | None = field(default=None, kw_only=True)
-    """Write all images grey (1) or in colour (3); as they are if absent."""
+    """Convert all images to grey (1) or colour (3); by default the channels are kept."""
 
     rescale: bool = field(default=False, kw_only=True)
-    """Stretch each image or slice to the full range; for numbers that are not of 8 or 16 bits."""
+    """Rescale each image or slice to the full 16-bit range; for data other than 8 or 16 bit."""
 
     square: bool = field(default=False, kw_only=True)
-    """Cut the centred square whose side is the shorter side down to a multiple of 32."""
+    """Crop the centred square whose side is the shorter side rounded down to a multiple of 32."""
 
     table: Path | None = field(default=None, kw_only=True)
-    """CSV below SRC with a row per image: case, and any of domain, group, split, stratum."""
+    """CSV in SRC with one row per image: case, and any of domain, group, split, stratum."""
 
     columns: tuple[str, ...] = field(default=(), kw_only=True)
-    """NAME=COLUMN where the table calls case, domain, group, split or stratum otherwise."""
+    """NAME=COLUMN if the table uses other names for case, domain, group, split or stratum."""
 
     train: tuple[str, ...] = field(default=(), kw_only=True)
-    """Domains that are trained on; all others are for testing. The only domain if absent."""
+    """Training (source) domains; all others are test domains. Optional if there is only one."""
 
     holdout: float = field(default=0.2, kw_only=True)
-    """Share of the groups of the training domains that is held out, equal in each stratum."""
+    """Fraction of the groups of the training domains held out for testing, stratified."""
 
     seed: int = field(default=0, kw_only=True)
-    """Seed of the hold-out."""
+    """Random seed of the hold-out."""
 
-    workers: int = field(default_factory=lambda: os.cpu_count() or 1, kw_only=True)
-    """Threads that read images; the bytes do not depend on it."""
+    workers: int = field(default_factory=_cpu_count, kw_only=True)
+    """Number of threads; does not affect the output."""
 
     def __post_init__(self) -> None:
         named = ["=" in text for text in self.masks]
         if not self.masks or (any(named) and not all(named)) or named.count(False) > 1:
             raise ArgumentError(
-                f"masks must be one pattern, or NAME=PATTERN each, got {list(self.masks)}"
+                f"masks must be one pattern, or NAME=PATTERN for each class, got {list(self.masks)}"
             )
         if sum((bool(self.colours), self.instances, any(named))) > 1:
             raise ArgumentError("colours, instances and masks of NAME=PATTERN exclude each other")
         if self.border and not self.instances:
-            raise ArgumentError("border belongs to instances: give instances too")
-        if not 0 <= self.holdout < 1:
-            raise ArgumentError(f"holdout must be in [0, 1), got {self.holdout}")
+            raise ArgumentError("border needs instances: give instances too")
         if self.columns and self.table is None:
-            raise ArgumentError("columns belong to a table: give table too")
-        if self.seed < 0:
-            raise ArgumentError(f"seed must be >= 0, got {self.seed}")
-        if self.workers < 1:
-            raise ArgumentError(f"workers must be at least 1, got {self.workers}")
+            raise ArgumentError("columns need a table: give table too")
+        _check_fractions(self, "holdout")
+        _check_at_least(self, seed=0, workers=1)
 
 
 @dataclass(frozen=True)
 class RegisterSpec:
-    """Find where each place of a slide lies on another scan of the same specimen.
+    """Register two slides of the same specimen: map each point of one to the other.
 
-    The whole slide is fitted first and then quarter by quarter, each by features of its own finer
-    view. Matches that were held out tell how far off a place may be. Writes registration.json,
-    pictures of both scans in turn, and annotations carried from FIXED to MOVING.
+    The whole slide is aligned first, then recursively its quarters (a quad-tree), each from
+    features at a finer scale. Held-out matches estimate the registration error. Writes
+    registration.json, checkerboard pictures, and annotations transferred from FIXED to MOVING.
+
+    Example: skipshift register A/s1.svs B/s1.tif registrations/B/s1
     """
 
     fixed: Path
-    """Slide whose places, and annotations, are carried."""
+    """Slide whose points and annotations are transferred."""
 
     moving: Path
-    """Slide that they are carried to."""
+    """Slide to transfer them to."""
 
     out: Path
-    """Folder to write."""
+    """Output folder."""
 
     annotations: Path | None = field(default=None, kw_only=True)
-    """JSON or SlideRunner database that holds annotations of FIXED, to carry to MOVING."""
+    """Annotations of FIXED to transfer to MOVING: COCO-style JSON or SlideRunner database."""
 
     depth: int = field(default=4, kw_only=True)
-    """How often the slide is quartered at most."""
+    """Maximum depth of the quad-tree."""
 
     side: int = field(default=768, kw_only=True)
-    """Longer side of the view of a part, in its own pixels."""
+    """Longer side in pixels of the image in which each part is matched."""
 
-    workers: int = field(default_factory=lambda: os.cpu_count() or 1, kw_only=True)
-    """Threads; the result does not depend on it."""
+    workers: int = field(default_factory=_cpu_count, kw_only=True)
+    """Number of threads; does not affect the output."""
 
     def __post_init__(self) -> None:
-        _check_least(self, depth=0, side=128, workers=1)
+        _check_at_least(self, depth=0, side=128, workers=1)
 
 
 @dataclass(frozen=True)
 class SccSpec:
-    """Prepare whole-slide images with outlines of tissues as the paper's MS-CCT set (III-C).
+    """Convert whole-slide images with tissue outlines to the paper's MS-CCT set (section III-C).
 
-    Reads slides named SPECIMEN_SCANNER.* or in a folder SCANNER below SRC, the polygons of CATCH
-    or of the multi-scanner SCC set (COCO-style JSON or a SlideRunner database), and the table
-    Slide;Dataset that says which specimens are train, val (trained on too: folds are drawn by the
-    study) and test. Specimens for training give patches drawn at random, those for testing a grid.
+    SRC holds slides named SPECIMEN_SCANNER.* or in a folder SCANNER, the polygons of CATCH or of
+    the multi-scanner SCC set (COCO-style JSON or a SlideRunner database), and the table
+    Slide;Dataset, which assigns specimens to train, val (used for training: a study draws its own
+    folds) or test. Training specimens give random patches, test specimens a grid.
+
+    Example: skipshift prepare scc SLIDES out/ms-cct --patches 32
     """
 
     src: Path
-    """Folder with the slides, their annotations and the table below it."""
+    """Folder that contains the slides, their annotations and the table."""
 
     out: Path
-    """Folder to write: images/, masks/, manifest.csv, prepare.json."""
+    """Output folder: images/, masks/, manifest.csv, prepare.json."""
 
     annotations: Path | None = field(default=None, kw_only=True)
-    """JSON or SlideRunner database below SRC; the only one if absent."""
+    """JSON or SlideRunner database in SRC; optional if there is only one."""
 
     table: Path | None = field(default=None, kw_only=True)
-    """CSV below SRC with the columns Slide;Dataset; the only CSV if absent."""
+    """CSV in SRC with the columns Slide;Dataset; optional if there is only one CSV."""
 
     scanners: tuple[str, ...] = field(
         default=("A=cs2", "B=nz210", "C=nz20", "D=p1000", "E=gt450"), kw_only=True
     )
-    """DOMAIN=SCANNER of each; regions are chosen on a specimen's first scan with outlines."""
+    """DOMAIN=SCANNER of each; the first scan with outlines is a specimen's reference scan."""
 
     train: tuple[str, ...] = field(default=("A",), kw_only=True)
-    """Domains whose slides of training specimens are cut; test specimens are cut in all."""
+    """Training (source) domains; test specimens are cut in all domains."""
 
     patches: int = field(default=32, kw_only=True)
-    """Patches drawn from each slide for training; 32 is an epoch of the paper."""
+    """Random patches per training slide; 32 is one epoch of the paper."""
 
     size: int = field(default=512, kw_only=True)
-    """Side of a patch in its own pixels."""
+    """Side of a patch in pixels."""
 
     mpp: float | None = field(default=None, kw_only=True)
-    """Micrometres of a patch's pixel; the full resolution of each slide if absent."""
+    """Resolution of the patches in micrometres per pixel; full resolution by default."""
 
     tissue: float = field(default=0.5, kw_only=True)
-    """Share of a test patch that must be more than that tissue."""
+    """Minimum fraction of tissue in a test patch."""
 
     registrations: Path | None = field(default=None, kw_only=True)
-    """Folder of DOMAIN/SPECIMEN/registration.json that say where the first scan lies on others."""
+    """Folder of DOMAIN/SPECIMEN/registration.json from the reference scan to the other scans."""
 
     labels: tuple[str, ...] = field(default=(), kw_only=True)
-    """NAME=background, NAME=non-tumor or NAME=tumor of annotated classes that CATCH has not."""
+    """NAME=background, NAME=non-tumor or NAME=tumor for annotated classes unknown to CATCH."""
 
     holdout: float = field(default=0.2, kw_only=True)
-    """Share of the specimens that is for testing where there is no table."""
+    """Fraction of test specimens if there is no table."""
 
     seed: int = field(default=0, kw_only=True)
-    """Seed of the hold-out and of the draws; those of a specimen hang on no other."""
+    """Random seed of the hold-out and of the patches; each specimen is drawn independently."""
 
-    workers: int = field(default_factory=lambda: os.cpu_count() or 1, kw_only=True)
-    """Threads that read slides; the bytes do not depend on it."""
+    workers: int = field(default_factory=_cpu_count, kw_only=True)
+    """Number of threads; does not affect the output."""
 
     def __post_init__(self) -> None:
         pairs = [text.partition("=") for text in self.scanners]
@@ -315,98 +316,91 @@ class SccSpec:
             )
         if not set(self.train) <= set(names[0]):
             raise ArgumentError(f"train must be some of the domains {names[0]}, got {self.train}")
-        if self.size < 32 or self.size % 32:
-            raise ArgumentError(f"size must be a multiple of 32, got {self.size}")
         if self.mpp is not None and self.mpp <= 0:
             raise ArgumentError(f"mpp must be above 0, got {self.mpp}")
-        for name in ("tissue", "holdout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ArgumentError(f"{name} must be in [0, 1), got {getattr(self, name)}")
         for text in self.labels:
             if not re.fullmatch(r".+=(background|non-tumor|tumor)", text):
                 raise ArgumentError(
                     f"labels must be NAME=background, =non-tumor or =tumor, got {text!r}"
                 )
-        _check_least(self, patches=1, seed=0, workers=1)
-
-
-def _check_least(spec: Any, **least: int) -> None:
-    for name, number in least.items():
-        if getattr(spec, name) < number:
-            raise ArgumentError(f"{name} must be at least {number}, got {getattr(spec, name)}")
+        _check_patch_size(self.size)
+        _check_fractions(self, "tissue", "holdout")
+        _check_at_least(self, patches=1, seed=0, workers=1)
 
 
 @dataclass(frozen=True)
 class MitosisSpec:
-    """Prepare slides with points on mitotic figures as the paper's MS-MF set (section III-B).
+    """Convert slides with points on mitotic figures to the paper's MS-MF set (section III-B).
 
-    Reads the annotations of MIDOG 2021 and MIDOG++ (JSON) and of MITOS_WSI_CMC (SlideRunner), and
-    slides or TIFF regions as SCANNER/SLIDE.*, or with the scanner in a table. Every figure is a
-    patch with the figure in its middle. Masks are proposed from the points, to be reviewed.
+    SRC holds the annotations of MIDOG 2021, MIDOG++ (JSON) or MITOS_WSI_CMC (SlideRunner), and
+    slides or TIFF regions as SCANNER/SLIDE.*, or with the scanner in a table. Every figure gives a
+    patch centred on it. Masks are proposed from the points, for review.
+
+    Example: skipshift prepare mitosis SLIDES out/ms-mf --review
     """
 
     src: Path
     """Folder with the annotations and, below it, the slides."""
 
     out: Path
-    """Folder to write: images/, masks/, manifest.csv, prepare.json, and review/ if asked for."""
+    """Output folder: images/, masks/, manifest.csv, prepare.json, and with --review review/."""
 
     annotations: tuple[Path, ...] = field(default=(), kw_only=True)
-    """JSON or SlideRunner databases, by their paths below SRC; all in SRC itself if absent."""
+    """JSON files or SlideRunner databases in SRC; by default all that lie directly in SRC."""
 
     tables: tuple[Path, ...] = field(default=(), kw_only=True)
-    """CSVs below SRC: Slide and any of Dataset (train, val, test), Scanner and Specimen."""
+    """CSVs in SRC: Slide and any of Dataset (train, val, test), Scanner and Specimen."""
 
     scanners: tuple[str, ...] = field(default=(), kw_only=True)
-    """DOMAIN=SCANNER where a domain is to be named otherwise; several may be one domain."""
+    """DOMAIN=SCANNER to rename a scanner's domain; several scanners may share a domain."""
 
     labels: tuple[str, ...] = field(default=(), kw_only=True)
-    """NAME=figure, NAME=negative or NAME=other of annotated classes that those sets have not."""
+    """NAME=figure, NAME=negative or NAME=other for annotated classes unknown to these sets."""
 
     train: str = field(default="A", kw_only=True)
-    """Domain that is trained on, and whose annotations are carried to other scans of a slide."""
+    """Training (source) domain, whose annotations are transferred to other scans of a slide."""
 
     holdout: int = field(default=4, kw_only=True)
-    """Slides of that domain that are for testing, where no table has a Dataset."""
+    """Number of test slides in the training domain if no table has a Dataset."""
 
     leave_out: tuple[str, ...] = field(default=(), kw_only=True)
-    """Slides to leave out, by the names of their files."""
+    """File names of slides to exclude."""
 
     hard_negatives: bool = field(default=False, kw_only=True)
-    """Cut patches around cells that look like mitotic figures and are none, too."""
+    """Also cut patches around hard negatives: cells that resemble mitotic figures."""
 
     size: int = field(default=128, kw_only=True)
-    """Side of a patch in its own pixels."""
+    """Side of a patch in pixels."""
 
     mpp: float | None = field(default=None, kw_only=True)
-    """Micrometres of a patch's pixel; the full resolution of each slide if absent."""
+    """Resolution of the patches in micrometres per pixel; full resolution by default."""
 
     registrations: Path | None = field(default=None, kw_only=True)
-    """Folder of DOMAIN/SPECIMEN/registration.json that carry points to other scans."""
+    """Folder of DOMAIN/SPECIMEN/registration.json that transfer points to other scans."""
 
     most_error: float = field(default=1.0, kw_only=True)
-    """Micrometres by which a registration may be off where a point is, or it is left out."""
+    """Maximum registration error at a point in micrometres; points above it are left out."""
 
     proposals: Path | None = field(default=None, kw_only=True)
-    """Network that proposes the masks, class 1 a mitotic figure; a threshold if absent."""
+    """Network that proposes the masks (class 1: mitotic figure); Otsu's threshold by default."""
 
     net: str | None = field(default=None, kw_only=True)
-    """Function that makes that network for a file of weights, module:function."""
+    """Function that builds this network for a weights file, module:function."""
 
     preprocess: str = field(default="unit", kw_only=True)
-    """What is done to its images: unit, minmax, zscore, imagenet, none or module:function."""
+    """Preprocessing of its input: unit, minmax, zscore, imagenet, none or module:function."""
 
     review: bool = field(default=False, kw_only=True)
-    """Write pages that show every mask that is not reviewed, to judge and to paint."""
+    """Write pages to check and correct every mask that has not been reviewed."""
 
     corrections: Path | None = field(default=None, kw_only=True)
-    """Folder of what came back: CASE.png as painted, CSVs of case,mark,mask."""
+    """Folder with review results: CSVs of case,mark,mask and repainted masks CASE.png."""
 
     seed: int = field(default=0, kw_only=True)
-    """Seed of the hold-out."""
+    """Random seed of the hold-out."""
 
-    workers: int = field(default_factory=lambda: os.cpu_count() or 1, kw_only=True)
-    """Threads that read slides; the bytes do not depend on it."""
+    workers: int = field(default_factory=_cpu_count, kw_only=True)
+    """Number of threads; does not affect the output."""
 
     def __post_init__(self) -> None:
         if not all(all(text.rpartition("=")) for text in self.scanners):
@@ -416,16 +410,28 @@ class MitosisSpec:
             raise ArgumentError(
                 f"labels must be NAME=figure, =negative or =other, got {' '.join(self.labels)}"
             )
-        for name in ("holdout", "workers"):
-            if getattr(self, name) < 1:
-                raise ArgumentError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not min(self.mpp or 1.0, self.most_error) > 0:
             raise ArgumentError(
                 f"mpp and most_error must be above 0, got {self.mpp} and {self.most_error}"
             )
-        if self.size < 32 or self.size % 32:
-            raise ArgumentError(f"size must be a multiple of 32, got {self.size}")
         if self.proposals is None and (self.net or self.preprocess != "unit"):
-            raise ArgumentError("net and preprocess belong to proposals: give proposals too")
-        if self.seed < 0:
-            raise ArgumentError(f"seed must be at least 0, got {self.seed}")
+            raise ArgumentError("net and preprocess need proposals: give proposals too")
+        _check_patch_size(self.size)
+        _check_at_least(self, holdout=1, seed=0, workers=1)
+
+
+def _check_at_least(spec: Any, **minima: int) -> None:
+    for name, minimum in minima.items():
+        if getattr(spec, name) < minimum:
+            raise ArgumentError(f"{name} must be at least {minimum}, got {getattr(spec, name)}")
+
+
+def _check_fractions(spec: Any, *names: str) -> None:
+    for name in names:
+        if not 0 <= getattr(spec, name) < 1:
+            raise ArgumentError(f"{name} must be in [0, 1), got {getattr(spec, name)}")
+
+
+def _check_patch_size(size: int) -> None:
+    if size < 32 or size % 32:
+        raise ArgumentError(f"size must be a multiple of 32, got {size}")

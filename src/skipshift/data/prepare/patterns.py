@@ -1,4 +1,4 @@
-"""Images and their masks found by patterns of paths, and what a table says of them."""
+"""Path patterns that match images with their masks, and the table of their metadata."""
 
 import re
 from collections import defaultdict
@@ -14,28 +14,29 @@ from skipshift.names import ORIGINAL
 
 FIELDS = ("domain", "group", "case")
 COLUMNS = ("case", "domain", "group", "split", "stratum")
-"""What a table may tell; it must tell the case."""
+"""Columns that a table may have; case is required."""
 
 Fields = dict[str, str]
 
 
 @dataclass(frozen=True)
-class Item:
+class CaseFiles:
     """An image file with its mask files."""
 
-    case: str
+    name: str
+    """Name of the case."""
     domain: str
     group: str
     split: str
-    """Empty where no table says it."""
+    """Empty if the table does not state it."""
     stratum: str
     image: Path
     masks: tuple[tuple[Path, ...], ...]
-    """Files of each mask pattern, in its order."""
+    """Files of each mask pattern, in the order of the patterns."""
 
 
 def compile_pattern(pattern: str) -> "re.Pattern[str]":
-    """Turn a pattern of paths into a regular expression.
+    """Compile a path pattern to a regular expression; `ArgumentError` for a wrong pattern.
 
     >>> compile_pattern("{domain}/*/{case}.png").fullmatch("A/x/7.png").groupdict()
     {'domain': 'A', 'case': '7'}
@@ -50,61 +51,62 @@ def compile_pattern(pattern: str) -> "re.Pattern[str]":
             expression += re.escape(part)
         elif name not in FIELDS:
             known = ", ".join(f"{{{field}}}" for field in FIELDS)
-            raise ArgumentError(f"pattern {pattern!r} has {part}, which is none of {known}")
+            raise ArgumentError(f"pattern {pattern!r} has {part}, which is not one of {known}")
         else:
             expression += f"(?P={name})" if name in seen else f"(?P<{name}>[^/]+)"
             seen.add(name)
     if "case" not in seen:
-        raise ArgumentError(f"pattern {pattern!r} must have {{case}}, the name of a case")
+        raise ArgumentError(f"pattern {pattern!r} must contain {{case}}, the name of the case")
     return re.compile(expression)
 
 
-def find_items(spec: FolderSpec) -> tuple[list[Item], Remarks]:
-    """Find every image with its masks; `SkipshiftError` if there is none or a case is there twice.
+def find_cases(spec: FolderSpec) -> tuple[list[CaseFiles], Remarks]:
+    """Find every image with its masks.
 
     Returns
     -------
-    Items in the order of their paths, and the names of what has no partner or row.
+    Cases in the order of their paths, and the names of files without a counterpart or row.
+
+    `SkipshiftError` if no image can be used, or if two images or masks belong to one case;
+    `ArgumentError` for a wrong pattern.
     """
     files = sorted(path for path in spec.src.rglob("*") if path.is_file())
-    images, others = _matches(files, spec.images, spec.src)
+    images, unsupported = _match(files, spec.images, spec.src)
     if not images:
-        there = f"the first is {files[0].relative_to(spec.src)}" if files else "there is none"
-        raise SkipshiftError(f"{spec.src}: no file matches the pattern {spec.images!r}; {there}")
+        first = f"the first is {files[0].relative_to(spec.src)}" if files else "there are none"
+        raise SkipshiftError(f"{spec.src}: no file matches the pattern {spec.images!r}; {first}")
     masks = [_by_key(files, mask.split("=", 1)[-1], spec) for mask in spec.masks]
-    remarks: Remarks = defaultdict(list, {"files of other formats, left out": others})
-    rows = _rows(spec)
+    remarks: Remarks = defaultdict(list, {"files of unsupported formats, left out": unsupported})
+    rows = _read_rows(spec)
     used: set[Path] = set()
-    items: list[Item] = []
+    cases: list[CaseFiles] = []
     for path, fields in images.items():
         name = path.relative_to(spec.src).as_posix()
-        own = tuple(tuple(found.get(_key(fields, keys), ())) for keys, found in masks)
-        used |= {path for paths in own for path in paths}
+        case_masks = tuple(tuple(by_key.get(_key(fields, keys), ())) for keys, by_key in masks)
+        used |= {path for paths in case_masks for path in paths}
         row = _row_of(path, fields["case"], rows, spec)
-        if not any(own):
+        if not any(case_masks):
             remarks["images without a mask, left out"].append(name)
         elif row is None:
             remarks["images without a row in the table, left out"].append(name)
         else:
-            if not all(own):
-                remarks["images without a file of some class, taken as absent"].append(name)
-            items.append(_item(path, own, fields, row))
-    unused = {path for _, found in masks for paths in found.values() for path in paths} - used
+            if not all(case_masks):
+                remarks["images without a file for some class, treated as absent"].append(name)
+            cases.append(_join(path, case_masks, fields, row))
+    unused = {path for _, by_key in masks for paths in by_key.values() for path in paths} - used
     remarks["masks without an image"] = sorted(p.relative_to(spec.src).as_posix() for p in unused)
-    if not items:
-        told = "; ".join(f"{remark}: {len(names)}" for remark, names in remarks.items() if names)
-        raise SkipshiftError(f"{spec.src}: no image can be used: {told}")
-    _check_items(items, spec)
-    return items, remarks
+    if not cases:
+        reasons = "; ".join(f"{remark}: {len(names)}" for remark, names in remarks.items() if names)
+        raise SkipshiftError(f"{spec.src}: no image can be used: {reasons}")
+    _check_unique(cases, spec)
+    return cases, remarks
 
 
-def _matches(
-    files: Sequence[Path], pattern: str, src: Path
-) -> tuple[dict[Path, Fields], list[str]]:
+def _match(files: Sequence[Path], pattern: str, src: Path) -> tuple[dict[Path, Fields], list[str]]:
     """Files that match a pattern, with its fields, and the names of those of other formats."""
     expression = compile_pattern(pattern)
-    found: dict[Path, Fields] = {}
-    others = []
+    matches: dict[Path, Fields] = {}
+    unsupported = []
     for path in files:
         name = path.relative_to(src).as_posix()
         match = expression.fullmatch(name)
@@ -112,34 +114,35 @@ def _matches(
             continue
         if path.name.lower().endswith(ENDINGS):
             fields = match.groupdict()
-            # the last dot of a pattern's {case}.* is the one before gz
-            found[path] = fields | {"case": fields["case"].removesuffix(".nii")}
+            # {case}.* matches x.nii.gz at its last dot
+            matches[path] = fields | {"case": fields["case"].removesuffix(".nii")}
         else:
-            others.append(name)
-    return found, others
+            unsupported.append(name)
+    return matches, unsupported
 
 
 def _by_key(
     files: Sequence[Path], pattern: str, spec: FolderSpec
 ) -> tuple[tuple[str, ...], dict[tuple[str, ...], list[Path]]]:
-    """Mask files by the fields that their pattern shares with that of the images."""
+    """Mask files by the fields that their pattern shares with the image pattern."""
     keys = tuple(compile_pattern(pattern).groupindex)
-    if alien := set(keys) - set(compile_pattern(spec.images).groupindex):
+    if unshared := set(keys) - set(compile_pattern(spec.images).groupindex):
         raise ArgumentError(
-            f"pattern {pattern!r} has {{{min(alien)}}}, which the pattern of the images has not"
+            f"mask pattern {pattern!r} has {{{min(unshared)}}}, which is missing in the image "
+            f"pattern {spec.images!r}"
         )
-    found: dict[tuple[str, ...], list[Path]] = defaultdict(list)
-    for path, fields in _matches(files, pattern, spec.src)[0].items():
-        found[_key(fields, keys)].append(path)
-    return keys, found
+    by_key: dict[tuple[str, ...], list[Path]] = defaultdict(list)
+    for path, fields in _match(files, pattern, spec.src)[0].items():
+        by_key[_key(fields, keys)].append(path)
+    return keys, by_key
 
 
 def _key(fields: Mapping[str, str], keys: Sequence[str]) -> tuple[str, ...]:
     return tuple(fields[key] for key in keys)
 
 
-def _rows(spec: FolderSpec) -> dict[str, Fields] | None:
-    """Read what the table says of each case; None without a table."""
+def _read_rows(spec: FolderSpec) -> dict[str, Fields] | None:
+    """Rows of the table by case; None without a table."""
     if spec.table is None:
         return None
     path = spec.src / spec.table
@@ -147,7 +150,9 @@ def _rows(spec: FolderSpec) -> dict[str, Fields] | None:
     for text in spec.columns:
         name, _, column = text.partition("=")
         if name not in COLUMNS:
-            raise ArgumentError(f"columns must be NAME=COLUMN with NAME of {COLUMNS}, got {text!r}")
+            raise ArgumentError(
+                f"columns must be NAME=COLUMN with NAME one of {COLUMNS}, got {text!r}"
+            )
         if column not in table:
             raise SkipshiftError(f"{path}: has no column {column!r}, only {list(table.columns)}")
         table[name] = table[column]
@@ -156,8 +161,8 @@ def _rows(spec: FolderSpec) -> dict[str, Fields] | None:
             f"{path}: has no column 'case', only {list(table.columns)}; name it with "
             f"--columns case=COLUMN"
         )
-    if (twice := table["case"].duplicated()).any():
-        line = int(twice.to_numpy().argmax()) + 2
+    if (repeated := table["case"].duplicated()).any():
+        line = int(repeated.to_numpy().argmax()) + 2
         raise SkipshiftError(f"{path}: line {line} repeats case {table['case'][line - 2]!r}")
     known = table[[name for name in COLUMNS if name in table]]
     return {row["case"]: {str(k): v for k, v in row.items()} for row in known.to_dict("records")}
@@ -166,20 +171,22 @@ def _rows(spec: FolderSpec) -> dict[str, Fields] | None:
 def _row_of(
     path: Path, case: str, rows: dict[str, Fields] | None, spec: FolderSpec
 ) -> Fields | None:
-    """Row of an image, named by its case, its file's name or its path below the source."""
+    """Row of an image, identified by case, file name or relative path."""
     if rows is None:
         return {}
     names = (case, path.name, path.relative_to(spec.src).as_posix())
     return next((rows[name] for name in names if name in rows), None)
 
 
-def _item(path: Path, masks: tuple[tuple[Path, ...], ...], fields: Fields, row: Fields) -> Item:
-    """Join what the path and the table say; the path goes first."""
+def _join(
+    path: Path, masks: tuple[tuple[Path, ...], ...], fields: Fields, row: Fields
+) -> CaseFiles:
+    """Join the fields of path and table; those of the path take precedence."""
     case = fields["case"]
     known = row | fields
-    return Item(
-        # in a folder of each patient the names of files begin anew
-        case=f"{fields['group']}-{case}" if "group" in fields else case,
+    return CaseFiles(
+        # file names are often unique only within a group's folder
+        name=f"{fields['group']}-{case}" if "group" in fields else case,
         domain=known.get("domain", ORIGINAL),
         group=known.get("group", case),
         split=known.get("split", ""),
@@ -189,19 +196,20 @@ def _item(path: Path, masks: tuple[tuple[Path, ...], ...], fields: Fields, row: 
     )
 
 
-def _check_items(items: Sequence[Item], spec: FolderSpec) -> None:
-    places: dict[tuple[str, str], Path] = {}
-    for item in items:
-        first = places.setdefault((item.domain, item.case), item.image)
-        if first != item.image:
+def _check_unique(cases: Sequence[CaseFiles], spec: FolderSpec) -> None:
+    """Check that no two images share a case, and that a case has one mask where it must."""
+    images: dict[tuple[str, str], Path] = {}
+    for case in cases:
+        first = images.setdefault((case.domain, case.name), case.image)
+        if first != case.image:
             raise SkipshiftError(
-                f"{item.image}: is case {item.case!r} of domain {item.domain!r}, and so is "
-                f"{first}; narrow the pattern of the images"
+                f"{case.image}: is case {case.name!r} of domain {case.domain!r}, and so is "
+                f"{first}; narrow the image pattern"
             )
         if not any("=" in mask for mask in spec.masks) and not spec.instances:
-            files = item.masks[0]
+            files = case.masks[0]
             if len(files) > 1:
                 raise SkipshiftError(
-                    f"{files[1]}: is a mask of case {item.case!r}, and so is {files[0]}; narrow "
-                    f"the pattern of the masks, or add --instances"
+                    f"{files[1]}: is a mask of case {case.name!r}, and so is {files[0]}; narrow "
+                    f"the mask pattern, or add --instances"
                 )

@@ -1,4 +1,4 @@
-"""Patches around points of a slide, and the same patches on other scans of it."""
+"""Patches around points of a slide, cut from all of its scans."""
 
 import contextlib
 from collections import defaultdict
@@ -15,223 +15,223 @@ from skipshift.data.images import Pixels
 from skipshift.data.prepare.corrections import Corrections
 from skipshift.data.prepare.options import MitosisSpec
 from skipshift.data.prepare.regions import paint_outlines
-from skipshift.data.prepare.writing import Made, Remarks, Sample
-from skipshift.data.slides.annotations import Annotated, Points
+from skipshift.data.prepare.writing import JobOutput, Remarks, Sample
+from skipshift.data.slides.annotations import AnnotatedSlide, Points
 from skipshift.data.slides.reader import Slide, open_slide
 from skipshift.data.slides.registration import Transfer
 from skipshift.errors import SkipshiftError
 
 FIGURE, NEGATIVE = "mitotic figure", "hard negative"
-"""Strata; masks hold 1 where a mitotic figure is and 0 elsewhere."""
+"""Strata; masks are 1 on mitotic figures and 0 elsewhere."""
 
-NOMINAL = 0.25
-"""Micrometres of a pixel where neither slide nor user tells: that of a scan at 40 times."""
+DEFAULT_MPP = 0.25
+"""Micrometres per pixel of a slide that does not state it: that of a scan at 40x."""
 
 MARGIN = 32
-"""Pixels beyond a patch in which figures are drawn too, as other scans may lie turned."""
+"""Pixels around a patch in which masks are made too, because other scans may be rotated."""
 
 Propose = Callable[[Pixels, float], Pixels]
-"""Patch (H, W, 3), micrometres of a pixel -> (H, W), 1 where the figure in its middle is."""
+"""Patch (H, W, 3), micrometres per pixel -> mask (H, W) of the figure at its centre."""
 
 
 @dataclass(frozen=True, eq=False)
-class Scan:
-    """A slide by one scanner."""
+class MitosisScan:
+    """A slide digitised by one scanner."""
 
     path: Path
     domain: str
     specimen: str
-    """Scans of one glass slide share it."""
+    """Shared by all scans of a glass slide."""
     split: str
-    """Empty where no list tells."""
-    annotated: Annotated | None = None
+    """Empty if no table states it."""
+    annotated: AnnotatedSlide | None = None
 
 
 @dataclass(frozen=True, eq=False)
-class Unit:
-    """A slide with points, and the other scans that they are carried to."""
+class FigureJob:
+    """A slide with points, and the other scans to transfer them to."""
 
-    scan: Scan
+    scan: MitosisScan
     split: str
-    places: Points
-    """(N, 2) middles of the cases, in full-resolution pixels."""
+    centres: Points
+    """(N, 2) patch centres in full-resolution pixels."""
     strata: tuple[str, ...]
     """(N,) `FIGURE` or `NEGATIVE`."""
-    targets: tuple[tuple[Scan, Transfer], ...] = ()
+    targets: tuple[tuple[MitosisScan, Transfer], ...] = ()
 
     @property
     def cases(self) -> list[str]:
-        """(N,) names of the cases."""
-        return [f"{self.scan.specimen}-x{x:06.0f}-y{y:06.0f}" for x, y in self.places]
+        """Case names, N of them."""
+        return [f"{self.scan.specimen}-x{x:06.0f}-y{y:06.0f}" for x, y in self.centres]
 
 
 @dataclass(frozen=True, eq=False)
-class View:
-    """An open scan, and where on it the cases are."""
+class OpenScan:
+    """An open scan with the patch centres on it."""
 
-    scan: Scan
+    scan: MitosisScan
     slide: Slide
     downsample: float
-    middles: Points
-    """(N, 2) of the cases."""
+    centres: Points
+    """(N, 2) in full-resolution pixels."""
     errors: npt.NDArray[np.float64]
-    """(N,) how far each may be off, in micrometres."""
+    """(N,) estimated registration errors in micrometres."""
     transfer: Transfer | None
-    """What carried them here; None on the scan with the points."""
+    """Transfer from the annotated scan; None on the annotated scan itself."""
 
     @property
     def mpp(self) -> float:
-        """Micrometres of a patch's pixel."""
-        return _width(self.slide) * self.downsample
+        """Micrometres per pixel of the patches."""
+        return _slide_mpp(self.slide) * self.downsample
 
     def corner(self, index: int, side: int) -> Points:
-        """(2,) left upper corner of a patch around a case, in whole pixels of the slide."""
-        corner: Points = np.rint(self.middles[index] - side * self.downsample / 2)
+        """Upper left corner (2,) of the patch around a case, rounded to slide pixels."""
+        corner: Points = np.rint(self.centres[index] - side * self.downsample / 2)
         return corner
 
     def read(self, corner: Points, side: int) -> Pixels:
-        """(side, side, 3)."""
+        """Read a patch (side, side, 3)."""
         return self.slide.read(corner[0], corner[1], side, side, self.downsample)
 
-    def holds(self, index: int, side: int) -> bool:
-        """Whether the slide has pixels for all of a patch."""
+    def contains(self, index: int, side: int) -> bool:
+        """Check whether the patch around a case lies wholly on the slide."""
         low = self.corner(index, side)
         high = low + side * self.downsample
         return bool((low >= 0).all() and (high <= self.slide.size).all())
 
 
-def cut_figures(spec: MitosisSpec, corrections: Corrections, propose: Propose, unit: Unit) -> Made:
-    """Cut every case of a unit from all of its scans.
+def cut_figures(
+    spec: MitosisSpec, corrections: Corrections, propose: Propose, job: FigureJob
+) -> JobOutput:
+    """Cut every case of a job from all of its scans.
 
-    A mask holds all figures that have a point in its patch or near it. It is made on the scan with
-    the points; other scans get its outlines carried, so that no label hangs on how a scanner
-    renders the figure. What cannot be cut from one of the scans is left out on all.
+    A mask contains all figures with a point in the patch or near it. It is made on the annotated
+    scan, and its outlines are transferred to the other scans, so that labels do not depend on how
+    a scanner renders the figure. A case that cannot be cut from one scan is left out on all.
+    `SkipshiftError` if a slide does not fit its annotations or corrections.
     """
     remarks: Remarks = defaultdict(list)
-    return Made(_samples(spec, corrections, propose, unit, remarks), remarks)
+    return JobOutput(_samples(spec, corrections, propose, job, remarks), remarks)
 
 
 def _samples(
-    spec: MitosisSpec, corrections: Corrections, propose: Propose, unit: Unit, remarks: Remarks
+    spec: MitosisSpec, corrections: Corrections, propose: Propose, job: FigureJob, remarks: Remarks
 ) -> Iterator[Sample]:
     inner = np.s_[MARGIN : MARGIN + spec.size, MARGIN : MARGIN + spec.size]
-    cases, figures = unit.cases, [i for i, name in enumerate(unit.strata) if name == FIGURE]
+    cases, figures = job.cases, [i for i, name in enumerate(job.strata) if name == FIGURE]
     with contextlib.ExitStack() as stack:
-        views = _open_views(stack, unit, spec, remarks)
-        # neighbours meet each other's patches
-        draw = cache(partial(_proposed, views[0], spec.size, propose))
-        for index in _usable(unit, views, spec, remarks):
+        annotated, *others = scans = _open_scans(stack, job, spec, remarks)
+        # cached, because a figure may lie in several patches
+        figure_mask = cache(partial(_propose_at, annotated, spec.size, propose))
+        for index in _usable(job, scans, spec, remarks):
             case = cases[index]
-            corner = views[0].corner(index, spec.size + 2 * MARGIN)
-            mask = _drawn(views[0], figures, corner, spec.size, draw)
+            corner = annotated.corner(index, spec.size + 2 * MARGIN)
+            mask = _merge_masks(annotated, figures, corner, spec.size, figure_mask)
             mask[inner], state = corrections.apply(case, mask[inner])
             if state == "changed":
-                told = "masks that have changed since they were accepted, to be reviewed again"
-                remarks[told].append(case)
-            if unit.strata[index] == FIGURE and not mask[inner].any():
+                remark = "masks that have changed since they were accepted, to be reviewed again"
+                remarks[remark].append(case)
+            if job.strata[index] == FIGURE and not mask[inner].any():
                 remarks["figures without a mask, to be painted"].append(case)
-            row = {"case": case, "group": unit.scan.specimen, "split": unit.split}
-            row |= {"stratum": unit.strata[index], "reviewed": "yes" if state == "yes" else "no"}
-            yield _sample(views[0], row, views[0].corner(index, spec.size), mask[inner])
-            outlines = _outlines(mask, corner, views[0].downsample)
-            for view in views[1:]:
-                own = view.corner(index, spec.size)
-                yield _sample(view, row, own, _carried(view, outlines, own, spec.size))
+            row = {"case": case, "group": job.scan.specimen, "split": job.split}
+            row |= {"stratum": job.strata[index], "reviewed": "yes" if state == "yes" else "no"}
+            yield _sample(annotated, row, annotated.corner(index, spec.size), mask[inner])
+            outlines = _outlines(mask, corner, annotated.downsample)
+            for scan in others:
+                corner = scan.corner(index, spec.size)
+                yield _sample(scan, row, corner, _transfer(scan, outlines, corner, spec.size))
 
 
-def _sample(view: View, row: Mapping[str, str], corner: Points, mask: Pixels) -> Sample:
-    placed = {"x": f"{corner[0]:.0f}", "y": f"{corner[1]:.0f}"}
-    placed["spacing"] = view.slide.spacing(view.downsample)
-    row = {**row, "domain": view.scan.domain, **placed}
-    return Sample(row, view.read(corner, len(mask)), np.ascontiguousarray(mask))
+def _sample(scan: OpenScan, row: Mapping[str, str], corner: Points, mask: Pixels) -> Sample:
+    row = {**row, "domain": scan.scan.domain, "x": f"{corner[0]:.0f}", "y": f"{corner[1]:.0f}"}
+    row["spacing"] = scan.slide.spacing(scan.downsample)
+    return Sample(row, scan.read(corner, len(mask)), np.ascontiguousarray(mask))
 
 
-def _proposed(view: View, size: int, propose: Propose, index: int) -> tuple[Points, Pixels]:
-    """Corner and mask of a figure, in the middle of a patch of its own.
+def _propose_at(scan: OpenScan, size: int, propose: Propose, index: int) -> tuple[Points, Pixels]:
+    """Corner and mask of a figure, in a patch centred on it.
 
-    Networks that were trained on patches around figures find none elsewhere.
+    Networks trained on centred patches do not detect figures elsewhere in a patch.
     """
-    corner = view.corner(index, size)
-    return corner, propose(view.read(corner, size), view.mpp)
+    corner = scan.corner(index, size)
+    return corner, propose(scan.read(corner, size), scan.mpp)
 
 
-def _drawn(
-    view: View,
+def _merge_masks(
+    scan: OpenScan,
     figures: Sequence[int],
     corner: Points,
     size: int,
-    draw: Callable[[int], tuple[Points, Pixels]],
+    figure_mask: Callable[[int], tuple[Points, Pixels]],
 ) -> Pixels:
-    """Mask of a patch with its margin: all figures that have their middle in it."""
+    """Mask of a patch with its margin: all figures with their centre in it."""
     side = size + 2 * MARGIN
-    middles = (view.middles[figures] - corner) / view.downsample
-    inside = ((middles >= 0) & (middles < side)).all(axis=1)
+    centres = (scan.centres[figures] - corner) / scan.downsample
+    inside = ((centres >= 0) & (centres < side)).all(axis=1)
     canvas = np.zeros((side + 2 * size, side + 2 * size), np.uint8)
     for index in np.asarray(figures)[inside]:
-        own, mask = draw(int(index))
-        left, top = np.rint((own - corner) / view.downsample).astype(int) + size
+        figure_corner, mask = figure_mask(int(index))
+        left, top = np.rint((figure_corner - corner) / scan.downsample).astype(int) + size
         canvas[top : top + size, left : left + size] |= mask
     return canvas[size:-size, size:-size]
 
 
 def _outlines(mask: Pixels, corner: Points, downsample: float) -> list[Points]:
-    """Outlines of the parts of a mask on its slide; a coordinate is the middle of its pixel."""
-    found, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    return [(outline[:, 0] + 0.5) * downsample - 0.5 + corner for outline in found]
+    """Outlines of a mask in slide coordinates, which are pixel centres."""
+    contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    return [(outline[:, 0] + 0.5) * downsample - 0.5 + corner for outline in contours]
 
 
-def _carried(view: View, outlines: Sequence[Points], corner: Points, size: int) -> Pixels:
-    assert view.transfer
-    moved = [(1, view.transfer(outline)[0]) for outline in outlines]
+def _transfer(scan: OpenScan, outlines: Sequence[Points], corner: Points, size: int) -> Pixels:
+    assert scan.transfer
+    polygons = [(1, scan.transfer(outline)[0]) for outline in outlines]
     empty = np.zeros((size, size), np.uint8)
-    return paint_outlines(empty, moved, (corner[0], corner[1]), view.downsample)
+    return paint_outlines(empty, polygons, (corner[0], corner[1]), scan.downsample)
 
 
-def _open_views(
-    stack: contextlib.ExitStack, unit: Unit, spec: MitosisSpec, remarks: Remarks
-) -> list[View]:
-    first = _open(stack, unit.scan, remarks)
-    size = unit.scan.annotated.size if unit.scan.annotated else None
+def _open_scans(
+    stack: contextlib.ExitStack, job: FigureJob, spec: MitosisSpec, remarks: Remarks
+) -> list[OpenScan]:
+    first = _open(stack, job.scan, remarks)
+    size = job.scan.annotated.size if job.scan.annotated else None
     if size and size != first.size:
         sizes = [" x ".join(map(str, sides)) for sides in (first.size, size)]
         raise SkipshiftError(
-            f"{unit.scan.path}: is {sizes[0]}, but its annotations are of a slide of {sizes[1]}; "
-            f"correct one of them or add --leave-out {unit.scan.path.name}"
+            f"{job.scan.path}: is {sizes[0]}, but its annotations are for a slide of {sizes[1]}; "
+            f"correct one of them or add --leave-out {job.scan.path.name}"
         )
-    sure = np.zeros(len(unit.places))
-    views = [View(unit.scan, first, first.downsample(spec.mpp), unit.places, sure, None)]
-    for scan, transfer in unit.targets:
+    exact = np.zeros(len(job.centres))
+    scans = [OpenScan(job.scan, first, first.downsample(spec.mpp), job.centres, exact, None)]
+    for scan, transfer in job.targets:
         slide = _open(stack, scan, remarks)
-        middles, errors = transfer(unit.places)
-        errors = errors * _width(slide)
-        views.append(View(scan, slide, slide.downsample(spec.mpp), middles, errors, transfer))
-    return views
+        centres, errors = transfer(job.centres)
+        errors = errors * _slide_mpp(slide)
+        scans.append(OpenScan(scan, slide, slide.downsample(spec.mpp), centres, errors, transfer))
+    return scans
 
 
-def _open(stack: contextlib.ExitStack, scan: Scan, remarks: Remarks) -> Slide:
+def _open(stack: contextlib.ExitStack, scan: MitosisScan, remarks: Remarks) -> Slide:
     slide = stack.enter_context(open_slide(scan.path))
     if slide.mpp is None:
-        told = f"slides that do not tell how wide their pixels are, taken as {NOMINAL} micrometres"
-        remarks[told].append(scan.path.name)
+        remark = f"slides without a pixel size, assumed to be {DEFAULT_MPP} micrometres"
+        remarks[remark].append(scan.path.name)
     return slide
 
 
-def _width(slide: Slide) -> float:
-    """Micrometres of a pixel at full resolution."""
-    return NOMINAL if slide.mpp is None else sum(slide.mpp) / 2
+def _slide_mpp(slide: Slide) -> float:
+    """Micrometres per pixel at full resolution."""
+    return DEFAULT_MPP if slide.mpp is None else sum(slide.mpp) / 2
 
 
 def _usable(
-    unit: Unit, views: Sequence[View], spec: MitosisSpec, remarks: Remarks
+    job: FigureJob, scans: Sequence[OpenScan], spec: MitosisSpec, remarks: Remarks
 ) -> Iterator[int]:
     """Yield the cases that can be cut from all scans."""
-    for index, case in enumerate(unit.cases):
-        unsure = [view for view in views if view.errors[index] > spec.most_error]
-        beyond = [view for view in views if not view.holds(index, spec.size)]
-        if unsure:
-            told = f"cases that the registration may place over {spec.most_error} micrometres off"
-            remarks[f"{told}, left out"].append(case)
-        elif beyond:
-            remarks["cases that reach beyond their slide, left out"].append(case)
+    for index, case in enumerate(job.cases):
+        if any(scan.errors[index] > spec.most_error for scan in scans):
+            limit = f"{spec.most_error} micrometres"
+            remarks[f"cases with a registration error above {limit}, left out"].append(case)
+        elif not all(scan.contains(index, spec.size) for scan in scans):
+            remarks["cases that extend beyond their slide, left out"].append(case)
         else:
             yield index

@@ -1,4 +1,4 @@
-"""Lists of slides as data sets publish them, and slides that two of them tell unlike things of."""
+"""Published slide tables and annotation files: merged, and checked for contradictions."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -6,78 +6,82 @@ from pathlib import Path
 
 from skipshift.data.prepare.specimens import DATASETS
 from skipshift.data.prepare.writing import read_csv
-from skipshift.data.slides.annotations import Annotated, read_annotations
+from skipshift.data.slides.annotations import AnnotatedSlide, read_annotations
 from skipshift.data.slides.reader import ENDINGS
 from skipshift.errors import SkipshiftError
 
-_TOLD = ("Dataset", "Scanner", "Specimen")
-"""Columns of a list, in the order of `Row`."""
+_COLUMNS = ("Dataset", "Scanner", "Specimen")
+"""Columns of a slide table, in the order of `SlideInfo`."""
 
-_FEWEST = 3
-"""Points that two slides must share before they are taken for one."""
+_MIN_SHARED = 3
+"""Minimum number of points of two slides that are treated as copies of each other."""
 
 
 @dataclass(frozen=True)
-class Row:
-    """What lists tell of a slide; empty where they do not."""
+class SlideInfo:
+    """Split, scanner and specimen of a slide; empty if no table states it."""
 
     split: str = ""
     scanner: str = ""
     specimen: str = ""
 
 
-def name_of(text: str) -> str:
-    """Name of a slide whatever wrote it: without ending, and without leading zeros of a number.
+def slide_name(text: str) -> str:
+    """Normalise a slide's name: no file extension, and no leading zeros if it is a number.
 
-    >>> name_of("001.tiff"), name_of("1"), name_of("a.b.svs")
+    >>> slide_name("001.tiff"), slide_name("1"), slide_name("a.b.svs")
     ('1', '1', 'a.b')
     """
     stem = Path(text).stem if Path(text).suffix.lower() in ENDINGS else text
     return stem.lstrip("0") if stem.isdecimal() else stem
 
 
-def read_lists(paths: Sequence[Path], leave_out: Iterable[str]) -> dict[str, Row]:
-    """Join tables of Slide and any of Dataset, Scanner and Specimen, by `name_of` the slide.
+def read_slide_tables(paths: Sequence[Path], leave_out: Iterable[str]) -> dict[str, SlideInfo]:
+    """Merge tables of Slide and any of Dataset, Scanner and Specimen, by `slide_name`.
 
-    `SkipshiftError` if two rows, of one table or of two, tell unlike things of a slide.
+    `SkipshiftError` if a table is invalid, or if two rows contradict each other and the slide is
+    not in ``leave_out``.
     """
-    skipped = {name_of(text) for text in leave_out}
-    found: dict[str, dict[str, tuple[str, Path]]] = {}
+    skipped = {slide_name(text) for text in leave_out}
+    slides: dict[str, dict[str, tuple[str, Path]]] = {}
     for path in paths:
         table = read_csv(path, _separator(path))
         if "Slide" not in table:
             raise SkipshiftError(f"{path}: has no column 'Slide', only {list(table.columns)}")
         for row in table.to_dict("records"):
-            told = {kind: row.get(kind, "") for kind in _TOLD}
-            if told["Dataset"] not in ("", *DATASETS):
+            values = {column: row.get(column, "") for column in _COLUMNS}
+            if values["Dataset"] not in ("", *DATASETS):
                 raise SkipshiftError(
-                    f"{path}: {row['Slide']} has Dataset {told['Dataset']!r}; it must be one of "
+                    f"{path}: {row['Slide']} has Dataset {values['Dataset']!r}; it must be one of "
                     f"{', '.join(DATASETS)}"
                 )
-            told["Dataset"] = DATASETS.get(told["Dataset"], "")
-            name = name_of(row["Slide"])
-            known = found.setdefault(name, {})
-            for kind, value in ((kind, value) for kind, value in told.items() if value):
-                before, first = known.setdefault(kind, (value, path))
+            values["Dataset"] = DATASETS.get(values["Dataset"], "")
+            name = slide_name(row["Slide"])
+            known = slides.setdefault(name, {})
+            for column, value in ((c, v) for c, v in values.items() if v):
+                before, first = known.setdefault(column, (value, path))
                 if before != value and name not in skipped:
                     raise SkipshiftError(
-                        f"{path}: {row['Slide']} has {kind} {value}, but {before} in {first.name}; "
-                        f"correct one of them or add --leave-out {row['Slide']}"
+                        f"{path}: {row['Slide']} has {column} {value}, but {before} in {first.name}"
+                        f"; correct one of them or add --leave-out {row['Slide']}"
                     )
     return {
-        name: Row(*(known.get(kind, ("",))[0] for kind in _TOLD)) for name, known in found.items()
+        name: SlideInfo(*(known.get(column, ("",))[0] for column in _COLUMNS))
+        for name, known in slides.items()
     }
 
 
-def read_points(paths: Sequence[Path]) -> tuple[dict[str, Annotated], list[str]]:
-    """Join files of annotations.
+def read_points(paths: Sequence[Path]) -> tuple[dict[str, AnnotatedSlide], list[str]]:
+    """Merge annotation files and drop copies of slides.
 
     Returns
     -------
-    Slides by the names of their files, and those left out because their points are those of a
-    slide of another name, "COPY (ORIGINAL)". `SkipshiftError` if two files annotate one slide.
+    Annotations by file name, and the slides left out because they have the same points as a slide
+    of another name, as "COPY (ORIGINAL)".
+
+    `SkipshiftError` if two files annotate the same slide.
     """
-    slides: dict[str, Annotated] = {}
+    slides: dict[str, AnnotatedSlide] = {}
     origin: dict[str, Path] = {}
     seen: dict[frozenset[tuple[float, ...]], str] = {}
     copies = []
@@ -85,16 +89,16 @@ def read_points(paths: Sequence[Path]) -> tuple[dict[str, Annotated], list[str]]
         for name, annotated in read_annotations(path).items():
             if name in origin:
                 raise SkipshiftError(
-                    f"{path}: annotates {name}, and so does {origin[name].name}; name one of them "
+                    f"{path}: annotates {name}, and so does {origin[name].name}; choose one "
                     f"with --annotations"
                 )
             origin[name] = path
-            places = frozenset(
+            points = frozenset(
                 tuple(shape.points.ravel().tolist())
                 for shape in annotated.shapes
                 if shape.kind == "point"
             )
-            first = seen.setdefault(places, name) if len(places) >= _FEWEST else name
+            first = seen.setdefault(points, name) if len(points) >= _MIN_SHARED else name
             if first == name:
                 slides[name] = annotated
             else:

@@ -1,4 +1,4 @@
-"""Where to cut a slide into patches, from its colours and from outlines of its tissues."""
+"""Tissue maps of slides, and where to cut patches from them: on a grid or at random."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from skipshift.data.slides.annotations import Points
 from skipshift.data.slides.reader import Slide
 
 BACKGROUND, UNKNOWN = 0, 255
-"""Tissues of a map beside those that were annotated, 1..254; unknown is tissue without outline."""
+"""Values of a tissue map besides the annotated 1..254; unknown is tissue without an outline."""
 
 Outlines = Sequence[tuple[int, Points]]
-"""Tissue and corners of each polygon, in full-resolution pixels."""
+"""Tissue number and vertices (N, 2) of each polygon, in full-resolution pixels."""
 
 _MAP_SIDE = 2048
 
@@ -24,20 +24,20 @@ _SUBPIXEL_BITS = 4
 
 @dataclass(frozen=True, eq=False)
 class TissueMap:
-    """A slide at low resolution."""
+    """Tissue of each pixel of a slide at low resolution."""
 
     tissues: Pixels
     """(H, W)."""
 
     downsample: float
-    """Full-resolution pixels in one of the map."""
+    """Full-resolution pixels per pixel of the map."""
 
     white: float
-    """Grey level above which the slide is background; see `white_level`."""
+    """Grey value above which a pixel is background; see `white_level`."""
 
 
 def map_tissues(slide: Slide, outlines: Outlines) -> TissueMap:
-    """Map a slide by its outlines, and by Otsu's threshold where there is none."""
+    """Map the tissues of a slide from its outlines, and from Otsu's threshold outside them."""
     thumbnail = slide.thumbnail(_MAP_SIDE)
     downsample = slide.size[0] / thumbnail.shape[1]
     white = white_level(thumbnail)
@@ -46,7 +46,7 @@ def map_tissues(slide: Slide, outlines: Outlines) -> TissueMap:
 
 
 def white_level(thumbnail: Pixels) -> float:
-    """Otsu's threshold (Otsu 1979) of the blurred grey levels of (H, W, 3); black is no tissue."""
+    """Threshold the blurred grey values of (H, W, 3) (Otsu 1979); black counts as background."""
     grey = _grey(thumbnail)
     grey[grey == 0] = 255
     blurred = cv2.GaussianBlur(grey, (5, 5), 0)
@@ -56,10 +56,10 @@ def white_level(thumbnail: Pixels) -> float:
 def label_pixels(
     pixels: Pixels, outlines: Outlines, corner: tuple[float, float], downsample: float, white: float
 ) -> Pixels:
-    """Find the tissue of each pixel of a rectangle (H, W, 3) whose left upper corner is given.
+    """Label the tissue of each pixel of a rectangle (H, W, 3), given its upper left corner.
 
-    Inside outlines it is theirs, whatever its colour; elsewhere background where the pixel is
-    white or black, and unknown tissue where it is neither.
+    Inside an outline it is the outline's tissue. Elsewhere white and black pixels are background
+    and all others unknown tissue. Gives (H, W).
     """
     grey = _grey(pixels)
     empty = (grey > white) | (grey == 0)
@@ -70,34 +70,36 @@ def label_pixels(
 def paint_outlines(
     tissues: Pixels, outlines: Outlines, corner: tuple[float, float], downsample: float
 ) -> Pixels:
-    """Paint polygons into (H, W), in place; large ones first, so that what they enclose is seen.
+    """Fill polygons in (H, W), in place; large ones first, so that enclosed ones stay visible.
 
-    The order of a file would not do: SlideRunner keeps that of drawing.
+    The order in the file does not serve: SlideRunner stores the order of drawing.
     """
-    seen = []
+    visible = []
     for tissue, points in outlines:
-        # a coordinate is the middle of its pixel, at any scale
+        # coordinates are pixel centres at every scale
         places = (points - corner + 0.5) / downsample - 0.5
         beyond = places.min(axis=0) > tissues.shape[::-1]
         if not beyond.any() and not (places.max(axis=0) < 0).any():
-            seen.append((cv2.contourArea(places.astype(np.float32)), tissue, places))
-    for _, tissue, places in sorted(seen, key=lambda one: -one[0]):
+            visible.append((cv2.contourArea(places.astype(np.float32)), tissue, places))
+    for _, tissue, places in sorted(visible, key=lambda one: -one[0]):
         fixed = np.rint(places * 2**_SUBPIXEL_BITS).astype(np.int32)
         cv2.fillPoly(tissues, [fixed], tissue, shift=_SUBPIXEL_BITS)
     return tissues
 
 
 def grid_corners(tissue_map: TissueMap, side: float, least: float) -> list[tuple[int, int]]:
-    """Lay a grid of squares over a slide and keep those of which more than ``least`` is tissue.
+    """Divide a slide into a grid of squares and keep those with enough tissue.
 
     Parameters
     ----------
     side
-        Of a square, in full-resolution pixels.
+        Side of a square in full-resolution pixels.
+    least
+        A square is kept if its fraction of tissue is above this.
 
     Returns
     -------
-    Left upper corners, row by row; squares that reach beyond the slide are not among them.
+    Upper left corners (x, y), row by row; only squares that lie wholly on the slide.
     """
     tissue = (tissue_map.tissues != BACKGROUND).astype(np.uint8)
     sums = cv2.integral(tissue)
@@ -108,47 +110,47 @@ def grid_corners(tissue_map: TissueMap, side: float, least: float) -> list[tuple
         top, bottom = round(row * step), round((row + 1) * step)
         for column in range(columns):
             left, right = round(column * step), round((column + 1) * step)
-            held = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
-            if held > least * (bottom - top) * (right - left):
+            area = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
+            if area > least * (bottom - top) * (right - left):
                 corners.append((round(column * side), round(row * side)))
     return corners
 
 
-def draw_centres(
+def sample_centres(
     tissue_map: TissueMap,
     tissues: Sequence[Sequence[int]],
     weights: Sequence[float],
     count: int,
     rng: np.random.Generator,
 ) -> list[tuple[int, npt.NDArray[np.float64]]]:
-    """Draw places: a class by weight, one of its tissues evenly, one of its pixels evenly.
+    """Sample patch centres: a class by weight, then uniformly one of its tissues and a pixel of it.
 
     Parameters
     ----------
     tissues
-        Of each class.
+        Tissue numbers of each class.
     weights
-        Of each class; those of classes that are not on the map fall to the others.
+        Weight of each class; normalised over the classes that occur on the map.
 
     Returns
     -------
-    Class and (2,) place of each draw; a larger ``count`` begins with the same draws. Nothing if no
-    class is on the map.
+    Class and centre (2,) of each sample; a larger ``count`` starts with the same samples. Empty if
+    no class occurs on the map.
     """
     flat = tissue_map.tissues.ravel()
-    pixels = {tissue: np.flatnonzero(flat == tissue) for own in tissues for tissue in own}
-    present = [[tissue for tissue in own if len(pixels[tissue])] for own in tissues]
-    shares = np.array([w if own else 0.0 for w, own in zip(weights, present, strict=True)])
-    if not shares.sum():
+    pixels = {tissue: np.flatnonzero(flat == tissue) for group in tissues for tissue in group}
+    present = [[tissue for tissue in group if len(pixels[tissue])] for group in tissues]
+    odds = np.array([w if group else 0.0 for w, group in zip(weights, present, strict=True)])
+    if not odds.sum():
         return []
-    drawn = []
+    samples = []
     for _ in range(count):
-        index = int(rng.choice(len(shares), p=shares / shares.sum()))
+        index = int(rng.choice(len(odds), p=odds / odds.sum()))
         pixel = rng.choice(pixels[int(rng.choice(present[index]))])
         row, column = divmod(int(pixel), tissue_map.tissues.shape[1])
-        place = (np.array([column, row]) + rng.random(2)) * tissue_map.downsample
-        drawn.append((index, place))
-    return drawn
+        centre = (np.array([column, row]) + rng.random(2)) * tissue_map.downsample
+        samples.append((index, centre))
+    return samples
 
 
 def _grey(pixels: Pixels) -> Pixels:

@@ -1,4 +1,4 @@
-"""Masks on haematoxylin and eosin: the dark figure in the middle of a patch."""
+"""Mask proposals for mitotic figures on H&E (haematoxylin and eosin) patches."""
 
 import cv2
 import numpy as np
@@ -12,23 +12,23 @@ STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
 Analytical and Quantitative Cytology and Histology 23(4), 2001)."""
 
 REACH = 8.0
-"""Micrometres from the middle within which a figure lies, both plates of an anaphase included."""
+"""Maximum extent of a figure from the patch centre in micrometres, anaphase plates included."""
 
-SEED = 3.0
-"""Micrometres from the middle within which each part of a figure must begin."""
+MAX_OFFSET = 3.0
+"""Maximum distance in micrometres from the patch centre to each connected part of a figure."""
 
-LEAST = 4.0
-"""Square micrometres of the smallest part of a figure."""
+MIN_AREA = 4.0
+"""Minimum area of a connected part in square micrometres."""
 
 _BLUR = 0.25
-"""Micrometres of the Gaussian that takes away the grain of scanner and chromatin."""
+"""Standard deviation in micrometres of the Gaussian that removes scanner noise and texture."""
 
 
 def haematoxylin(image: Pixels) -> npt.NDArray[np.float64]:
-    """Amount of haematoxylin in each pixel of (H, W, 3) RGB, by colour deconvolution.
+    """Estimate the amount of haematoxylin per pixel of (H, W, 3) RGB by colour deconvolution.
 
-    Optical densities, -log10((x + 1) / 256), times the inverse of the stains' matrix, whose rows
-    have length 1 (Ruifrok and Johnston 2001).
+    Optical densities, -log10((x + 1) / 256), times the inverse of the stain matrix, whose rows
+    have unit length (Ruifrok and Johnston 2001). Gives (H, W).
     """
     stains = STAINS / np.linalg.norm(STAINS, axis=1, keepdims=True)
     density = -np.log10((image + 1.0) / 256)
@@ -37,42 +37,41 @@ def haematoxylin(image: Pixels) -> npt.NDArray[np.float64]:
 
 
 def propose(image: Pixels, mpp: float) -> Pixels:
-    """Propose the mask of the figure in the middle of a patch.
+    """Propose the mask of the figure at the centre of a patch.
 
-    Otsu's threshold (Otsu 1979) of the haematoxylin within `REACH` of the middle tells dark from
-    bright; dark parts that begin at the middle are smoothed, and their holes are filled.
+    The haematoxylin channel within `REACH` of the centre is thresholded (Otsu 1979). Dark parts
+    near the centre are smoothed by an opening, and their holes are filled.
 
     Parameters
     ----------
     image
         (H, W, 3) RGB.
     mpp
-        Micrometres of a pixel.
+        Micrometres per pixel.
 
     Returns
     -------
-    (H, W), 1 where the figure is.
+    (H, W) mask, 1 inside the figure.
     """
     amount = cv2.GaussianBlur(haematoxylin(image), (0, 0), _BLUR / mpp)
     levels = np.asarray(cv2.normalize(amount, None, 0, 255, cv2.NORM_MINMAX, cv2.CV_8U))  # type: ignore[call-overload]
-    near = _from_middle(image) * mpp <= REACH
+    near = _centre_distance(image) * mpp <= REACH
     threshold = cv2.threshold(levels[near], 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)[0]
     dark = ndimage.binary_opening(near & (levels > threshold))
     return ndimage.binary_fill_holes(middle_parts(dark, mpp)).astype(np.uint8)
 
 
 def middle_parts(mask: npt.NDArray[np.bool_], mpp: float) -> npt.NDArray[np.bool_]:
-    """Keep the connected parts of (H, W) that begin at its middle; see `SEED` and `LEAST`."""
+    """Keep the connected parts of (H, W) near its centre; see `MAX_OFFSET` and `MIN_AREA`."""
     numbers, count = ndimage.label(mask)
-    kept = np.bincount(numbers.ravel(), minlength=count + 1) * mpp**2 >= LEAST
-    begun = np.isin(np.arange(count + 1), numbers[_from_middle(mask) * mpp <= SEED])
-    kept &= begun
+    kept = np.bincount(numbers.ravel(), minlength=count + 1) * mpp**2 >= MIN_AREA
+    kept &= np.isin(np.arange(count + 1), numbers[_centre_distance(mask) * mpp <= MAX_OFFSET])
     kept[0] = False
     return kept[numbers]
 
 
-def _from_middle(image: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
-    """(H, W) pixels between each pixel and the middle."""
+def _centre_distance(image: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
+    """Distance of each pixel from the centre in pixels, (H, W)."""
     y, x = np.ogrid[: image.shape[0], : image.shape[1]]
     distances: npt.NDArray[np.float64] = np.hypot(x - image.shape[1] / 2, y - image.shape[0] / 2)
     return distances

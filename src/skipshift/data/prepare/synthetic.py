@@ -1,7 +1,7 @@
-"""The paper's synthetic malaria set (section III-A): images, masks and a manifest.
+"""Generator of the paper's synthetic malaria set (section III-A): images, masks, manifest.
 
-Image i is drawn by a generator seeded with (seed, i), so neither the order nor the number of
-workers changes a byte. Workers are threads: OpenCV lets go of the interpreter while it works.
+Image i uses a generator seeded with (seed, i), so the output depends on neither order nor number
+of workers. Workers are threads, because OpenCV releases the GIL.
 """
 
 import hashlib
@@ -17,8 +17,10 @@ import pandas as pd
 
 from skipshift.data.images import Pixels, read_image, write_png
 from skipshift.data.prepare.options import SynthSpec
-from skipshift.data.prepare.templates import Boxes, Templates, cell_mask, load_templates, stain_mask
-from skipshift.data.prepare.writing import IMAGES, MANIFEST, MASKS, holds, run_all, write_table
+from skipshift.data.prepare.smear_boxes import Boxes
+from skipshift.data.prepare.smear_masks import cell_mask, stain_mask
+from skipshift.data.prepare.templates import Templates, load_templates
+from skipshift.data.prepare.writing import IMAGES, MANIFEST, MASKS, is_written, run_all, write_table
 from skipshift.data.splits import draw_holdout
 from skipshift.errors import ArgumentError
 from skipshift.names import ORIGINAL
@@ -31,7 +33,7 @@ PICTURE = "templates.png"
 BOXES = "templates.json"
 
 _RECIPE_VERSION = 1
-"""To be raised by any change of this module that changes the bytes of a set."""
+"""Increase this with every change that alters the output."""
 
 _GAP = 8
 _GREEN, _RED, _ORANGE = (0, 150, 60), (220, 30, 30), (240, 140, 0)
@@ -39,51 +41,52 @@ _GREEN, _RED, _ORANGE = (0, 150, 60), (220, 30, 30), (240, 140, 0)
 _BYTES_DEPEND_ON = ("images", "cells", "size", "canvas", "holdout", "seed")
 
 Canvas = tuple[Pixels, Pixels]
-RunOutput = tuple[int, int, int]
-"""Number of a template and the x and y of its upper left corner on the canvas."""
+Placement = tuple[int, int, int]
+"""Index of a template and x and y of its upper left corner on the canvas."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What stands where on the canvas of one image."""
+    """Positions of all templates on the canvas of one image."""
 
     turns: int
-    """Quarter turns of the background."""
+    """Quarter turns of the background, counter-clockwise."""
 
-    cells: tuple[RunOutput, ...]
-    artifacts: tuple[RunOutput, ...]
+    cells: tuple[Placement, ...]
+    artifacts: tuple[Placement, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class Stamp:
-    """A template (h, w, 3) and which of its pixels (h, w) are pasted: 255, else 0."""
+    """A template (h, w, 3) and its mask (h, w): 255 where it is pasted, otherwise 0."""
 
     pixels: Pixels
     mask: Pixels
 
 
 @dataclass(frozen=True, eq=False)
-class Kit:
-    """The templates, made ready to compose from; the same for all images of a set."""
+class PreparedTemplates:
+    """Templates ready for composition, shared by all images of a set."""
 
-    grounds: tuple[Pixels, ...]
-    """The background on the canvas (canvas, canvas, 3), turned by 0, 90, 180, 270 degrees."""
+    backgrounds: tuple[Pixels, ...]
+    """Canvases (canvas, canvas, 3) with the background rotated by 0, 90, 180, 270 degrees."""
 
     cells: tuple[Stamp, ...]
     artifacts: tuple[Stamp, ...]
 
 
 def write_synthetic(spec: SynthSpec, progress: Progress = silent) -> Path:
-    """Write the set, or what is missing of it, and return the path of its manifest.
+    """Write the set, or the missing part of it, and return the path of its manifest.
 
-    A finished set is left as it is. `SkipshiftError` if the folder holds anything else.
+    A complete set is left unchanged. `SkipshiftError` if the folder contains anything else or the
+    smear cannot be used; `ArgumentError` if a template is larger than the canvas.
     """
     templates = load_templates(spec)
     _check_canvas(spec, templates)
     recipe = _recipe(spec, templates)
-    if not holds(spec.out, RECIPE, recipe):
+    if not is_written(spec.out, RECIPE, recipe):
         write_json(spec.out / RECIPE, recipe)
-    _show(spec, templates)
+    _write_preview(spec, templates)
     _write_images(spec, templates, progress)
     manifest = spec.out / MANIFEST
     if not manifest.exists():
@@ -94,13 +97,13 @@ def write_synthetic(spec: SynthSpec, progress: Progress = silent) -> Path:
 def count_cells(spec: SynthSpec, index: int) -> int:
     """Draw the number of cells of one image: uniform on the range, half of the images dense.
 
-    Of each two images 2k and 2k + 1 one is of low and one of high density; a coin says which.
+    Of images 2k and 2k + 1 one has low and one high density, in random order.
     """
     return _draw_count(spec, index, _generator(spec, index))
 
 
 def draw_layout(spec: SynthSpec, templates: Templates, index: int) -> Layout:
-    """Draw where everything lies in one image; all templates lie wholly on the canvas."""
+    """Draw the layout of one image; all templates lie wholly on the canvas."""
     rng = _generator(spec, index)
     count = _draw_count(spec, index, rng)
     return Layout(
@@ -110,12 +113,12 @@ def draw_layout(spec: SynthSpec, templates: Templates, index: int) -> Layout:
     )
 
 
-def prepare_kit(spec: SynthSpec, templates: Templates) -> Kit:
-    """Turn and resize the background; threshold cells and artifacts."""
+def prepare_templates(spec: SynthSpec, templates: Templates) -> PreparedTemplates:
+    """Rotate and resize the background; segment cells and artifacts."""
     masks = [(cell, cell_mask(cell)) for cell in templates.cells]
     specks = [(artifact, stain_mask(artifact)) for artifact in templates.artifacts]
-    return Kit(
-        grounds=tuple(
+    return PreparedTemplates(
+        backgrounds=tuple(
             _resize(np.ascontiguousarray(np.rot90(templates.background, turns)), spec.canvas)
             for turns in range(4)
         ),
@@ -125,35 +128,35 @@ def prepare_kit(spec: SynthSpec, templates: Templates) -> Kit:
 
 
 def new_canvas(side: int) -> Canvas:
-    """Give room for one image (side, side, 3) and its mask (side, side)."""
+    """Allocate one image (side, side, 3) and its mask (side, side)."""
     return np.empty((side, side, 3), dtype=np.uint8), np.empty((side, side), dtype=np.uint8)
 
 
 def compose(
-    layout: Layout, kit: Kit, size: int, canvas: Canvas | None = None
+    layout: Layout, prepared: PreparedTemplates, size: int, canvas: Canvas | None = None
 ) -> tuple[Pixels, Pixels]:
-    """Put one image together, on a canvas that may be used again.
+    """Compose one image, on a canvas that may be reused.
 
     Returns
     -------
-    The image (size, size, 3) and its mask (size, size): 1 where most of a pixel is cell, else 0.
+    Image (size, size, 3) and mask (size, size): 1 where most of a pixel is cell, otherwise 0.
     """
-    image, mask = canvas or new_canvas(len(kit.grounds[0]))
-    np.copyto(image, kit.grounds[layout.turns])
+    image, mask = canvas or new_canvas(len(prepared.backgrounds[0]))
+    np.copyto(image, prepared.backgrounds[layout.turns])
     mask.fill(0)
     for number, x, y in layout.cells:
-        stamp = kit.cells[number]
+        stamp = prepared.cells[number]
         _paste(image, stamp.pixels, stamp, x, y)
         _paste(mask, stamp.mask, stamp, x, y)
     for number, x, y in layout.artifacts:
-        stamp = kit.artifacts[number]
+        stamp = prepared.artifacts[number]
         _paste(image, stamp.pixels, stamp, x, y)
     _, classes = cv2.threshold(_resize(mask, size), 127, 1, cv2.THRESH_BINARY)
     return _resize(image, size), np.asarray(classes, dtype=np.uint8)
 
 
 def tabulate(spec: SynthSpec, counts: Sequence[int]) -> pd.DataFrame:
-    """Build the manifest of a set from the number of cells of each image."""
+    """Build the manifest of a set from the number of cells in each image."""
     midpoint = sum(spec.cells) / 2
     strata = ["low" if count <= midpoint else "high" for count in counts]
     held_out = draw_holdout(strata, spec.holdout, spec.seed)
@@ -184,14 +187,14 @@ def _draw_count(spec: SynthSpec, index: int, rng: np.random.Generator) -> int:
     count = int(rng.integers(low, high + 1))
     coins = np.random.SeedSequence(spec.seed, spawn_key=(1, index // 2))
     coin = np.random.default_rng(coins).integers(2)
-    # mirrored at the middle of the range where it lies on the wrong side of it: still uniform
+    # mirrored at the centre of the range if it is on the wrong side, so still uniform
     pick = max if (index + coin) % 2 else min
     return pick(count, low + high - count)
 
 
 def _draw_places(
     rng: np.random.Generator, count: int, templates: Sequence[Pixels], canvas: int
-) -> tuple[RunOutput, ...]:
+) -> tuple[Placement, ...]:
     numbers = rng.integers(len(templates), size=count)
     room = canvas + 1 - np.array([templates[number].shape[:2] for number in numbers])
     corners = rng.integers(room)
@@ -221,7 +224,7 @@ def _check_canvas(spec: SynthSpec, templates: Templates) -> None:
 
 
 def _recipe(spec: SynthSpec, templates: Templates) -> dict[str, Any]:
-    """Everything that the bytes of a set depend on, and nothing that they do not."""
+    """Everything that the output depends on, and nothing else."""
     parts = (templates.background, *templates.cells, *templates.artifacts)
     digest = hashlib.sha256()
     for part in parts:
@@ -240,28 +243,28 @@ def _recipe(spec: SynthSpec, templates: Templates) -> dict[str, Any]:
 
 def _write_images(spec: SynthSpec, templates: Templates, progress: Progress) -> None:
     names = [f"{_case(index)}.png" for index in range(spec.images)]
-    done = _finished(spec.out / IMAGES) & _finished(spec.out / MASKS)
+    done = _complete_files(spec.out / IMAGES) & _complete_files(spec.out / MASKS)
     missing = [index for index, name in enumerate(names) if name not in done]
     if not missing:
         return
-    kit = prepare_kit(spec, templates)
+    prepared = prepare_templates(spec, templates)
 
-    # fresh memory for every image costs as much as composing it: a canvas for each worker
-    own = threading.local()
+    # one canvas per worker, because allocating one per image takes as long as composing it
+    local = threading.local()
 
     def make(index: int) -> None:
-        if not hasattr(own, "canvas"):
-            own.canvas = new_canvas(spec.canvas)
+        if not hasattr(local, "canvas"):
+            local.canvas = new_canvas(spec.canvas)
         layout = draw_layout(spec, templates, index)
-        image, mask = compose(layout, kit, spec.size, own.canvas)
+        image, mask = compose(layout, prepared, spec.size, local.canvas)
         write_png(spec.out / IMAGES / names[index], image)
         write_png(spec.out / MASKS / names[index], mask)
 
     run_all(make, missing, spec.workers, progress, "synthetic images")
 
 
-def _finished(folder: Path) -> set[str]:
-    """Names of the files in a folder that are not empty; what a killed run left is removed."""
+def _complete_files(folder: Path) -> set[str]:
+    """Names of the files in a folder that are not empty; removes leftovers of a killed run."""
     names = set()
     for path in folder.iterdir() if folder.is_dir() else ():
         if path.name.startswith(".") and path.suffix == ".part":
@@ -271,8 +274,8 @@ def _finished(folder: Path) -> set[str]:
     return names
 
 
-def _show(spec: SynthSpec, templates: Templates) -> None:
-    """Lay the templates out for the user to judge, and write their boxes for him to correct."""
+def _write_preview(spec: SynthSpec, templates: Templates) -> None:
+    """Write a picture of the templates to check, and their boxes to edit."""
     picture, boxes = spec.out / PICTURE, spec.out / BOXES
     if not picture.exists():
         smear = read_image(spec.smear) if spec.smear is not None else None
@@ -282,7 +285,7 @@ def _show(spec: SynthSpec, templates: Templates) -> None:
 
 
 def picture_templates(templates: Templates, smear: Pixels | None = None) -> Pixels:
-    """Lay out background, cells, cells as they are cut, artifacts (Fig. 2), and the smear."""
+    """Show background, cells, segmented cells and artifacts (Fig. 2), and the smear."""
     cut = tuple(
         np.where(cell_mask(cell)[..., None], cell, np.uint8(255)) for cell in templates.cells
     )
@@ -296,7 +299,7 @@ def picture_templates(templates: Templates, smear: Pixels | None = None) -> Pixe
 
 
 def _column(parts: Sequence[Pixels], height: int = 720) -> Pixels:
-    """Scale pictures to the same height and stack them, white where they are narrower."""
+    """Scale pictures to the same height and stack them, padded with white."""
     tall = height // len(parts)
     widths = [max(1, round(part.shape[1] * tall / part.shape[0])) for part in parts]
     column = np.full((height, max(widths) + _GAP, 3), 255, dtype=np.uint8)
@@ -307,15 +310,15 @@ def _column(parts: Sequence[Pixels], height: int = 720) -> Pixels:
 
 
 def _mark_boxes(column: Pixels, boxes: Boxes) -> Pixels:
-    """Draw the boxes on a smear that was scaled to a column: ground, cells, artifacts."""
+    """Draw the boxes on a smear scaled to a column: background, cells, artifacts."""
     scale = len(column) / boxes.size[1]
     marks = [
         (_GREEN, (boxes.background,)),
         (_RED, boxes.cells),
         (_ORANGE, boxes.artifacts),
     ]
-    for colour, places in marks:
-        for x0, y0, x1, y1 in places:
+    for colour, boxes_of_kind in marks:
+        for x0, y0, x1, y1 in boxes_of_kind:
             corner, opposite = (
                 (round(x0 * scale), round(y0 * scale)),
                 (round(x1 * scale), round(y1 * scale)),

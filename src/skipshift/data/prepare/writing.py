@@ -1,4 +1,4 @@
-"""How a set is written: by several workers, whole or not at all, and never over another."""
+"""Writing of a prepared set: in parallel, atomically, and never over another set."""
 
 import contextlib
 import hashlib
@@ -12,8 +12,8 @@ from typing import Any, Generic, TypeVar
 
 import pandas as pd
 
-from skipshift.data.images import Deep, Pixels, one_thread_an_image, write_png
-from skipshift.data.manifest import known_first, read_manifest
+from skipshift.data.images import NativePixels, Pixels, single_threaded_opencv, write_png
+from skipshift.data.manifest import order_columns, read_manifest
 from skipshift.errors import SkipshiftError
 from skipshift.progress import Progress
 from skipshift.records import read_json, unwritable, write_bytes, write_json
@@ -22,14 +22,13 @@ MANIFEST = "manifest.csv"
 IMAGES = "images"
 MASKS = "masks"
 RECORD = "prepare.json"
-"""What a prepared set was made from, what is in it, and what was left out and why."""
+"""Source and content of a prepared set, and what was left out and why."""
 
-Unit = TypeVar("Unit")
 Job = TypeVar("Job")
-Done = TypeVar("Done")
+Result = TypeVar("Result")
 
 Remarks = dict[str, list[str]]
-"""What happened -> names of what it happened to."""
+"""Remark -> names of the files, cases or subjects that it applies to."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +38,7 @@ class Sample:
     row: Mapping[str, str]
     """``case, domain, group, split, stratum`` and any further columns of the manifest."""
 
-    image: Deep
+    image: NativePixels
     """(H, W, 1) or (H, W, 3)."""
 
     mask: Pixels
@@ -47,64 +46,73 @@ class Sample:
 
 
 @dataclass(frozen=True, eq=False)
-class Made:
-    """What a reader makes of one unit of its source."""
+class JobOutput:
+    """Cases that a reader makes from one job."""
 
     samples: Iterable[Sample]
-    """Each may be made as it is written, so that a large unit need not fit into memory."""
+    """May be lazy: each case is written as it is made, so a large job need not fit into memory."""
 
     remarks: Remarks
-    """Complete when the last sample is made."""
+    """Complete only after the last sample."""
 
 
 @dataclass(frozen=True, eq=False)
-class Plan(Generic[Unit]):
-    """What a reader found before it decodes any pixel."""
+class Plan(Generic[Job]):
+    """Content of a set, before any pixel is decoded."""
 
     recipe: Mapping[str, Any]
-    """All that the bytes of the set depend on; among them ``classes``, the names of the labels."""
+    """Everything that the output depends on, with the names of the mask values as ``classes``."""
 
-    units: Sequence[Unit]
-    """What is decoded in one piece: a volume, or an image with its masks."""
+    jobs: Sequence[Job]
+    """Units of work: a volume, a slide, or an image with its masks."""
 
     notes: Sequence[str] = ()
-    """Sentences on how the set differs from what was asked for."""
+    """Sentences on how the set differs from what was requested."""
 
     remarks: Remarks = field(default_factory=dict)
 
 
 def write_set(
-    out: Path, plan: Plan[Unit], make: Callable[[Unit], Made], workers: int, progress: Progress
+    out: Path, plan: Plan[Job], make: Callable[[Job], JobOutput], workers: int, progress: Progress
 ) -> Path:
-    """Write images, masks, manifest and record of a prepared set; returns the manifest's path.
+    """Write images, masks, manifest and record of a prepared set.
 
-    A finished set of the same recipe is left as it is. `SkipshiftError` if the folder holds
-    anything else, or if the images have not all the same number of channels.
+    A complete set of the same recipe is left unchanged.
+
+    Returns
+    -------
+    Path of the manifest.
+
+    `SkipshiftError` if the folder contains anything else, if no case is left, if two cases have the
+    same name, or if the images differ in their number of channels.
     """
     out = Path(out)
-    if holds(out, RECORD, plan.recipe):
+    if is_written(out, RECORD, plan.recipe):
         read_manifest(out / MANIFEST)
         return out / MANIFEST
-    with _beside(out) as folder:
+    with _replacing(out) as folder:
 
-        def write(unit: Unit) -> tuple[list[dict[str, str]], Remarks]:
-            made = make(unit)
-            return [_write_sample(folder, sample) for sample in made.samples], made.remarks
+        def write(job: Job) -> tuple[list[dict[str, str]], Remarks]:
+            output = make(job)
+            rows = [_write_sample(folder, sample) for sample in output.samples]
+            return rows, output.remarks
 
-        done = run_all(write, plan.units, workers, progress, f"prepare {out.name}")
-        rows = pd.DataFrame([row for rows, _ in done for row in rows]).fillna("")
+        results = run_all(write, plan.jobs, workers, progress, f"prepare {out.name}")
+        remarks = _merged([plan.remarks, *(remarks for _, remarks in results)])
+        rows = pd.DataFrame([row for rows, _ in results for row in rows]).fillna("")
         if rows.empty:
-            raise SkipshiftError(f"{out}: nothing is left to write: {_first(plan, done)}")
+            raise SkipshiftError(
+                f"{out}: no case is left to write: {_reasons(remarks, plan.notes)}"
+            )
         _check_channels(rows.pop("channels"))
         _check_names(rows)
-        write_table(folder / MANIFEST, known_first(rows))
-        remarks = _joined([plan.remarks, *(told for _, told in done)])
+        write_table(folder / MANIFEST, order_columns(rows))
         write_json(folder / RECORD, {**plan.recipe, **_summary(plan, rows, remarks)})
     return out / MANIFEST
 
 
 def describe(out: Path) -> str:
-    """Say what a prepared set holds and what was left out, in lines for people."""
+    """Summarise a prepared set and what was left out, for the terminal."""
     about = read_json(out / RECORD)
     lines = [pd.DataFrame(about["cases"]).to_string(index=False), ""]
     lines += [f"note: {note}" for note in about["notes"]]
@@ -115,11 +123,11 @@ def describe(out: Path) -> str:
     return "\n".join(lines)
 
 
-def holds(out: Path, record: str, recipe: Mapping[str, Any]) -> bool:
-    """Whether a folder holds the set of a recipe already.
+def is_written(out: Path, record: str, recipe: Mapping[str, Any]) -> bool:
+    """Check whether a folder already contains the set of a recipe.
 
     An entry that is itself a mapping is compared by its ``sha256``. `SkipshiftError` if the folder
-    holds another set, or anything else.
+    contains another set or anything else, or cannot be written.
     """
     try:
         names = [path.name for path in out.iterdir()]
@@ -131,38 +139,38 @@ def holds(out: Path, record: str, recipe: Mapping[str, Any]) -> bool:
         _check_recipe(out, record, recipe)
         return True
     if any(not name.startswith(".") for name in names):
-        raise SkipshiftError(f"{out}: is not empty and holds no {record}; choose a new folder")
+        raise SkipshiftError(f"{out}: is not empty and has no {record}; choose a new folder")
     return False
 
 
 def _check_recipe(out: Path, record: str, recipe: Mapping[str, Any]) -> None:
-    way_out = "choose another folder or delete this one"
-    found = read_json(out / record)
-    if not isinstance(found, dict) or "recipe" not in found:
-        raise SkipshiftError(f"{out / record}: is not a recipe of skipshift; {way_out}")
-    for name, wanted in recipe.items():
-        if isinstance(wanted, Mapping):
-            there = found.get(name)
-            if not isinstance(there, dict) or there.get("sha256") != wanted["sha256"]:
-                raise SkipshiftError(f"{out}: holds a set made from other {name}; {way_out}")
-        elif found.get(name) != wanted:
+    remedy = "choose another folder or delete this one"
+    existing = read_json(out / record)
+    if not isinstance(existing, dict) or "recipe" not in existing:
+        raise SkipshiftError(f"{out / record}: was not written by skipshift; {remedy}")
+    for name, requested in recipe.items():
+        value = existing.get(name)
+        if isinstance(requested, Mapping):
+            if not isinstance(value, dict) or value.get("sha256") != requested["sha256"]:
+                raise SkipshiftError(f"{out}: contains a set made from other {name}; {remedy}")
+        elif value != requested:
             raise SkipshiftError(
-                f"{out}: holds a set with {name} {found.get(name)}, not {wanted}; {way_out}"
+                f"{out}: contains a set with {name} {value}, not {requested}; {remedy}"
             )
 
 
 def run_all(
-    work: Callable[[Job], Done],
+    work: Callable[[Job], Result],
     jobs: Sequence[Job],
     workers: int,
     progress: Progress,
     label: str,
-) -> list[Done]:
-    """Do all jobs in threads, each with one thread of OpenCV; results in the order of the jobs.
+) -> list[Result]:
+    """Run all jobs in threads, each with one OpenCV thread; results in the order of the jobs.
 
-    The first error in that order is raised, after what had begun is ended.
+    The first error in that order is raised once the running jobs have finished.
     """
-    with one_thread_an_image(), ThreadPoolExecutor(workers) as pool:
+    with single_threaded_opencv(), ThreadPoolExecutor(workers) as pool:
         waiting = [pool.submit(work, job) for job in jobs]
         try:
             return [ready.result() for ready in progress(waiting, label, len(jobs))]
@@ -170,19 +178,19 @@ def run_all(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def fingerprint(lines: Iterable[str]) -> dict[str, Any]:
-    """Give a source's entry in a recipe: how many lines describe it, and their digest."""
+def source_digest(lines: Iterable[str]) -> dict[str, Any]:
+    """Digest the lines that describe a source, as an entry of a recipe."""
     text = list(lines)
     return {"parts": len(text), "sha256": hashlib.sha256("\n".join(text).encode()).hexdigest()}
 
 
 def describe_file(path: Path, root: Path) -> str:
-    """Describe a file of a source: where it lies and its size, not its bytes, which may be many."""
+    """Describe a source file by its path and size; hashing its bytes could take hours."""
     return f"{path.relative_to(root).as_posix()} {path.stat().st_size}"
 
 
 def read_csv(path: Path, separator: str = ",") -> pd.DataFrame:
-    """Read a table of a source as text without spaces around it."""
+    """Read a CSV as stripped text; `SkipshiftError` if it cannot be read."""
     try:
         table = pd.read_csv(
             path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig"
@@ -194,22 +202,22 @@ def read_csv(path: Path, separator: str = ",") -> pd.DataFrame:
 
 
 def write_table(path: Path, rows: pd.DataFrame) -> None:
-    """Write a manifest."""
+    """Write a manifest as CSV."""
     write_bytes(path, rows.to_csv(index=False, lineterminator="\n").encode())
 
 
 @contextlib.contextmanager
-def _beside(out: Path) -> Iterator[Path]:
-    """Yield a folder beside ``out`` that takes its place on success and goes on failure."""
+def _replacing(out: Path) -> Iterator[Path]:
+    """Yield a temporary folder that becomes ``out`` on success and is deleted on failure."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        scratch = tempfile.TemporaryDirectory(
+        temporary = tempfile.TemporaryDirectory(
             prefix=f".{out.name}.", suffix=".part", dir=out.parent, ignore_cleanup_errors=True
         )
     except OSError as error:
         raise unwritable(out, error) from error
-    with scratch:
-        folder = Path(scratch.name) / out.name
+    with temporary:
+        folder = Path(temporary.name) / out.name
         yield folder
         try:
             folder.replace(out)
@@ -221,21 +229,22 @@ def _write_sample(folder: Path, sample: Sample) -> dict[str, str]:
     domain, case = sample.row["domain"], sample.row["case"]
     for name in (domain, case):
         if not name or name.startswith(".") or set(name) & set('/\\:*?"<>|\n'):
-            raise SkipshiftError(f"{name!r} cannot name a file; choose another domain or case name")
-    place = f"{domain}/{case}.png"
-    write_png(folder / IMAGES / place, sample.image)
-    write_png(folder / MASKS / place, sample.mask)
-    paths = {"image": f"{IMAGES}/{place}", "mask": f"{MASKS}/{place}"}
+            raise SkipshiftError(
+                f"{name!r} is not a valid file name; choose another domain or case name"
+            )
+    name = f"{domain}/{case}.png"
+    write_png(folder / IMAGES / name, sample.image)
+    write_png(folder / MASKS / name, sample.mask)
+    paths = {"image": f"{IMAGES}/{name}", "mask": f"{MASKS}/{name}"}
     return {**sample.row, **paths, "channels": str(sample.image.shape[2])}
 
 
 def _check_channels(channels: "pd.Series[str]") -> None:
     counts = Counter(channels)
     if len(counts) > 1:
-        told = " and ".join(f"{number} have {value}" for value, number in counts.items())
+        numbers = " and ".join(f"{number} have {value}" for value, number in counts.items())
         raise SkipshiftError(
-            f"images differ in channels: {told}; a network takes one number, "
-            f"so add --channels 1 or 3"
+            f"images differ in their number of channels: {numbers}; add --channels 1 or 3"
         )
 
 
@@ -244,7 +253,7 @@ def _check_names(rows: pd.DataFrame) -> None:
     if len(repeated):
         domain, case = repeated[["domain", "case"]].iloc[0]
         raise SkipshiftError(
-            f"case {case!r} of domain {domain!r} is made twice; remove one of its sources"
+            f"case {case!r} of domain {domain!r} occurs twice; remove one of its sources"
         )
 
 
@@ -252,7 +261,7 @@ def _summary(plan: Plan[Any], rows: pd.DataFrame, remarks: Remarks) -> dict[str,
     parts = rows.groupby(["split", "domain"]).agg(
         groups=("group", "nunique"), cases=("case", "size")
     )
-    # what is trained on before what is tested
+    # training before test
     table = parts.reset_index().sort_values("split", ascending=False, kind="stable")
     return {
         "cases": table.to_dict("records"),
@@ -261,16 +270,15 @@ def _summary(plan: Plan[Any], rows: pd.DataFrame, remarks: Remarks) -> dict[str,
     }
 
 
-def _joined(parts: Iterable[Remarks]) -> Remarks:
-    joined: Remarks = defaultdict(list)
+def _merged(parts: Iterable[Remarks]) -> Remarks:
+    merged: Remarks = defaultdict(list)
     for part in parts:
         for remark, names in part.items():
             if names:
-                joined[remark] += names
-    return joined
+                merged[remark] += names
+    return merged
 
 
-def _first(plan: Plan[Any], done: Sequence[tuple[Any, Remarks]]) -> str:
-    counts = _joined([plan.remarks, *(told for _, told in done)])
-    told = [f"{remark}: {len(names)}" for remark, names in counts.items()]
-    return "; ".join([*told, *plan.notes]) or "the source is empty"
+def _reasons(remarks: Remarks, notes: Sequence[str]) -> str:
+    counts = [f"{remark}: {len(names)}" for remark, names in remarks.items()]
+    return "; ".join([*counts, *notes]) or "the source is empty"

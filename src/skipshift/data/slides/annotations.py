@@ -1,4 +1,4 @@
-"""What people drew on slides: polygons and points from COCO-style JSON and from SlideRunner."""
+"""Slide annotations: polygons and points from COCO-style JSON and SlideRunner databases."""
 
 import contextlib
 import json
@@ -16,15 +16,15 @@ from skipshift.errors import ArgumentError, SkipshiftError
 from skipshift.records import write_json
 
 Points = npt.NDArray[np.float64]
-"""(N, 2), x and y in pixels of the slide's full resolution."""
+"""(N, 2): x and y in full-resolution pixels of a slide."""
 
 _SQLITE = b"SQLite format 3\0"
 
 POINT_SIDE = 50
-"""Pixels of a box that stands for a point."""
+"""Side in pixels of the box that stands for a point."""
 
 _SPOT, _AREA, _POLYGON, _SPECIAL_SPOT, _CIRCLE = 1, 2, 3, 4, 5
-"""SlideRunner's types of annotations; areas and circles are stored as two corners."""
+"""Annotation types of SlideRunner; areas and circles are stored as two corners."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,46 +32,46 @@ class Shape:
     """One annotation."""
 
     label: str
-    """Name of its class, as the file has it."""
+    """Class name as in the file."""
 
     kind: Literal["polygon", "point"]
-    """A box without an outline is the point in its middle."""
+    """A bounding box without a polygon counts as the point at its centre."""
 
     points: Points
-    """(N, 2) corners of a polygon, N >= 3, the first not repeated at the end; (1, 2) of a point."""
+    """(N, 2) vertices of a polygon, N >= 3, not closed by the first one; (1, 2) for a point."""
 
 
 @dataclass(frozen=True, eq=False)
-class Annotated:
-    """A slide with its annotations, in the order of the file."""
+class AnnotatedSlide:
+    """A slide and its annotations, in the order of the file."""
 
     slide: str
-    """Name of the slide's file, with folders where the annotations have them."""
+    """File name of the slide, with folders if the annotation file gives them."""
 
     size: tuple[int, int] | None
-    """Width and height, where the file tells."""
+    """Width and height in pixels, if the file states them."""
 
     about: Mapping[str, str]
-    """What else the file says of the slide, such as ``tumor_type``."""
+    """Further properties of the slide in the file, such as ``tumor_type``."""
 
     shapes: tuple[Shape, ...]
 
 
-def read_slide_annotations(path: Path, slide: str) -> Annotated:
-    """Read the annotations of one slide; `SkipshiftError` if the file has none of it."""
+def read_slide_annotations(path: Path, slide: str) -> AnnotatedSlide:
+    """Read the annotations of one slide; `SkipshiftError` if the file does not have the slide."""
     known = read_annotations(path)
     if slide not in known:
         raise SkipshiftError(f"{path}: has no slide {slide}; its first is {next(iter(known), '-')}")
     return known[slide]
 
 
-def read_annotations(path: Path) -> dict[str, Annotated]:
-    """Read annotations of either format, told by the file's content.
+def read_annotations(path: Path) -> dict[str, AnnotatedSlide]:
+    """Read annotations of either format; the content decides which.
 
     Returns
     -------
-    By the name of the slide, slides without any annotation too. `SkipshiftError` if the file is of
-    neither format, or broken.
+    Annotations by slide name, including slides without any. `SkipshiftError` if the file is broken
+    or of neither format.
     """
     try:
         with path.open("rb") as file:
@@ -81,12 +81,12 @@ def read_annotations(path: Path) -> dict[str, Annotated]:
     return read_sliderunner(path) if start == _SQLITE else read_coco(path)
 
 
-def read_coco(path: Path) -> dict[str, Annotated]:
-    """Read COCO-style JSON, as of CATCH, the multi-scanner SCC set, MIDOG 2021 and MIDOG++.
+def read_coco(path: Path) -> dict[str, AnnotatedSlide]:
+    """Read COCO-style JSON, as in CATCH, the multi-scanner SCC set, MIDOG 2021 and MIDOG++.
 
-    An annotation with a ``segmentation`` is a polygon, or several; one with a ``bbox`` alone is a
-    point. Boxes may be corners (MIDOG) or a corner with sides (COCO): they are corners if in all
-    boxes of the file the second pair lies right of and below the first.
+    An annotation with a ``segmentation`` is one or more polygons; one with a ``bbox`` alone is a
+    point. Boxes are two corners (MIDOG) or a corner and sides (COCO): corners if the second pair of
+    every box in the file exceeds the first. `SkipshiftError` if the file is broken.
     """
     try:
         data = json.loads(path.read_bytes())
@@ -97,16 +97,16 @@ def read_coco(path: Path) -> dict[str, Annotated]:
         for entry in data["annotations"]:
             image, label = images[entry["image_id"]]["id"], labels[entry["category_id"]]
             shapes[image] += _coco_shapes(entry, label, corners)
-        found = [_coco_slide(entry, shapes[number]) for number, entry in images.items()]
+        annotated = [_coco_slide(entry, shapes[number]) for number, entry in images.items()]
     except (OSError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise _broken(path, "COCO-style JSON", error) from None
-    return _by_slide(path, found)
+    return _by_slide(path, annotated)
 
 
-def write_coco(path: Path, annotated: Annotated) -> None:
+def write_coco(path: Path, annotated: AnnotatedSlide) -> None:
     """Write a slide's annotations as COCO-style JSON that `read_coco` reads.
 
-    A point is a box of `POINT_SIDE` pixels about it, as in MIDOG; corners of boxes.
+    A point becomes a box of `POINT_SIDE` pixels around it, as in MIDOG; boxes are two corners.
     """
     labels = list(dict.fromkeys(shape.label for shape in annotated.shapes))
     entries = []
@@ -127,12 +127,12 @@ def write_coco(path: Path, annotated: Annotated) -> None:
     )
 
 
-def read_sliderunner(path: Path) -> dict[str, Annotated]:
-    """Read a database of SlideRunner, as of CATCH and of MITOS_WSI_CMC.
+def read_sliderunner(path: Path) -> dict[str, AnnotatedSlide]:
+    """Read a SlideRunner database, as of CATCH and MITOS_WSI_CMC.
 
-    Spots and circles are points, areas and outlines polygons. The class is the agreed one, or the
-    only one that any person gave; annotations marked as deleted, without a class, or disputed
-    without an agreement are left out.
+    Spots and circles become points, areas and outlines polygons. The class is the agreed one, or
+    else the only one that annotators gave. Annotations that are deleted, have no class, or are
+    disputed without an agreement are left out. `SkipshiftError` if the file is broken.
     """
     try:
         with contextlib.closing(
@@ -141,17 +141,17 @@ def read_sliderunner(path: Path) -> dict[str, Annotated]:
             db.row_factory = _named
             slides = db.execute("SELECT * FROM Slides ORDER BY uid").fetchall()
             shapes = _sliderunner_shapes(db)
-            found = [_sliderunner_slide(row, shapes[row["uid"]]) for row in slides]
+            annotated = [_sliderunner_slide(row, shapes[row["uid"]]) for row in slides]
     except (sqlite3.Error, KeyError, TypeError, ValueError) as error:
         raise _broken(path, "a SlideRunner database", error) from None
-    return _by_slide(path, found)
+    return _by_slide(path, annotated)
 
 
-def _by_slide(path: Path, found: Iterable[Annotated]) -> dict[str, Annotated]:
-    slides: dict[str, Annotated] = {}
-    for one in found:
+def _by_slide(path: Path, annotated: Iterable[AnnotatedSlide]) -> dict[str, AnnotatedSlide]:
+    slides: dict[str, AnnotatedSlide] = {}
+    for one in annotated:
         if one.slide in slides:
-            raise SkipshiftError(f"{path}: has the slide {one.slide} twice; remove one")
+            raise SkipshiftError(f"{path}: lists the slide {one.slide} twice; remove one of them")
         slides[one.slide] = one
     return slides
 
@@ -160,18 +160,18 @@ def _ordered(box: Sequence[float]) -> bool:
     return box[2] > box[0] and box[3] > box[1]
 
 
-def _coco_slide(entry: Mapping[str, Any], shapes: Sequence[Shape]) -> Annotated:
+def _coco_slide(entry: Mapping[str, Any], shapes: Sequence[Shape]) -> AnnotatedSlide:
     size = (int(entry["width"]), int(entry["height"])) if entry.get("width") else None
     known = ("id", "file_name", "width", "height", "license")
     about = {str(name): str(value) for name, value in entry.items() if name not in known}
-    return Annotated(str(entry["file_name"]), size, about, tuple(shapes))
+    return AnnotatedSlide(str(entry["file_name"]), size, about, tuple(shapes))
 
 
 def _coco_shapes(entry: Mapping[str, Any], label: str, corners: bool) -> list[Shape]:
     outlines = entry.get("segmentation")
     if outlines:
         if isinstance(outlines, dict):
-            raise ArgumentError("a segmentation is run-length coded; write it as polygons")
+            raise ArgumentError("a segmentation is run-length encoded; export polygons instead")
         several = isinstance(outlines[0], list)
         return [_polygon(label, outline) for outline in (outlines if several else [outlines])]
     x, y, right, down = map(float, entry["bbox"])
@@ -185,7 +185,10 @@ def _polygon(label: str, numbers: Any) -> Shape:
     if len(points) > 3 and np.array_equal(points[0], points[-1]):
         points = points[:-1]
     if len(points) < 3 or not np.isfinite(points).all():
-        raise ArgumentError(f"a polygon of class {label} has {len(points)} corners, or no numbers")
+        raise ArgumentError(
+            f"a polygon of class {label} needs 3 or more vertices, all finite, "
+            f"got {points.tolist()[:3]}"
+        )
     return Shape(label, "polygon", points)
 
 
@@ -193,13 +196,13 @@ def _named(cursor: sqlite3.Cursor, values: tuple[Any, ...]) -> dict[str, Any]:
     return {column[0]: value for column, value in zip(cursor.description, values, strict=True)}
 
 
-def _sliderunner_slide(row: Mapping[str, Any], shapes: Sequence[Shape]) -> Annotated:
+def _sliderunner_slide(row: Mapping[str, Any], shapes: Sequence[Shape]) -> AnnotatedSlide:
     size = (int(row["width"]), int(row["height"])) if row.get("width") else None
-    return Annotated(str(row["filename"]), size, {}, tuple(shapes))
+    return AnnotatedSlide(str(row["filename"]), size, {}, tuple(shapes))
 
 
 def _sliderunner_shapes(db: sqlite3.Connection) -> dict[int, list[Shape]]:
-    """Shapes of each slide's uid."""
+    """Read the shapes of each slide, by the slide's uid."""
     labels = {row["uid"]: str(row["name"]) for row in db.execute("SELECT * FROM Classes")}
     corners: dict[int, list[tuple[float, float]]] = defaultdict(list)
     for row in db.execute("SELECT * FROM Annotations_coordinates ORDER BY orderIdx, uid"):
@@ -210,7 +213,7 @@ def _sliderunner_shapes(db: sqlite3.Connection) -> dict[int, list[Shape]]:
     shapes: dict[int, list[Shape]] = defaultdict(list)
     for row in db.execute("SELECT * FROM Annotations ORDER BY uid"):
         given = {row["agreedClass"]} if row["agreedClass"] in labels else votes[row["uid"]]
-        # the first versions of SlideRunner had no such column
+        # early versions of SlideRunner have no such column
         deleted = row.get("deleted")
         if deleted or len(given) != 1 or not given <= set(labels):
             continue
@@ -222,7 +225,7 @@ def _sliderunner_shapes(db: sqlite3.Connection) -> dict[int, list[Shape]]:
 
 
 def _sliderunner_shape(kind: int, label: str, points: Points) -> Shape | None:
-    """Turn a stored annotation into a shape; None for kinds that have no place on the slide."""
+    """Convert a stored annotation to a shape; None for types without coordinates."""
     if kind in (_SPOT, _SPECIAL_SPOT, _CIRCLE) and len(points):
         return Shape(label, "point", points.mean(axis=0, keepdims=True))
     if kind == _AREA and len(points) == 2:
@@ -233,5 +236,5 @@ def _sliderunner_shape(kind: int, label: str, points: Points) -> Shape | None:
 
 def _broken(path: Path, what: str, error: Exception) -> SkipshiftError:
     reason = " ".join(str(getattr(error, "strerror", None) or error).split())
-    lacks = "lacks " if isinstance(error, KeyError) else ""
-    return SkipshiftError(f"{path}: cannot be read as {what}: {lacks}{reason}")
+    missing = "missing " if isinstance(error, KeyError) else ""
+    return SkipshiftError(f"{path}: cannot be read as {what}: {missing}{reason}")

@@ -1,4 +1,4 @@
-"""Whole-slide images: any rectangle at any scale, from whatever pyramid lies in the file."""
+"""Whole-slide images: read any rectangle at any scale from an image pyramid."""
 
 import contextlib
 import logging
@@ -17,103 +17,104 @@ from skipshift.extras import load_extra
 _EXTRA = "slides"
 
 ENDINGS = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide", ".vms", ".dcm")
-"""Of the files that are taken for slides in a folder."""
+"""File endings that mark a slide in a folder."""
 
 _TIFFS = (".tif", ".tiff", ".svs", ".ndpi", ".scn", ".bif")
 
 _COARSEST = 50.0
-"""Micrometres of a pixel beyond which a header tells of print, not of a microscope."""
+"""Pixel size in micrometres above which a header means a print resolution, not a microscope's."""
 
 _SILENT = logging.NullHandler()
 
 _MOST_PIXELS = 1 << 27
 
 _SAME_SCALE = 0.01
-"""Relative difference of scales below which a level is read as it is."""
+"""Relative difference of scales below which a level is read without resizing."""
 
 
 @dataclass(frozen=True, eq=False)
 class Slide:
-    """An open slide; coordinates are pixels of its full resolution, x to the right, y down."""
+    """An open slide; coordinates are full-resolution pixels, x to the right and y down."""
 
     path: Path
 
     size: tuple[int, int]
-    """Width and height."""
+    """Width and height at full resolution."""
 
     mpp: tuple[float, float] | None
-    """Micrometres of a pixel along x and y; None where the file does not tell."""
+    """Pixel size along x and y in micrometres; None if the file does not state it."""
 
     levels: tuple[tuple[int, int], ...]
-    """Width and height of each level, the smallest_p first."""
+    """Width and height of each level, the finest first."""
 
-    steps: tuple[float, ...]
-    """Full-resolution pixels in a pixel of each level."""
+    downsamples: tuple[float, ...]
+    """Full-resolution pixels per pixel of each level."""
 
-    pixels: Callable[[int, tuple[int, int], tuple[int, int]], Pixels]
-    """Level, left and top in its pixels, width and height -> (H, W, 3) or with alpha (H, W, 4)."""
+    read_level: Callable[[int, tuple[int, int], tuple[int, int]], Pixels]
+    """Level, (x, y) in its pixels, (width, height) -> (H, W, 3), or (H, W, 4) with alpha."""
 
     def downsample(self, mpp: float | None) -> float:
-        """Full-resolution pixels in one of ``mpp`` micrometres; 1 for None.
+        """Full-resolution pixels per pixel of ``mpp`` micrometres; 1 for None.
 
-        `SkipshiftError` if the file does not tell its own spacing.
+        `SkipshiftError` if the file does not state its pixel size.
         """
         if mpp is None:
             return 1.0
         if self.mpp is None:
             raise SkipshiftError(
-                f"{self.path}: does not tell how wide its pixels are; leave mpp out to read it at "
-                f"full resolution"
+                f"{self.path}: states no pixel size; leave mpp out to read it at full resolution"
             )
         return mpp / (sum(self.mpp) / 2)
 
     def spacing(self, downsample: float) -> str:
-        """Millimetres between rows x between columns, as the manifest has it; or nothing."""
+        """Format the spacing for the manifest: rows x columns in millimetres, empty if unknown."""
         if self.mpp is None:
             return ""
         return "x".join(f"{side * downsample / 1000:.5g}" for side in reversed(self.mpp))
 
     def read(self, x: float, y: float, width: int, height: int, downsample: float = 1.0) -> Pixels:
-        """Read a rectangle whose left upper corner is (x, y).
+        """Read a rectangle whose top left corner is (x, y).
 
         Parameters
         ----------
         width, height
-            Of what is returned, in its own pixels.
+            Size of the result in pixels.
         downsample
-            Full-resolution pixels in one of them, above 0.
+            Full-resolution pixels per pixel of the result, above 0.
 
         Returns
         -------
-        (height, width, 3) RGB, white wherever the slide has no pixels. It is taken from the
-        coarsest level that is no coarser than asked for, by averages of areas. `SkipshiftError` if
-        a tile is broken, or more than 134 million pixels would have to be read.
+        (height, width, 3) RGB, white outside of the slide, resized by area averages from the
+        coarsest level that is at least as fine. `SkipshiftError` if a tile is broken, or if more
+        than 134 million pixels would have to be read.
         """
-        fine = [i for i, step in enumerate(self.steps) if step <= downsample * (1 + _SAME_SCALE)]
+        fine = [
+            i for i, step in enumerate(self.downsamples) if step <= downsample * (1 + _SAME_SCALE)
+        ]
         level = max(fine, default=0)
-        step, sides = self.steps[level], (width, height)
+        step, sides = self.downsamples[level], (width, height)
         scale = downsample / step
         if abs(scale - 1) > _SAME_SCALE:
             sides = (max(1, round(width * scale)), max(1, round(height * scale)))
         if sides[0] * sides[1] > _MOST_PIXELS:
             raise SkipshiftError(
-                f"{self.path}: has no coarse level: {width} x {height} would take "
-                f"{sides[0]} x {sides[1]} of its pixels; write it as a pyramid"
+                f"{self.path}: has no coarse level: {width} x {height} pixels would be made from "
+                f"{sides[0]} x {sides[1]}; convert the file to a pyramid"
             )
         pixels = self._paste(level, (round(x / step), round(y / step)), sides)
         if sides == (width, height):
             return pixels
-        way = cv2.INTER_AREA if scale > 1 else cv2.INTER_LINEAR
-        return np.asarray(cv2.resize(pixels, (width, height), interpolation=way), dtype=np.uint8)
+        method = cv2.INTER_AREA if scale > 1 else cv2.INTER_LINEAR
+        return np.asarray(cv2.resize(pixels, (width, height), interpolation=method), dtype=np.uint8)
 
     def thumbnail(self, side: int) -> Pixels:
-        """Read the whole slide, its longer side shrunk to at most ``side`` pixels."""
+        """Read the whole slide with a longest side of at most ``side`` pixels."""
         downsample = max(1.0, max(self.size) / side)
         width, height = (max(1, round(length / downsample)) for length in self.size)
         return self.read(0, 0, width, height, downsample)
 
     def _paste(self, level: int, corner: tuple[int, int], sides: tuple[int, int]) -> Pixels:
-        """Read what lies within a level onto white."""
+        """Read a rectangle of a level, white where it leaves the level."""
         low = [min(max(at, 0), most) for at, most in zip(corner, self.levels[level], strict=True)]
         ends = [at + side for at, side in zip(corner, sides, strict=True)]
         high = [min(max(end, 0), most) for end, most in zip(ends, self.levels[level], strict=True)]
@@ -130,46 +131,46 @@ class Slide:
 
     def _read(self, level: int, corner: tuple[int, int], sides: tuple[int, int]) -> Pixels:
         try:
-            return self.pixels(level, corner, sides)
+            return self.read_level(level, corner, sides)
         except Exception as error:
             raise _unreadable(self.path, error) from None
 
 
 @contextlib.contextmanager
 def open_slide(path: Path) -> Iterator[Slide]:
-    """Open a slide by OpenSlide, or by tiffslide a TIFF that OpenSlide refuses, and close it.
+    """Open a slide with OpenSlide, or with tiffslide if it is a TIFF that OpenSlide rejects.
 
-    Reading is safe in several threads. `SkipshiftError` if the file is absent, none of both can
-    read it, or ``skipshift[slides]`` is not installed.
+    Reading is thread-safe. `SkipshiftError` if the file does not exist, if neither library can read
+    it, or if ``skipshift[slides]`` is not installed.
     """
     openslide = load_extra("openslide", _EXTRA)
     if not path.is_file():
-        raise SkipshiftError(f"{path}: does not exist; restore the file")
+        raise SkipshiftError(f"{path}: does not exist; check the path")
     try:
         source, name = openslide.OpenSlide(path), "openslide"
     except openslide.OpenSlideError as refused:
         if path.suffix.lower() not in _TIFFS:
             raise _unreadable(path, refused) from None
         source, name = _open_tiff(path), "tiffslide"
-    steps = tuple(map(float, source.level_downsamples))
+    downsamples = tuple(map(float, source.level_downsamples))
     with source:
 
         def read(level: int, corner: tuple[int, int], sides: tuple[int, int]) -> Pixels:
-            place = (round(corner[0] * steps[level]), round(corner[1] * steps[level]))
-            return np.asarray(source.read_region(place, level, sides))
+            origin = (round(corner[0] * downsamples[level]), round(corner[1] * downsamples[level]))
+            return np.asarray(source.read_region(origin, level, sides))
 
         levels = tuple((int(width), int(height)) for width, height in source.level_dimensions)
-        yield Slide(path, levels[0], _spacing(source.properties, name), levels, steps, read)
+        yield Slide(path, levels[0], _spacing(source.properties, name), levels, downsamples, read)
 
 
 def _open_tiff(path: Path) -> Any:
     tiffslide = load_extra("tiffslide", _EXTRA)
-    # its decoder logs what it cannot read, which the error says already
+    # its decoder also logs the fault that the error reports
     logging.getLogger("tifffile").addHandler(_SILENT)
     with contextlib.ExitStack() as stack:
         try:
             source = stack.enter_context(tiffslide.TiffSlide(path))
-            # the header is read when it is first asked for
+            # the header is read lazily
             _ = source.level_downsamples
         except Exception as error:
             raise _unreadable(path, error) from None
@@ -186,7 +187,7 @@ def _spacing(properties: Any, name: str) -> tuple[float, float] | None:
 
 
 def _on_white(pixels: Pixels) -> Pixels:
-    """(H, W, 3) of grey, colour, or colour with alpha."""
+    """Convert grey, RGB or RGBA to RGB (H, W, 3), blending transparency with white."""
     if pixels.ndim == 2:
         return np.repeat(pixels[..., None], 3, axis=2)
     if pixels.shape[2] == 3:
@@ -195,8 +196,8 @@ def _on_white(pixels: Pixels) -> Pixels:
     alpha = pixels[..., 3]
     if alpha.min() == 255:
         return colours
-    share = alpha[..., None] / 255
-    return np.rint(colours * share + 255 * (1 - share)).astype(np.uint8)
+    opacity = alpha[..., None] / 255
+    return np.rint(colours * opacity + 255 * (1 - opacity)).astype(np.uint8)
 
 
 def _unreadable(path: Path, error: Exception) -> SkipshiftError:

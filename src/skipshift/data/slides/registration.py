@@ -1,87 +1,78 @@
-"""One specimen by two scanners: where the places of a slide lie on the other, and how surely."""
+"""Registrations of two scans of one specimen: coordinates transferred, with error bounds."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
-from skipshift.data.images import Pixels
-from skipshift.data.slides.annotations import Annotated, Points
-from skipshift.data.slides.reader import Slide
+from skipshift.data.slides.annotations import AnnotatedSlide, Points
 from skipshift.errors import SkipshiftError
 from skipshift.records import read_json, write_json
-
-Affine = npt.NDArray[np.float64]
-"""(3, 3), of full-resolution pixels (x, y, 1) unless said."""
 
 RECORD = "registration.json"
 
 Transfer = Callable[[Points], tuple[Points, npt.NDArray[np.float64]]]
-"""(N, 2) places on one scan -> places on another, and how far each may be off, in its pixels."""
-
-_DETAIL = 768
-"""Pixels of the detail's side."""
+"""Points (N, 2) of one scan -> points (N, 2) of another, and their errors (N,) in its pixels."""
 
 
 @dataclass(frozen=True, eq=False)
 class Registration:
-    """Where the places of one slide, ``fixed``, lie on another one, ``moving``."""
+    """Piecewise affine map from one slide, ``fixed``, to another, ``moving``."""
 
     fixed: str
-    """Name of the slide's file."""
+    """File name of the slide."""
 
     moving: str
+    """File name of the other slide."""
 
     size: tuple[int, int]
-    """Width and height of ``fixed``."""
+    """Width and height of ``fixed`` in pixels."""
 
     mpp: float | None
-    """Micrometres of a pixel of ``moving``, where the slide tells."""
+    """Pixel size of ``moving`` in micrometres, if the slide states it."""
 
     affines: npt.NDArray[np.float64]
-    """(R, C, 3, 3), for the middle of each of R x C equal parts of ``fixed``."""
+    """(R, C, 3, 3): the map at the centre of each of R x C equal tiles of ``fixed``."""
 
     errors: npt.NDArray[np.float64]
-    """(R, C), pixels of ``moving`` by which a tenth of a part's held-out matches miss, or more."""
+    """(R, C): 90th percentile of the errors of held-out matches, in pixels of ``moving``."""
 
     depths: npt.NDArray[np.int64]
-    """(R, C), how often the slide was quartered for a part's fit; 0 is that of the whole slide."""
+    """(R, C): level of the quad-tree at which a tile's map was fitted; 0 is the whole slide."""
 
     target_error: Mapping[str, float]
-    """Of all held-out matches alike: ``median``, ``p90``, ``most``, and their number ``points``."""
+    """Target registration error over all held-out matches, in pixels of ``moving``: ``median``,
+    ``p90``, ``most`` (the maximum); ``points`` is the number of matches."""
 
     def transfer(self, points: Points) -> tuple[Points, npt.NDArray[np.float64]]:
-        """Carry (N, 2) places of ``fixed`` to ``moving``.
+        """Transfer points (N, 2) of ``fixed`` to ``moving``.
 
-        Between the middles of parts their maps are blended, bilinearly.
+        The maps of the nearest tiles are interpolated bilinearly.
 
         Returns
         -------
-        places : (N, 2)
+        points : (N, 2)
         errors : (N,)
-            Of the parts about a place, in pixels of ``moving``: nine of ten matches that were held
-            out there lie closer.
+            `errors` of the same tiles, interpolated alike, in pixels of ``moving``.
         """
         points = np.asarray(points, dtype=np.float64).reshape(-1, 2)
         counts = np.array(self.errors.shape[::-1])
         at = np.clip((points + 0.5) / self.size * counts - 0.5, 0, counts - 1)
         low = np.minimum(at.astype(int), np.maximum(counts - 2, 0))
-        part = at - low
-        places, errors = np.zeros_like(points), np.zeros(len(points))
+        fraction = at - low
+        transferred, errors = np.zeros_like(points), np.zeros(len(points))
         for x, y in ((0, 0), (1, 0), (0, 1), (1, 1)):
             column, row = np.minimum(low + np.array((x, y)), counts - 1).T
-            weight = np.prod(np.where((x, y), part, 1 - part), axis=1)
-            own = self.affines[row, column]
-            carried = np.einsum("nij,nj->ni", own[:, :2, :2], points) + own[:, :2, 2]
-            places += weight[:, None] * carried
+            weight = np.prod(np.where((x, y), fraction, 1 - fraction), axis=1)
+            affine = self.affines[row, column]
+            mapped = np.einsum("nij,nj->ni", affine[:, :2, :2], points) + affine[:, :2, 2]
+            transferred += weight[:, None] * mapped
             errors += weight * self.errors[row, column]
-        return places, errors
+        return transferred, errors
 
     def save(self, folder: Path) -> None:
         """Write registration.json."""
@@ -93,14 +84,16 @@ class Registration:
 
     @classmethod
     def load(cls, path: Path) -> "Registration":
-        """Read registration.json; `SkipshiftError` if it is none."""
+        """Read registration.json; `SkipshiftError` if the file is not a registration."""
         plain: dict[str, Any] = read_json(path)
         try:
             for name in ("affines", "errors", "depths"):
                 plain[name] = np.array(plain[name])
             return cls(**{**plain, "size": tuple(plain["size"])})
         except (KeyError, TypeError) as error:
-            raise SkipshiftError(f"{path}: is no registration: {error!r}; register again") from None
+            raise SkipshiftError(
+                f"{path}: not a registration: {error!r}; run skipshift register again"
+            ) from None
 
 
 def read_registrations(
@@ -108,136 +101,45 @@ def read_registrations(
 ) -> dict[tuple[str, str], Registration]:
     """Read FOLDER/DOMAIN/SPECIMEN/registration.json by specimen and domain.
 
-    `SkipshiftError` if there is none, or one is of another slide than the scan of its place.
+    `SkipshiftError` if there is none, or if one maps to another slide than the scan of its
+    specimen and domain.
     """
-    found = {}
+    registrations = {}
     for path in sorted(folder.glob(f"*/*/{RECORD}")):
         domain, specimen = path.parts[-3:-1]
         registration, scan = Registration.load(path), scans.get((specimen, domain))
         if scan is not None and registration.moving != scan.name:
             raise SkipshiftError(
-                f"{path}: carries to {registration.moving}, but the slide of domain {domain} is "
-                f"{scan.name}; register again"
+                f"{path}: maps to {registration.moving}, but the slide of domain {domain} is "
+                f"{scan.name}; run skipshift register again"
             )
-        found[specimen, domain] = registration
-    if not found:
+        registrations[specimen, domain] = registration
+    if not registrations:
         raise SkipshiftError(
-            f"{folder}: holds no DOMAIN/SPECIMEN/{RECORD}; write them by skipshift register"
+            f"{folder}: contains no DOMAIN/SPECIMEN/{RECORD}; create them with skipshift register"
         )
-    return found
+    return registrations
 
 
-def carry_annotations(registration: Registration, annotated: Annotated) -> Annotated:
-    """Carry what is drawn on ``fixed`` to ``moving``, point by point."""
+def transfer_annotations(registration: Registration, annotated: AnnotatedSlide) -> AnnotatedSlide:
+    """Transfer the annotations of ``fixed`` to ``moving``, point by point."""
     shapes = [
         dataclasses.replace(shape, points=registration.transfer(shape.points)[0])
         for shape in annotated.shapes
     ]
-    return Annotated(registration.moving, None, annotated.about, tuple(shapes))
-
-
-def checkerboard(
-    fixed: Slide,
-    moving: Slide,
-    registration: Registration,
-    corner: tuple[float, float] = (0, 0),
-    downsample: float | None = None,
-    side: int = 1024,
-) -> Pixels:
-    """Draw a part of a slide in squares that are in turn its own and carried from the other one.
-
-    Parameters
-    ----------
-    corner
-        Left upper corner of the part, in pixels of ``fixed``.
-    downsample
-        Pixels of ``fixed`` in one of the picture; the whole slide fits if absent.
-    """
-    step = max(fixed.size) / side if downsample is None else downsample
-    width, height = (
-        min(side, round((length - start) / step))
-        for length, start in zip(fixed.size, corner, strict=True)
-    )
-    own = fixed.read(*corner, width, height, step)
-    view = view_of(corner, step)
-    grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).reshape(-1, 2)
-    places = registration.transfer(carry_by(view, grid))[0]
-    other = _sampled(moving, places, (height, width), scale_of(registration.affines[0, 0]) * step)
-    square = max(1, side // 16)
-    turn = (grid // square).sum(1).reshape(height, width, 1) % 2 == 1
-    return np.where(turn, other, own)
-
-
-def pictures(fixed: Slide, moving: Slide, registration: Registration) -> dict[str, Pixels]:
-    """Draw `checkerboard` of the whole slide, and at full resolution of where most is to see."""
-    grey = cv2.cvtColor(fixed.thumbnail(1024), cv2.COLOR_RGB2GRAY)
-    step = max(fixed.size) / max(grey.shape)
-    window = max(1, round(_DETAIL / step))
-    edges = np.abs(cv2.Laplacian(grey, cv2.CV_32F))
-    row, column = np.unravel_index(cv2.blur(edges, (window, window)).argmax(), grey.shape)
-    near = (max(0.0, column * step - _DETAIL / 2), max(0.0, row * step - _DETAIL / 2))
-    return {
-        "checkerboard": checkerboard(fixed, moving, registration),
-        "checkerboard-detail": checkerboard(fixed, moving, registration, near, 1.0, _DETAIL),
-    }
+    return AnnotatedSlide(registration.moving, None, annotated.about, tuple(shapes))
 
 
 def describe(registration: Registration) -> str:
-    """Say in two lines how far off places may be, and how much of the slide was fitted how well."""
-    off = registration.target_error
-    told = f"{off['median']:.2f} pixels, nine of ten {off['p90']:.2f} or less"
+    """Summarise in two lines: the target registration error and the number of refined tiles."""
+    error = registration.target_error
+    p90 = f"90th percentile {error['p90']:.2f} pixels"
     if registration.mpp is not None:
-        told += f" ({off['p90'] * registration.mpp:.2f} micrometres)"
-    deep = registration.depths > 0
+        p90 += f" ({error['p90'] * registration.mpp:.2f} micrometres)"
+    refined = registration.depths > 0
     return (
-        f"{off['points']:.0f} matches that no fit has seen miss by {told}\n"
-        f"{deep.sum()} of {deep.size} parts have a map of their own or of a quarter about them, "
-        f"the others that of the whole slide"
-    )
-
-
-def view_of(corner: tuple[float, float], step: float) -> Affine:
-    """Map of a picture's pixels to those of the slide it was read from; pixels have middles."""
-    shift = [start + (step - 1) / 2 for start in corner]
-    return np.array([[step, 0, shift[0]], [0, step, shift[1]], [0, 0, 1]])
-
-
-def power_below(step: float) -> float:
-    """Find the power of two below a step, at least 1: there, levels are read without rounding."""
-    return float(2 ** max(0, math.floor(math.log2(step))))
-
-
-def carry_by(affine: Affine, points: npt.NDArray[Any]) -> Points:
-    """Carry (N, 2) points by an affine map, (2, 3) or (3, 3)."""
-    return np.asarray(points @ affine[:2, :2].T + affine[:2, 2])
-
-
-def scale_of(affine: Affine) -> float:
-    """Pixels that a map makes of one, along a side."""
-    return float(np.sqrt(abs(np.linalg.det(affine[:2, :2]))))
-
-
-def picture_at(slide: Slide, affine: Affine, shape: tuple[int, int]) -> Pixels:
-    """Read the picture of ``shape`` whose pixels lie on a slide where ``affine`` says."""
-    grid = np.stack(np.meshgrid(np.arange(shape[1]), np.arange(shape[0])), -1).reshape(-1, 2)
-    return _sampled(slide, carry_by(affine, grid), shape, scale_of(affine))
-
-
-def _sampled(slide: Slide, places: Points, shape: tuple[int, int], step: float) -> Pixels:
-    """Read a slide at places (H * W, 2) that lie about ``step`` of its pixels apart."""
-    step = power_below(step)
-    low = np.floor(places.min(axis=0) / step - 2) * step
-    width, height = (int(length) for length in (places.max(axis=0) - low) / step + 2)
-    back: Affine = np.linalg.inv(view_of((low[0], low[1]), step)).astype(np.float64)
-    inside = carry_by(back, places).astype(np.float32)
-    columns, rows = (inside[:, axis].reshape(shape) for axis in (0, 1))
-    return np.asarray(
-        cv2.remap(
-            slide.read(low[0], low[1], width, height, step),
-            columns,
-            rows,
-            cv2.INTER_LINEAR,
-            borderValue=(255, 255, 255),
-        ),
-        dtype=np.uint8,
+        f"target registration error on {error['points']:.0f} held-out matches: median "
+        f"{error['median']:.2f} pixels, {p90}\n"
+        f"{refined.sum()} of {refined.size} tiles have a local map, "
+        f"the others use that of the whole slide"
     )

@@ -1,4 +1,4 @@
-"""What a study folder holds, read once: its spec, tables, runs, training histories and samples."""
+"""Read a study folder: its spec, tables, runs, training histories and samples."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ import pandas as pd
 
 from skipshift import records
 from skipshift.errors import SkipshiftError
-from skipshift.names import seen
+from skipshift.names import seen_domain
 from skipshift.page.ordering import in_domain, of_classes, ordered_variants
 from skipshift.specs import StudySpec, read_spec
-from skipshift.statistics.comparisons import compare
+from skipshift.statistics.comparisons import AWAY, compare
 from skipshift.statistics.scores import estimates, headline_class
 
 RUN_KEYS = (
@@ -33,13 +33,13 @@ HISTORY_COLUMNS = ("epoch", "train_loss", "validation_iou")
 
 @dataclass(frozen=True)
 class StudyResults:
-    """The tables of one study."""
+    """The tables and runs of one study."""
 
     iou: pd.DataFrame
-    """Columns of iou.csv: the foreground classes, and their mean where there are several."""
+    """Columns of iou.csv: the foreground classes, and the mean of several."""
 
     foreground: tuple[str, ...]
-    """Every class but the background."""
+    """All classes but the background."""
 
     cases: pd.DataFrame
     """Columns of cases.parquet."""
@@ -48,7 +48,7 @@ class StudyResults:
     """A row for each run: `RUN_KEYS`, and `path`, its folder."""
 
     homes: tuple[str, ...]
-    """Domains that the networks were trained on."""
+    """Source domains: those that the networks were trained on."""
 
     scores: pd.DataFrame
     """Columns of scores.csv."""
@@ -57,32 +57,33 @@ class StudyResults:
     """Columns of tests.csv."""
 
     margin: float
-    """Largest difference of a score that does not matter."""
+    """Equivalence margin: the largest negligible difference of a score."""
 
     layers: pd.DataFrame | None = None
-    """Columns of layers.csv, or None where nothing was profiled."""
+    """Columns of layers.csv, or None without a profile."""
 
     shift: pd.DataFrame | None = None
-    """Columns of shift.parquet, or None where nothing was profiled."""
+    """Columns of shift.parquet, or None without a profile."""
 
     warnings: tuple[str, ...] = ()
-    """What the check of the data warned of before the training."""
+    """Warnings of the data check before the training."""
 
     @property
     def away(self) -> tuple[str, ...]:
-        """Every other domain, synthetic shifts too."""
+        """Target domains: all others, with the synthetic shifts."""
         return tuple(d for d in self.iou["domain"].unique() if d not in self.homes)
 
     @property
     def headline(self) -> str:
-        """Class of ``iou`` that is the headline."""
+        """Class of ``iou`` that headlines report."""
         return headline_class(self.foreground)
 
 
 def read_results(folder: Path, spec: StudySpec) -> StudyResults:
     """Read the tables of a study folder; those of the profile may be absent.
 
-    A study from before scores.csv and tests.csv gets them from its cases.
+    Absent scores.csv and tests.csv are computed from the cases. `SkipshiftError` names a file that
+    is absent, broken or without the classes of the spec.
     """
     tables = folder / records.TABLES
     foreground = spec.classes[1:]
@@ -94,7 +95,7 @@ def read_results(folder: Path, spec: StudySpec) -> StudyResults:
     cases = records.read_table(tables / "cases.parquet")
     scores, tests = (_optional(tables / name) for name in ("scores.csv", "tests.csv"))
     return StudyResults(
-        # a home comes first, so that figures and tables know it for what it is
+        # source domains come first, as `in_domain` expects
         iou=iou.sort_values("domain", key=lambda d: ~d.isin(homes), kind="stable"),
         homes=homes,
         foreground=foreground,
@@ -113,16 +114,16 @@ def _warnings(path: Path) -> tuple[str, ...]:
     if not path.exists():
         return ()
     findings = records.read_json(path)["findings"]
-    return tuple(f"{found['what']} ({found['where'][0]})" for found in findings)
+    return tuple(f"{finding['what']} ({finding['where'][0]})" for finding in findings)
 
 
 def read_study_spec(folder: Path) -> StudySpec:
-    """Read the spec that a study was made from."""
+    """Read the spec of a study; `SkipshiftError` if it is absent or broken."""
     return read_spec(StudySpec, folder / records.STUDY)
 
 
 def _homes(folder: Path, spec: StudySpec, domains: list[str]) -> tuple[str, ...]:
-    """Domains of the training cases, as far as they were tested."""
+    """Domains of the training cases that were tested."""
     path = folder / records.SPLITS
     if not path.exists():
         return (in_domain(domains),)
@@ -132,7 +133,7 @@ def _homes(folder: Path, spec: StudySpec, domains: list[str]) -> tuple[str, ...]
         reason = " ".join(str(error).split())
         raise SkipshiftError(f"{path}: cannot be read as a table: {reason}") from None
     if spec.leave_one_domain_out:
-        trained = {seen(domain) for domain in trained}
+        trained = {seen_domain(domain) for domain in trained}
     return tuple(d for d in domains if d in trained) or (in_domain(domains),)
 
 
@@ -145,7 +146,10 @@ def _optional(path: Path, kinds: Sequence[str] = ()) -> pd.DataFrame | None:
 
 
 def read_runs(folder: Path, spec: StudySpec) -> pd.DataFrame:
-    """Read every finished run: in the order of the spec's encoders, then variant, fold and seed."""
+    """Read all finished runs, by encoder in the order of the spec, then variant, fold and seed.
+
+    `SkipshiftError` if there is none, or a record lacks a key.
+    """
     rows = []
     for path in sorted((folder / records.RUNS).glob(f"*/{records.RUN_RECORD}")):
         values = records.read_json(path)
@@ -158,15 +162,18 @@ def read_runs(folder: Path, spec: StudySpec) -> pd.DataFrame:
     runs = pd.DataFrame(rows)
     variants = ordered_variants(runs["variant"])
     encoders = list(dict.fromkeys([*spec.encoders, *runs["encoder"]]))
-    place = [
+    ranks = [
         (encoders.index(row["encoder"]), variants.index(row["variant"]), row["fold"], row["seed"])
         for row in rows
     ]
-    return runs.iloc[sorted(range(len(rows)), key=place.__getitem__)].reset_index(drop=True)
+    return runs.iloc[sorted(range(len(rows)), key=ranks.__getitem__)].reset_index(drop=True)
 
 
 def read_histories(runs: pd.DataFrame) -> pd.DataFrame | None:
-    """Join the histories of all runs and name the run in each row; None if there are none."""
+    """Join the training histories of all runs, the run named in each row; None if there are none.
+
+    `SkipshiftError` names a file that cannot be read.
+    """
     parts = []
     for _, run in runs.iterrows():
         path = run["path"] / records.HISTORY
@@ -182,7 +189,7 @@ def read_histories(runs: pd.DataFrame) -> pd.DataFrame | None:
 
 
 def read_samples(runs: pd.DataFrame, classes: Sequence[str], most: int = 6) -> dict[str, Any]:
-    """Join the samples of the first run of each variant, over the cases that all of them have.
+    """Read the sample predictions of each variant's first run, for the cases that all share.
 
     Parameters
     ----------
@@ -191,32 +198,33 @@ def read_samples(runs: pd.DataFrame, classes: Sequence[str], most: int = 6) -> d
     classes
         Names of the mask values.
     most
-        How many cases to keep.
+        Number of cases to keep at most.
 
     Returns
     -------
-    What `samples_figure` takes, and `domains`; empty if no run kept samples.
+    Arguments of `samples_figure`, and `domains`; empty if no run kept samples. `SkipshiftError`
+    names a file that cannot be read.
     """
-    found = {}
+    arrays = {}
     for _, run in runs.drop_duplicates("variant").iterrows():
         path = run["path"] / records.SAMPLES
         if path.exists():
-            found[str(run["variant"])] = _arrays(path)
-    if not found:
+            arrays[str(run["variant"])] = _arrays(path)
+    if not arrays:
         return {}
-    places = {
+    index = {
         variant: {key: i for i, key in enumerate(zip(a["cases"], a["domains"], strict=True))}
-        for variant, a in found.items()
+        for variant, a in arrays.items()
     }
-    first = next(iter(places))
-    keys = [key for key in places[first] if all(key in place for place in places.values())][:most]
-    rows = {variant: [place[key] for key in keys] for variant, place in places.items()}
+    first = next(iter(index))
+    keys = [key for key in index[first] if all(key in own for own in index.values())][:most]
+    rows = {variant: [own[key] for key in keys] for variant, own in index.items()}
     if not keys:
         return {}
     return {
-        "images": found[first]["images"][rows[first]],
-        "masks": found[first]["masks"][rows[first]],
-        "predictions": {v: arrays["predictions"][rows[v]] for v, arrays in found.items()},
+        "images": arrays[first]["images"][rows[first]],
+        "masks": arrays[first]["masks"][rows[first]],
+        "predictions": {v: a["predictions"][rows[v]] for v, a in arrays.items()},
         "titles": [f"{case}\n{domain}" for case, domain in keys],
         "domains": [str(domain) for _, domain in keys],
         "classes": tuple(classes),
@@ -231,3 +239,16 @@ def _arrays(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         reason = " ".join(str(error).split())
         raise SkipshiftError(f"{path}: cannot be read as samples: {reason}") from None
+
+
+def tests_on(results: StudyResults, encoder: str, domains: Sequence[str]) -> pd.DataFrame:
+    """Select the headline tests of one encoder on a domain, or on the mean of several."""
+    domain = domains[0] if len(domains) == 1 else AWAY
+    tests = headline_tests(results)
+    return tests[(tests["encoder"] == encoder) & (tests["domain"] == domain)]
+
+
+def headline_tests(results: StudyResults) -> pd.DataFrame:
+    """Select the tests of the headline class by the paper's IoU."""
+    tests = results.tests
+    return tests[(tests["class"] == results.headline) & (tests["metric"] == "iou")]

@@ -1,0 +1,63 @@
+"""Numbers and lists of domains in words."""
+
+from collections.abc import Sequence
+
+from skipshift.names import listed, parse_shift
+
+
+def signed(value: float) -> str:
+    """Format a difference with three decimals and its sign; 0 has none.
+
+    >>> signed(0.0123), signed(-0.0123), signed(-0.0001)
+    ('+0.012', '-0.012', '0.000')
+    """
+    text = f"{value:+.3f}"
+    return text[1:] if text[1:] == "0.000" else text
+
+
+def amount(size: float) -> str:
+    """Format the size of a difference with three decimals, never as 0.
+
+    >>> amount(0.0123), amount(0.0001)
+    ('0.012', 'less than 0.001')
+    """
+    return f"{size:.3f}" if size >= 0.0005 else "less than 0.001"
+
+
+def chance(p: float) -> str:
+    """Format a p-value with two digits, down to a thousandth.
+
+    >>> chance(0.0004), chance(0.0312), chance(1.0)
+    ('< 0.001', '0.031', '1')
+    """
+    return "< 0.001" if p < 0.001 else f"{p:.2g}"
+
+
+def many(domains: Sequence[str]) -> str:
+    """Count domains, as shifts if all of them are synthetic.
+
+    >>> many(["brightness:0.5", "contrast:0.5"]), many(["B"])
+    ('2 shifts', 'one other domain')
+    """
+    shifts = [domain for domain in domains if parse_shift(domain) is not None]
+    return counted(len(domains), "shift" if len(shifts) == len(domains) else "other domain")
+
+
+def counted(number: int, noun: str) -> str:
+    """Count in words.
+
+    >>> counted(1, "case"), counted(2, "case")
+    ('one case', '2 cases')
+    """
+    return f"{'one' if number == 1 else number} {noun}{'' if number == 1 else 's'}"
+
+
+def on_domains(domains: Sequence[str], total: int) -> str:
+    """Name up to three of ``total`` domains, or count them.
+
+    >>> on_domains(["A", "B"], 3), on_domains(["A", "B"], 2)
+    ('A and B', 'both domains')
+    """
+    if len(domains) == total > 1:
+        return "both domains" if total == 2 else f"all {total} domains"
+    return listed(domains) if len(domains) <= 3 else f"{len(domains)} of {total} domains"

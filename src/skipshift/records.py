@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -157,7 +158,8 @@ class UnwritableError(SkipshiftError):
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that replaces it on success and is removed on failure.
 
-    What stands there survives a loss of power. A full disk or a folder that cannot be written is an
+    What stands there survives a loss of power: tests interrupt a process at the audit events
+    ``skipshift.half_written`` and ``skipshift.written``, both with the path as argument. A full disk or a folder that cannot be written is an
     `UnwritableError` that names the file.
     """
     path = Path(path)
@@ -168,11 +170,13 @@ def atomic(path: Path) -> Iterator[Path]:
         os.close(handle)
         scratch = Path(name)
         yield scratch
+        sys.audit("skipshift.half_written", str(path))
         with scratch.open("rb+") as file:
             os.fsync(file.fileno())
         scratch.chmod(0o644)
         scratch.replace(path)
         _sync_folder(path.parent)
+        sys.audit("skipshift.written", str(path))
     except OSError as error:
         raise unwritable(path, error) from error
     finally:

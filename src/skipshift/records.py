@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -164,7 +165,8 @@ def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path that replaces ``path`` on success and is removed on failure.
 
     The file at ``path`` survives a power failure. `UnwritableError` names the file if the disk is
-    full or the folder cannot be written.
+    full or the folder cannot be written. Tests interrupt a process at the audit events
+    ``skipshift.half_written`` and ``skipshift.written``, which carry the path.
     """
     path = Path(path)
     temporary: Path | None = None
@@ -174,11 +176,13 @@ def atomic(path: Path) -> Iterator[Path]:
         os.close(handle)
         temporary = Path(name)
         yield temporary
+        sys.audit("skipshift.half_written", str(path))
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
         _sync_folder(path.parent)
+        sys.audit("skipshift.written", str(path))
     except OSError as error:
         raise unwritable(path, error) from error
     finally:

@@ -1,43 +1,51 @@
-"""Where and in which order the runs of a study are done changes nothing of what it finds."""
+"""Where and in which order the runs of a study are done changes none of its results."""
 
 import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
+from benchmarks.interrupts import PowerLoss, power_loss
 
+from architectures import TINY
+from discs import write_discs
 from skipshift.errors import SkipshiftError
 from skipshift.names import seen_domain
+from skipshift.networks import inference
 from skipshift.records import UnwritableError, read_json, read_table
 from skipshift.specs import ExecutionSpec, ProfileSpec, StudySpec, TrainingSpec, to_plain
 from skipshift.study import steps, study, workers
-from skipshift.study.grid import Run
+from skipshift.study.grid import Run, is_done
 from skipshift.study.study import open_study, run_study
 
-BASELINE = Run("resnet18", "baseline", 0, 0)
+ROOT = Path(__file__).parents[2]
+BASELINE = Run(TINY, "baseline", 0, 0)
 
 
-@pytest.fixture
-def spec(small_set):
+def spec_of(manifest):
     return StudySpec(
-        manifest=small_set,
-        encoders=("resnet18",),
+        manifest=manifest,
+        encoders=(TINY,),
         skips=("baseline", "L4-pruned"),
         folds=2,
         run_folds=(0,),
         shifts=("brightness:0.5",),
         profile_shifts=("brightness:0.5",),
-        training=TrainingSpec(
-            encoder_weights=None, epochs=2, learning_rate=1e-3, crop=32, precision="fp32"
-        ),
+        training=TrainingSpec(encoder_weights=None, epochs=2, learning_rate=1e-3, crop=32),
         profile=ProfileSpec(null_draws=5, bootstrap_draws=5),
         threads=1,
     )
+
+
+@pytest.fixture
+def spec(small_set):
+    return spec_of(small_set)
 
 
 @pytest.fixture(autouse=True)
@@ -49,17 +57,52 @@ def tables(out):
     return {path.name: path.read_bytes() for path in sorted((out / "tables").iterdir())}
 
 
-@pytest.fixture
-def whole(spec, tmp_path):
-    run_study(spec, tmp_path / "whole")
-    return tables(tmp_path / "whole")
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Tables of the study, done undisturbed in one process."""
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(study, "write_report", lambda out: out / "report.html")
+        run_study(spec_of(write_discs(folder, np.random.default_rng(0))), folder / "out")
+    return tables(folder / "out")
 
 
+@pytest.mark.slow  # three processes that import torch
 def test_three_processes_make_the_tables_of_one(spec, whole, tmp_path):
     run_study(replace(spec, jobs=3), tmp_path / "out")
     assert tables(tmp_path / "out") == whole
 
 
+def test_a_run_that_loses_its_process_starts_again_once(spec, tmp_path, monkeypatch):
+    started, ready = [], os.pipe()
+    os.close(ready[1])  # which is how a process that has ended looks to `wait`
+
+    class Lost:
+        def __init__(self, of, run):
+            started.append(run.name)
+            lost = run == BASELINE and started.count(run.name) <= losses
+            if not lost:
+                steps.attempt(of, run)
+            self.reason = SimpleNamespace(poll=lambda: False)
+            self.process = SimpleNamespace(
+                sentinel=ready[0], exitcode=-9 if lost else 0, is_alive=lambda: False,
+                join=lambda: None, terminate=lambda: None,
+            )  # fmt: skip
+
+    monkeypatch.setattr(workers, "_Worker", Lost)
+    opened = replace(open_study(spec, tmp_path / "out"), precision="fp32")
+    losses = 1
+    assert list(workers.run_processes(opened, [BASELINE], 1)) == [BASELINE]
+    assert started == [BASELINE.name] * 2
+    assert is_done(opened, BASELINE)
+    started.clear()
+    losses = 2
+    assert list(workers.run_processes(opened, [BASELINE], 1)) == [BASELINE]
+    reason = read_json(opened.folder(BASELINE) / "failed.json")["reason"]
+    assert reason.startswith("killed 2 times by signal 9")
+
+
+@pytest.mark.slow  # five processes that import torch
 def test_a_killed_process_is_replaced_once_and_then_a_failure(spec, tmp_path, monkeypatch):
     started = []
 
@@ -77,28 +120,68 @@ def test_a_killed_process_is_replaced_once_and_then_a_failure(spec, tmp_path, mo
     assert read_table(tmp_path / "out/tables/cases.parquet")["run"].nunique() == 1
 
 
-def test_a_study_killed_in_mid_training_ends_as_if_it_had_not_been(spec, whole, tmp_path):
+@pytest.mark.parametrize(
+    ("step", "count"),
+    [
+        ("written last.ckpt", 1),
+        ("half_written last.ckpt", 2),
+        ("half_written run.json", 1),
+        ("half_written cases.parquet", 2),
+        ("written layers.csv", 1),
+    ],
+)
+def test_an_interrupted_study_goes_on_to_the_same_tables(spec, whole, tmp_path, step, count):
     out = tmp_path / "out"
-    code = (
-        "from pathlib import Path; from skipshift.specs import StudySpec, from_plain;"
-        "from skipshift.study import run_study;"
-        f"run_study(from_plain(StudySpec, {to_plain(spec)!r}, ''), Path({str(out)!r}))"
-    )
-    checkpoint = out / "runs" / BASELINE.name / "checkpoints" / "last.ckpt"
-    process = subprocess.Popen([sys.executable, "-c", code])
-    while not checkpoint.exists():
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
-    assert not (checkpoint.parents[1] / "run.json").exists()
+    with pytest.raises(PowerLoss), power_loss(step, count):
+        run_study(spec, out)
+    assert not (out / "tables").exists()
     run_study(spec, out)
     assert tables(out) == whole
     assert not list(out.rglob("*.part")) + list(out.rglob("*.ckpt"))
 
 
+@pytest.mark.slow  # a process that imports torch
+@pytest.mark.parametrize("step", ["written last.ckpt", "half_written run.json"])
+def test_a_study_that_is_killed_goes_on_to_the_same_tables(spec, whole, tmp_path, step):
+    out = tmp_path / "out"
+    code = (
+        "import os; from pathlib import Path; from benchmarks.interrupts import arm, kill_group;"
+        "from skipshift.specs import StudySpec, from_plain;"
+        "from skipshift.study.study import run_study;"
+        f"arm({step!r}, 1, kill_group);"
+        f"run_study(from_plain(StudySpec, {to_plain(spec)!r}, ''), Path({str(out)!r}))"
+    )
+    line = [sys.executable, "-c", code]
+    done = subprocess.run(line, cwd=ROOT, start_new_session=True, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert (out / "runs" / BASELINE.name / "checkpoints" / "last.ckpt").exists()
+    assert not (out / "runs" / BASELINE.name / "run.json").exists()
+    run_study(spec, out)
+    assert tables(out) == whole
+    assert not list(out.rglob("*.part")) + list(out.rglob("*.ckpt"))
+
+
+def test_all_runs_of_a_study_keep_the_precision_it_began_with(spec, tmp_path, monkeypatch):
+    out, spec = tmp_path / "out", replace(spec, shifts=(), profile_shifts=())
+    monkeypatch.setattr(inference, "bf16_is_faster", lambda _device: True)
+    run_study(spec, out, ExecutionSpec(only="*.baseline.*"))
+    monkeypatch.setattr(inference, "bf16_is_faster", lambda _device: False)
+    with pytest.warns(UserWarning, match="goes on in bf16 as it began, but here fp32 is faster"):
+        run_study(spec, out)
+    run_study(spec, out)  # there is nothing left to do and nothing to warn of
+    kept = [read_json(path) for path in out.glob("runs/*/run.json")]
+    assert [run["precision"] for run in kept] == ["bf16", "bf16"]
+    environment = read_json(out / "environment.json")
+    assert environment["precision"] == "bf16"
+    assert {run["instruction_set"] for run in kept} == {environment["instruction_set"]}
+    exact = replace(spec, training=replace(spec.training, precision="fp32"))
+    with pytest.raises(SkipshiftError, match=r"training\.precision bf16, now fp32"):
+        run_study(exact, out)
+
+
 def test_changed_settings_name_the_runs_before_any_is_made_again(spec, tmp_path):
     out = tmp_path / "out"
+    spec = replace(spec, shifts=(), profile_shifts=())
     run_study(spec, out)
     kept = tables(out)
     longer = replace(spec, training=replace(spec.training, epochs=3))
@@ -136,7 +219,7 @@ def test_finished_runs_of_elsewhere_are_taken_in(spec, whole, tmp_path):
     with pytest.raises(SkipshiftError, match=r"other settings \(training\.epochs 2, now 1\)"):
         run_study(other, tmp_path / "none", ExecutionSpec(take=parts))
     with pytest.raises(SkipshiftError, match="is no study folder"):
-        run_study(spec, tmp_path / "out", ExecutionSpec(take=(tmp_path / "whole/runs",)))
+        run_study(spec, tmp_path / "out", ExecutionSpec(take=(tmp_path / "a/runs",)))
 
 
 def test_a_full_disk_stops_a_study_and_is_no_failure_of_a_run(spec, tmp_path, monkeypatch):
@@ -149,6 +232,7 @@ def test_a_full_disk_stops_a_study_and_is_no_failure_of_a_run(spec, tmp_path, mo
     assert not list((tmp_path / "out").rglob("failed.json"))
 
 
+@pytest.mark.slow  # two processes that import torch
 def test_a_process_without_space_stops_the_others(spec, tmp_path):
     blocked = tmp_path / "out" / "runs"
     blocked.parent.mkdir()

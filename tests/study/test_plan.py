@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from architectures import TINY
 from skipshift.data.prepare.options import SynthSpec
 from skipshift.data.prepare.synthetic import write_synthetic
 from skipshift.specs import ExecutionSpec, StudySpec, TrainingSpec, read_spec
@@ -31,16 +32,17 @@ def test_a_ready_made_study_is_the_papers_or_a_small_one(path):
 def spec(tmp_path):
     return StudySpec(
         manifest=write_synthetic(SynthSpec(tmp_path / "synthetic", images=20, size=64)),
-        encoders=("resnet18",),
+        encoders=(TINY,),
         skips=("baseline", "L4-pruned"),
         folds=2,
         shifts=("brightness:0.5",),
         profile_shifts=(),
-        training=TrainingSpec(encoder_weights=None, epochs=3, crop=32, precision="fp32"),
+        training=TrainingSpec(encoder_weights=None, epochs=3, crop=32),
         threads=1,
     )
 
 
+@pytest.mark.slow  # a process that imports torch and does a few steps
 def test_a_plan_counts_what_there_is_and_what_is_left(spec, tmp_path, monkeypatch):
     monkeypatch.setattr("skipshift.study.study.write_report", lambda out: out / "report.html")
     only = ExecutionSpec(only="*.fold0.*")

@@ -7,16 +7,20 @@ import pandas as pd
 import pytest
 import yaml
 
+from architectures import TINY
 from skipshift.data.images import read_image, write_png
 from skipshift.errors import SkipshiftError
+from skipshift.networks.unet import Unet
 from skipshift.records import locked, read_json, read_table
 from skipshift.specs import ExecutionSpec, ProfileSpec, StudySpec, TrainingSpec
 from skipshift.study import steps, study
 from skipshift.study.study import open_study, run_study
 
-FAST = TrainingSpec(
-    encoder_weights=None, epochs=1, learning_rate=1e-3, crop=32, batch_size=4, precision="fp32"
-)
+FAST = TrainingSpec(encoder_weights=None, epochs=1, learning_rate=1e-3, crop=32, batch_size=4)
+
+
+CHANNELS = 0
+"""Channels of all ten layers of a U-net with the tiny encoder."""
 
 
 @pytest.fixture
@@ -25,7 +29,7 @@ def spec(small_set):
     pd.read_csv(small_set).assign(fold="mine").to_csv(small_set, index=False)
     return StudySpec(
         manifest=small_set,
-        encoders=("resnet18",),
+        encoders=(TINY,),
         skips=("baseline", "L4-pruned"),
         folds=2,
         run_folds=(1,),
@@ -47,7 +51,7 @@ def test_the_grid_is_every_combination(spec):
     spec = replace(spec, run_folds=None, seeds=(0, 1))
     names = [run.name for run in open_study(spec, Path("out")).runs()]
     assert len(names) == len(set(names)) == 2 * 2 * 2
-    assert names[0] == "resnet18.baseline.fold0.seed0"
+    assert names[0] == f"{TINY}.baseline.fold0.seed0"
 
 
 def test_a_study_leaves_what_the_design_says(spec, tmp_path):
@@ -55,7 +59,7 @@ def test_a_study_leaves_what_the_design_says(spec, tmp_path):
     assert run_study(spec, out) == out / "report.html"
     for name in ("study.yaml", "environment.json", "splits.csv", "report.html"):
         assert (out / name).is_file()
-    run = out / "runs" / "resnet18.L4-pruned.fold1.seed0"
+    run = out / "runs" / f"{TINY}.L4-pruned.fold1.seed0"
     assert {"weights.safetensors", "run.json", "history.csv"} <= {f.name for f in run.iterdir()}
     assert not list(out.rglob("*.ckpt")) + list(out.rglob("*.part"))
 
@@ -63,7 +67,7 @@ def test_a_study_leaves_what_the_design_says(spec, tmp_path):
     assert len(cases) == 2 * 4 * 3 * 2
     assert cases["domain"].unique().tolist() == ["original", "brightness:0.5", "saturation:0"]
     shift = read_table(out / "tables" / "shift.parquet")
-    assert len(shift) == 2 * 1520
+    assert len(shift) == 2 * CHANNELS
     assert set(shift["reference"]) == {"original"}
 
     iou = read_table(out / "tables" / "iou.csv").set_index(["variant", "domain", "class"])["iou"]
@@ -84,10 +88,10 @@ def test_a_study_leaves_what_the_design_says(spec, tmp_path):
 def test_a_second_call_does_nothing_twice_and_what_is_lost_is_made_again(spec, tmp_path):
     out = tmp_path / "out"
     run_study(spec, out)
-    kept = out / "runs" / "resnet18.baseline.fold1.seed0" / "weights.safetensors"
+    kept = out / "runs" / f"{TINY}.baseline.fold1.seed0" / "weights.safetensors"
     before = {path: path.read_bytes() for path in (out / "tables").iterdir()}
     stamp = kept.stat().st_mtime_ns
-    (out / "runs" / "resnet18.baseline.fold1.seed0" / "cases.parquet").unlink()
+    (out / "runs" / f"{TINY}.baseline.fold1.seed0" / "cases.parquet").unlink()
     run_study(spec, out)
     assert kept.stat().st_mtime_ns == stamp
     assert {path: path.read_bytes() for path in (out / "tables").iterdir()} == before
@@ -162,7 +166,7 @@ def test_a_failed_run_is_recorded_and_the_others_go_on(spec, tmp_path, monkeypat
     with pytest.raises(SkipshiftError, match=r"1 of 2 runs failed: .*baseline.* out of memory"):
         run_study(spec, out)
     cases = read_table(out / "tables" / "cases.parquet")
-    assert cases["run"].unique().tolist() == ["resnet18.L4-pruned.fold1.seed0"]
+    assert cases["run"].unique().tolist() == [f"{TINY}.L4-pruned.fold1.seed0"]
     monkeypatch.undo()
     with pytest.raises(SkipshiftError, match="add --retry-failed"):
         run_study(spec, out)
@@ -179,7 +183,7 @@ def test_parts_of_a_study_add_up_to_the_whole(spec, tmp_path):
     run_study(spec, parts, ExecutionSpec(only="*.baseline.*"))
     for table in (tmp_path / "whole" / "tables").iterdir():
         assert (parts / "tables" / table.name).read_bytes() == table.read_bytes()
-    with pytest.raises(SkipshiftError, match="'nothing' matches no run; the first is resnet18"):
+    with pytest.raises(SkipshiftError, match="'nothing' matches no run; the first is tu-"):
         run_study(spec, parts, ExecutionSpec(only="nothing"))
 
 
@@ -199,8 +203,8 @@ def test_the_study_file_reads_back_as_the_study(spec, tmp_path):
     run_study(replace(spec, skips=("baseline",)), out)
     plain = yaml.safe_load((out / "study.yaml").read_text())
     assert plain["skips"] == ["baseline"]
-    record = read_json(out / "runs" / "resnet18.baseline.fold1.seed0" / "run.json")
-    assert record["parameters"] == 14_328_354
-    samples = np.load(out / "runs" / "resnet18.baseline.fold1.seed0" / "samples.npz")
+    record = read_json(out / "runs" / f"{TINY}.baseline.fold1.seed0" / "run.json")
+    assert record["parameters"] == sum(p.numel() for p in Unet(TINY).parameters())
+    samples = np.load(out / "runs" / f"{TINY}.baseline.fold1.seed0" / "samples.npz")
     assert samples["images"].shape == (4, 64, 64, 3)
     assert samples["domains"].tolist() == ["original", "brightness:0.5"] * 2

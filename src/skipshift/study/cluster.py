@@ -1,8 +1,9 @@
-"""Runs as tasks of a Ray cluster: data go out with them, and what they leave comes back.
+"""Runs as tasks of a Ray cluster, each sent with its data; its results are sent back.
 
 No node needs the study's folder, only skipshift itself.
 """
 
+import contextlib
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +16,8 @@ import pandas as pd
 from skipshift import records
 from skipshift.errors import SkipshiftError
 from skipshift.networks.allocator import keep_memory
-from skipshift.specs import ExecutionSpec
+from skipshift.networks.inference import best_device, resolve_precision
+from skipshift.specs import ExecutionSpec, Precision
 from skipshift.study.grid import Run, Study
 from skipshift.study.steps import attempt, record_failure
 
@@ -30,18 +32,10 @@ def run_tasks(study: Study, runs: Sequence[Run], spec: ExecutionSpec) -> Iterato
 
     A run whose node goes away starts again on another. Only this process writes to the study.
     """
-    ray = _import_ray()
-    started = not ray.is_initialized()
-    if started:
-        _check_address(spec.address)
-        ray.init(address=spec.address, log_to_driver=False, logging_level="error")
-    try:
-        away, files = pack(study)
-        asked = {"num_cpus": study.spec.threads, "num_gpus": spec.gpus, "max_retries": RETRIES}
-        if spec.memory_per_run:
-            asked["memory"] = int(spec.memory_per_run * 2**30)
-        task = ray.remote(**asked)(_task)
-        shared = ray.put((away, files))
+    with _connected(spec) as ray:
+        packed, files = pack(study)
+        task = ray.remote(**_resources(study, spec))(_task)
+        shared = ray.put((packed, files))
         waiting = {task.remote(shared, run): run for run in runs}
         while waiting:
             (done, *_), _ = ray.wait(list(waiting))
@@ -51,16 +45,52 @@ def run_tasks(study: Study, runs: Sequence[Run], spec: ExecutionSpec) -> Iterato
             except ray.exceptions.RayError as error:
                 record_failure(study, run, " ".join(f"{type(error).__name__}: {error}".split()))
             yield run
+
+
+def precision_of_tasks(study: Study, spec: ExecutionSpec) -> Precision:
+    """Decide the precision of a study on a node that could do one of its runs."""
+    with _connected(spec) as ray:
+        answer: Precision = ray.get(ray.remote(**_resources(study, spec))(_precision_here).remote())
+        return answer
+
+
+def _precision_here() -> Precision:
+    return resolve_precision("auto", best_device())
+
+
+@contextlib.contextmanager
+def _connected(spec: ExecutionSpec) -> Iterator[Any]:
+    """Connect to the cluster for as long as the context lasts, unless the process is connected."""
+    ray = _import_ray()
+    started = not ray.is_initialized()
+    if started:
+        _check_address(spec.address)
+        ray.init(address=spec.address, log_to_driver=False, logging_level="error")
+    try:
+        yield ray
     finally:
         if started:
             ray.shutdown()
 
 
+def _resources(study: Study, spec: ExecutionSpec) -> dict[str, Any]:
+    """Collect the resources of a task, as ``ray.remote`` takes them."""
+    resources = {"num_cpus": study.spec.threads, "num_gpus": spec.gpus, "max_retries": RETRIES}
+    return (
+        {**resources, "memory": int(spec.memory_per_run * 2**30)}
+        if spec.memory_per_run
+        else resources
+    )
+
+
 def pack(study: Study) -> tuple[Study, Files]:
-    """Make a study independent of this machine's files: their names are keys of the mapping."""
+    """Make a study independent of this machine's files, which are returned by their new names.
+
+    `SkipshiftError` if one cannot be read.
+    """
     files: dict[str, bytes] = {}
 
-    def taken(path: str, kind: str) -> str:
+    def add(path: str, kind: str) -> str:
         name = f"{kind}{len(files)}{Path(path).suffix}"
         try:
             files[name] = Path(path).read_bytes()
@@ -69,49 +99,49 @@ def pack(study: Study) -> tuple[Study, Files]:
         return name
 
     cases = study.cases.assign(
-        **{kind: [taken(path, kind) for path in study.cases[kind]] for kind in ("image", "mask")}
+        **{kind: [add(path, kind) for path in study.cases[kind]] for kind in ("image", "mask")}
     )
     training = study.spec.training
     if training.encoder_weights not in (None, "imagenet"):
         # under its own name, which is one of the things that a run is made from
         name = f"weights/{Path(training.encoder_weights).name}"
-        files[name] = files.pop(taken(training.encoder_weights, "weights"))
+        files[name] = files.pop(add(training.encoder_weights, "weights"))
         training = replace(training, encoder_weights=name)
     return replace(study, spec=replace(study.spec, training=training), cases=cases), files
 
 
 def unpack(files: Files, folder: Path) -> None:
-    """Write files below a folder, ``made.json`` last, without which none of them counts."""
+    """Write files below a folder, ``made.json`` last: without it none of them counts."""
     for name in sorted(files, key=lambda name: (name == records.MADE, name)):
         records.write_bytes(folder / name, files[name])
 
 
 def _task(shared: tuple[Study, Files], run: Run) -> Files:
-    """Do a run in a folder of this node's own; return what it leaves."""
-    away, files = shared
+    """Do a run in a temporary folder of this node; return the files that it wrote."""
+    packed, files = shared
     keep_memory()
-    with tempfile.TemporaryDirectory(prefix="skipshift-") as place:
-        unpack(files, Path(place) / "data")
-        study = settle(away, Path(place))
+    with tempfile.TemporaryDirectory(prefix="skipshift-") as name:
+        unpack(files, Path(name) / "data")
+        study = settle(packed, Path(name))
         attempt(study, run)
         folder = study.folder(run)
-        left = [path for path in folder.rglob("*") if path.is_file()]
-        return {str(path.relative_to(folder)): path.read_bytes() for path in left}
+        written = [path for path in folder.rglob("*") if path.is_file()]
+        return {str(path.relative_to(folder)): path.read_bytes() for path in written}
 
 
-def settle(study: Study, place: Path) -> Study:
-    """Give a packed study the paths of a folder that its files were unpacked to."""
-    data = place / "data"
+def settle(study: Study, folder: Path) -> Study:
+    """Point a packed study at the files that were unpacked below ``folder``/data."""
+    data = folder / "data"
 
-    def here(names: "pd.Series[str]") -> list[str]:
+    def paths(names: "pd.Series[str]") -> list[str]:
         return [str(data / name) for name in names]
 
-    cases = study.cases.assign(image=here(study.cases["image"]), mask=here(study.cases["mask"]))
+    cases = study.cases.assign(image=paths(study.cases["image"]), mask=paths(study.cases["mask"]))
     training = study.spec.training
     if training.encoder_weights not in (None, "imagenet"):
         training = replace(training, encoder_weights=str(data / str(training.encoder_weights)))
     spec = replace(study.spec, training=training)
-    return replace(study, spec=spec, cases=cases, out=place / "study")
+    return replace(study, spec=spec, cases=cases, out=folder / "study")
 
 
 def _check_address(address: str | None) -> None:

@@ -3,6 +3,7 @@
 import multiprocessing
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from itertools import groupby, islice
 from pathlib import Path
 
@@ -19,7 +20,14 @@ from skipshift.data.preprocess import prepare, preprocess_of
 from skipshift.errors import ArgumentError, SkipshiftError
 from skipshift.names import ORIGINAL, check_sides
 from skipshift.networks.checkpoints import load_net
-from skipshift.networks.inference import best_device, fast_copy, labels_of, logits_of, run
+from skipshift.networks.inference import (
+    best_device,
+    fast_copy,
+    labels_of,
+    logits_of,
+    resolve_precision,
+    run,
+)
 from skipshift.networks.unet import Unet
 from skipshift.progress import Progress, silent
 from skipshift.records import RUN_RECORD, read_json
@@ -87,6 +95,8 @@ def evaluate_manifest(
     -------
     The table of `evaluate`, with the name of ``source`` as ``run``.
     """
+    # decided here, so that all processes compute alike
+    spec = replace(spec, precision=resolve_precision(spec.precision, best_device()))
     shards = [rows.iloc[rank :: spec.processes] for rank in range(spec.processes)]
     shards = [shard for shard in shards if len(shard)]
     jobs = [(source, builder, shard, classes, spec, rank) for rank, shard in enumerate(shards)]

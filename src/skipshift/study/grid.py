@@ -12,7 +12,7 @@ import pandas as pd
 from skipshift import records
 from skipshift.data.splits import split_fold
 from skipshift.errors import ArgumentError
-from skipshift.specs import StudySpec, to_plain
+from skipshift.specs import Precision, StudySpec, to_plain
 
 STEPS = (records.RUN_RECORD, "cases.parquet", records.SAMPLES, "layers.csv")
 """The file that each step of a run writes last: training, evaluation, samples, profiles."""
@@ -43,6 +43,10 @@ class Study:
     folds: pd.DataFrame
     """Folds of the training cases, as `skipshift.data.splits.read_folds` gives them."""
     out: Path
+    precision: Precision = "auto"
+    """What every run computes in: bf16 or fp32 once the study has decided; see `run_study`."""
+    instruction_set: str = ""
+    """That of this machine, as `skipshift.networks.inference.instruction_set` names it."""
 
     def folder(self, run: Run) -> Path:
         """Folder of a run."""
@@ -68,6 +72,8 @@ def expected_inputs(study: Study, run: Run) -> dict[str, Any]:
     tests = _digest(study.cases[study.cases["split"] == "test"])
     plain: dict[str, Any] = to_plain(spec)
     settings = {k: v for k, v in plain["training"].items() if k not in ("workers", "devices")}
+    # what was decided, not "auto": runs of one study never differ in it, whoever trained them
+    settings["precision"] = study.precision
     if spec.training.encoder_weights:
         settings["encoder_weights"] = Path(spec.training.encoder_weights).name
     common = {name: plain[name] for name in ("classes", "evaluation_crop")}

@@ -143,7 +143,10 @@ def _reduced(study: Study, run: Run, folder: Path) -> Study:
     tests = cases[cases["split"] == "test"].groupby("domain", sort=False).head(PROBE_CASES)
     training_rows = cases.merge(folds[["case", "domain"]], on=["case", "domain"])
     spec = replace(study.spec, training=replace(plan, epochs=1), trackers=())
-    return Study(spec, pd.concat([training_rows, tests]), folds, folder)
+    few = pd.concat([training_rows, tests])
+    return replace(
+        study, spec=spec, cases=few, folds=folds, out=folder, instruction_set="of no account"
+    )
 
 
 def _peak(small: Study, study: Study, cases: int) -> float:

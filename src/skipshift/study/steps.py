@@ -17,7 +17,7 @@ from skipshift.data.splits import split_fold, training_domains
 from skipshift.names import parse_shift, seen_domain, skips_of
 from skipshift.networks.feature_store import FeatureStore
 from skipshift.networks.features import Features, collect
-from skipshift.networks.inference import best_device
+from skipshift.networks.inference import best_device, instruction_set
 from skipshift.networks.unet import Unet
 from skipshift.profile.profiling import profile_features
 from skipshift.progress import Progress, silent
@@ -103,11 +103,16 @@ def _train(study: Study, run: Run, progress: Progress) -> None:
             spec.training.encoder_weights,
             loaded[0].image.shape[2],
         )
-    place = RunOutput(folder, loggers_of(spec.trackers, study.out, run.name), progress)
-    done = train(net, loaded, checked, spec.training, run.seed, place)
+    output = RunOutput(folder, loggers_of(spec.trackers, study.out, run.name), progress)
+    settings = replace(spec.training, precision=study.precision)
+    done = train(net, loaded, checked, settings, run.seed, output)
     history = pd.DataFrame(done.history).to_csv(index=False, lineterminator="\n")
     records.write_bytes(folder / records.HISTORY, history.encode())
-    about = {**vars(run), "trained_on": training_domains(study.folds, run.fold)}
+    about = {
+        **vars(run),
+        "trained_on": training_domains(study.folds, run.fold),
+        "instruction_set": study.instruction_set or instruction_set(best_device()),
+    }
     done.net.save(folder, classes=list(spec.classes), **about, **done.record)
 
 
@@ -118,7 +123,7 @@ def _evaluate(study: Study, run: Run, progress: Progress) -> None:
     how = EvaluationSpec(
         shifts=spec.shifts,
         crop=spec.evaluation_crop,
-        precision=spec.training.precision,
+        precision=study.precision,
         processes=spec.training.devices,
     )
     table = evaluate_manifest(folder, _tests(study, run), spec.classes, how, progress)
@@ -158,7 +163,7 @@ def _write_samples(study: Study, run: Run, progress: Progress) -> None:  # noqa:
     loaded = list(read_cases(_home(study, run), len(spec.classes), spec.evaluation_crop))
     telling = [case for case in loaded if case.mask.any()] or loaded
     alike = [case for case in telling if case.image.shape == telling[0].image.shape][:SAMPLE_CASES]
-    how = EvaluationSpec(shifts=tuple(sampled), precision=spec.training.precision)
+    how = EvaluationSpec(shifts=tuple(sampled), precision=study.precision)
     shown = list(predict(net, alike, how))
     buffer = io.BytesIO()
     np.savez_compressed(

@@ -7,6 +7,7 @@ import importlib.metadata
 import platform
 import shutil
 import sys
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -22,12 +23,13 @@ from skipshift.data.manifest import read_manifest
 from skipshift.data.splits import CASE_COLUMNS, draw_folds, leave_out_domains, read_folds
 from skipshift.errors import SkipshiftError
 from skipshift.names import parse_shift, seen_domain
+from skipshift.networks.inference import best_device, instruction_set, resolve_precision
 from skipshift.page.report import write_report
 from skipshift.progress import Progress, silent
-from skipshift.specs import ExecutionSpec, StudySpec, to_plain
+from skipshift.specs import ExecutionSpec, Precision, StudySpec, to_plain
 from skipshift.statistics.comparisons import AWAY, compare
 from skipshift.statistics.scores import estimates, pooled_iou
-from skipshift.study.cluster import run_tasks
+from skipshift.study.cluster import precision_of_tasks, run_tasks
 from skipshift.study.grid import Run, Study, changes, is_done
 from skipshift.study.steps import attempt
 from skipshift.study.workers import run_processes
@@ -53,6 +55,7 @@ def run_study(
     out, execution = Path(out), execution or ExecutionSpec()
     study = open_study(spec, out)
     with records.locked(out):
+        study = _decide_precision(study, execution)
         for folder in execution.take:
             _take(study, folder)
         chosen = chosen_runs(study, execution)
@@ -103,7 +106,45 @@ def open_study(spec: StudySpec, out: Path) -> Study:
         alike = list(kept) == list(folds) and kept["fold"].nunique() == folds["fold"].nunique()
         if alike and kept[CASE_COLUMNS].equals(folds[CASE_COLUMNS]):
             folds = kept
-    return Study(spec, cases, folds, out)
+    return Study(spec, cases, folds, out, _known_precision(spec, out))
+
+
+def _known_precision(spec: StudySpec, out: Path) -> Precision:
+    """Precision that the settings ask for or, where that is ``auto``, that the study began with."""
+    file = out / records.ENVIRONMENT
+    asked = spec.training.precision
+    if asked != "auto" or not file.exists():
+        return asked
+    began: Precision = records.read_json(file).get("precision", "auto")
+    return began
+
+
+def _decide_precision(study: Study, execution: ExecutionSpec) -> Study:
+    """Settle what ``auto`` means for all runs of a study, where its runs are done.
+
+    One decision for the study, so that its tables are the same for any number of processes. It is
+    kept in environment.json: a study that goes on where the other precision is faster keeps its
+    own, with a warning.
+    """
+    if study.spec.training.precision != "auto":
+        return study
+    decided = study.precision != "auto"
+    if decided and all(is_done(study, run) for run in chosen_runs(study, execution)):
+        return study
+    here = (
+        precision_of_tasks(study, execution)
+        if execution.on == "ray"
+        else resolve_precision("auto", best_device())
+    )
+    if not decided:
+        return dataclasses.replace(study, precision=here)
+    if study.precision != here:
+        warnings.warn(
+            f"{study.out}: goes on in {study.precision} as it began, but here {here} is faster; "
+            f"for {here}, set precision in another folder",
+            stacklevel=3,
+        )
+    return study
 
 
 def _check_sizes(images: "pd.Series[str]") -> None:
@@ -168,19 +209,26 @@ def _write_settings(study: Study) -> None:
         # a study that holds its own data may be moved as a whole
         manifest = manifest.relative_to(out.absolute())
     plain = to_plain(dataclasses.replace(spec, manifest=manifest))
-    if not (out / records.ENVIRONMENT).exists():
-        records.write_json(out / records.ENVIRONMENT, environment())
+    file = out / records.ENVIRONMENT
+    began = records.read_json(file) if file.exists() else environment()
+    if began.get("precision") != study.precision:
+        records.write_json(file, {**began, "precision": study.precision})
     splits = study.folds.to_csv(index=False, lineterminator="\n")
     records.write_bytes(out / records.SPLITS, splits.encode())
     records.write_bytes(out / records.STUDY, yaml.safe_dump(plain, sort_keys=False).encode())
 
 
 def environment() -> dict[str, str]:
-    """Versions of what the numbers may depend on, and the kind of processor."""
+    """Versions and the kind of processor that the numbers may depend on."""
     packages = ("skipshift", "torch", "lightning", "segmentation-models-pytorch", "numpy")
     versions = {name: importlib.metadata.version(name) for name in packages}
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
-    return {"python": sys.version.split()[0], "device": device, **versions}
+    return {
+        "python": sys.version.split()[0],
+        "device": device,
+        "instruction_set": instruction_set(best_device()),
+        **versions,
+    }
 
 
 def _take(study: Study, folder: Path) -> None:
@@ -212,6 +260,7 @@ def _execute(
     if execution.on == "ray":
         return progress(run_tasks(study, left, execution), "runs", len(left))
     if jobs > 1:
+        study = dataclasses.replace(study, instruction_set=instruction_set(best_device()))
         return progress(run_processes(study, left, jobs), "runs", len(left))
     for run in left:
         attempt(study, run, progress)

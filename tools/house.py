@@ -1,6 +1,6 @@
-"""The map of the house, made from the code: each module's first line, and which room imports which.
+"""The map of the code: each module's first docstring line, and which package imports which.
 
-`python -m tools.house` writes the map into docs/design.md and prints the arrows between rooms.
+`python -m tools.house` writes the map to docs/design.md and prints the imports between rooms.
 """
 
 import ast
@@ -38,13 +38,13 @@ ORDER = [f"{room}.{name}".lstrip(".") for room, names in ROOMS.items() for name 
 
 
 def modules() -> set[str]:
-    """Names of the modules that there are, without the packages themselves."""
+    """Names of all modules, without the packages themselves and `__main__`."""
     paths = (p.relative_to(SOURCE).with_suffix("") for p in SOURCE.rglob("*.py"))
     return {".".join(path.parts) for path in paths if not path.name.startswith("__")}
 
 
 def imports(module: str) -> Iterator[str]:
-    """Modules of the package that a module imports while it is being imported."""
+    """Modules of the package that a module imports at its top level."""
     tree = ast.parse((SOURCE / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8"))
     for node in tree.body:
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("skipshift"):
@@ -60,7 +60,7 @@ def first_line(path: Path) -> str:
 
 
 def room_of(module: str) -> str:
-    """Top-level room of a module; the ground for those that lie in none."""
+    """Top-level room of a module; ``ground`` for modules outside any package."""
     return module.partition(".")[0] if "." in module else "ground"
 
 
@@ -71,7 +71,7 @@ def arrows() -> Counter[tuple[str, str]]:
 
 
 def drawn() -> str:
-    """Draw the map: a line a module, in the order of imports."""
+    """Draw the map: one line per module, in the order of imports."""
     width = max(len(name) for names in ROOMS.values() for name in names.split()) + 2
     lines = []
     for room, names in ROOMS.items():
@@ -91,7 +91,7 @@ def page() -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8")
-    found = arrows()
-    for (source, target), number in sorted(found.items()):
+    counts = arrows()
+    for (source, target), number in sorted(counts.items()):
         print(f"{source} -> {target}: {number}")
-    print(f"{len(found)} arrows between rooms, {sum(found.values())} imports")
+    print(f"{len(counts)} arrows between rooms, {sum(counts.values())} imports")

@@ -344,7 +344,7 @@ def test_annotations_that_do_not_fit_are_an_error(src):
         ({"mpp": -1.0}, "mpp and most_error must be above 0, got -1.0 and 1.0"),
         ({"labels": ("Mitose=cell",)}, "labels must be NAME=figure, =negative or =other"),
         ({"scanners": ("A",)}, "scanners must be DOMAIN=SCANNER, got A"),
-        ({"preprocess": "zscore"}, "net and preprocess need proposals"),
+        ({"preprocess": "zscore"}, "builder and preprocess need proposals"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
     ],
 )

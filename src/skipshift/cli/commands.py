@@ -78,7 +78,7 @@ def prepare_mitosis(spec: MitosisSpec, progress: Progress = silent) -> str:
     if spec.proposals is not None:
         from skipshift.networks.mask_proposals import load_proposer
 
-        propose = load_proposer(spec.proposals, spec.net, spec.preprocess)
+        propose = load_proposer(spec.proposals, spec.builder, spec.preprocess)
     mitosis.prepare_mitosis(spec, progress, propose)
     text = writing.describe(spec.out)
     return f"{text}\n{write_review(spec.out)}" if spec.review else text
@@ -168,7 +168,8 @@ def evaluate(spec: EvaluateSpec, progress: Progress = silent) -> str:
 def profile(spec: ProfileRunSpec, progress: Progress = silent) -> str:
     """Profile one network between two sets of images or their fingerprints."""
     from skipshift.networks.layers import layers_of
-    from skipshift.profile.inputs import Reading, beyond_edges, read_inputs
+    from skipshift.page.profile_sentences import beyond_edges
+    from skipshift.profile.inputs import Reading, read_inputs
     from skipshift.profile.profiling import profile_shift
 
     net = _load(spec.net, spec.builder, spec.preprocess)

@@ -1,5 +1,7 @@
 """Sentences about the profile of one network."""
 
+from collections.abc import Mapping
+
 import pandas as pd
 
 from skipshift.names import listed
@@ -14,7 +16,7 @@ def profile_verdict(rows: pd.DataFrame, skips: tuple[int, ...] | None, smallest_
     Parameters
     ----------
     rows
-        Columns of profile.csv, of one distance and one pooling.
+        Columns of a profile's layers.csv, of one distance and one pooling.
     skips
         Skip levels that the network keeps; None where they are not known.
     smallest_p
@@ -39,6 +41,14 @@ def profile_verdict(rows: pd.DataFrame, skips: tuple[int, ...] | None, smallest_
         f", and {len(clear)} of {len(rows)} layers are significantly above their nulls. "
         f"{_passed_on(rows, set(clear['layer']), skips)}"
     )
+
+
+def beyond_edges(outside: Mapping[str, float]) -> str:
+    """Say which layer has the most values beyond a fingerprint's edges; empty without layers."""
+    if not outside:
+        return ""
+    layer = max(outside, key=outside.__getitem__)
+    return f"Up to {outside[layer]:.1%} of a layer ({layer}) lies beyond the fingerprint's edges."
 
 
 def _no_shift(rows: pd.DataFrame, smallest_p: float) -> str:

@@ -1,6 +1,6 @@
 """Inputs of a profile or fingerprint by name: folders, manifests, shifts and fingerprint files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -105,11 +105,3 @@ def describe(fingerprint: Fingerprint, groups: Sequence[str] | None) -> str:
     text = f"{fingerprint}; at most {most:.1%} of a layer's values lie beyond the edges"
     left = 0 if groups is None else len(set(groups)) - int(fingerprint.groups.sum())
     return f"{text}; groups left out, too few for another part: {left}" if left else text
-
-
-def beyond_edges(outside: Mapping[str, float]) -> str:
-    """Say which layer has the most values beyond a fingerprint's edges; empty without layers."""
-    if not outside:
-        return ""
-    layer = max(outside, key=outside.__getitem__)
-    return f"Up to {outside[layer]:.1%} of a layer ({layer}) lies beyond the fingerprint's edges."

@@ -384,7 +384,7 @@ class MitosisSpec:
     proposals: Path | None = field(default=None, kw_only=True)
     """Network that proposes the masks (class 1: mitotic figure); Otsu's threshold by default."""
 
-    net: str | None = field(default=None, kw_only=True)
+    builder: str | None = field(default=None, kw_only=True)
     """Function that builds this network for a weights file, module:function."""
 
     preprocess: str = field(default="unit", kw_only=True)
@@ -414,8 +414,8 @@ class MitosisSpec:
             raise ArgumentError(
                 f"mpp and most_error must be above 0, got {self.mpp} and {self.most_error}"
             )
-        if self.proposals is None and (self.net or self.preprocess != "unit"):
-            raise ArgumentError("net and preprocess need proposals: give proposals too")
+        if self.proposals is None and (self.builder or self.preprocess != "unit"):
+            raise ArgumentError("builder and preprocess need proposals: give proposals too")
         _check_patch_size(self.size)
         _check_at_least(self, holdout=1, seed=0, workers=1)
 

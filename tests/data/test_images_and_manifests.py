@@ -256,6 +256,12 @@ def test_a_volume_gives_slices_of_one_group_or_one_image(tmp_path, rng):
     assert np.array_equal(slices.images[1, ..., 0], values[..., 1].T)
 
 
+def test_a_volume_of_several_frames_is_refused(tmp_path):
+    nibabel.save(nibabel.Nifti1Image(np.zeros((8, 6, 3, 2)), np.eye(4)), tmp_path / "v.nii.gz")
+    with pytest.raises(SkipshiftError, match=r"v\.nii\.gz: has 2 frames; save each"):
+        read_set(str(tmp_path))
+
+
 def test_volumes_are_cropped_in_the_plane_of_their_slices(tmp_path, rng):
     np.save(tmp_path / "v.npy", rng.normal(size=(5, 10, 12)))
     assert read_set(str(tmp_path), crop=8, volumes=True).images.shape == (1, 5, 8, 8, 1)

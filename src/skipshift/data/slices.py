@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from skipshift.data import volumes
 from skipshift.data.images import read_array, read_native
-from skipshift.data.volumes import Plane, Values, Volume, open_volume, spacing_text
+from skipshift.data.volumes import Plane, Values, open_single_frame, spacing_text
 from skipshift.errors import SkipshiftError
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".npy", *volumes.ENDINGS)
@@ -34,7 +34,7 @@ class Slices:
 def read_slices(path: Path) -> Slices:
     """Read a file as slices; `SkipshiftError` if it is broken or its dimensions do not fit."""
     if path.name.lower().endswith(volumes.ENDINGS):
-        volume = _open_single_frame(path)
+        volume = open_single_frame(path)
         return Slices(volume.frame(0)[..., None], spacing_text(volume), volume.plane)
     if path.suffix.lower() == ".npy":
         pixels = read_array(path)
@@ -60,7 +60,7 @@ def read_label_slices(path: Path, decode: Decode, plane: Plane | None) -> npt.ND
         Orientation of the image, to which a NIfTI mask is brought.
     """
     if path.name.lower().endswith(volumes.ENDINGS):
-        volume = _open_single_frame(path)
+        volume = open_single_frame(path)
         labels = replace(volume, plane=plane or volume.plane).frame(0)
     elif path.suffix.lower() == ".npy":
         labels = read_array(path)[None]
@@ -72,12 +72,3 @@ def read_label_slices(path: Path, decode: Decode, plane: Plane | None) -> npt.ND
     if not np.array_equal(whole, labels):
         raise SkipshiftError(f"{path}: a mask must contain whole numbers; correct the file")
     return whole
-
-
-def _open_single_frame(path: Path) -> Volume:
-    volume = open_volume(path)
-    if volume.shape[3] != 1:
-        raise SkipshiftError(
-            f"{path}: has {volume.shape[3]} frames; save each as a volume of its own"
-        )
-    return volume

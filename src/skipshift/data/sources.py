@@ -120,7 +120,7 @@ def read_labelled_pair(
 def _read(file: Path, volumes: bool) -> list[npt.NDArray[Any]]:
     """Read the images of a file, each (H, W, C), or with ``volumes`` one (D, H, W, C)."""
     if file.name.lower().endswith(nifti.ENDINGS):
-        slices = nifti.open_volume(file).frame(0)[..., None]
+        slices = nifti.open_single_frame(file).frame(0)[..., None]
         return [slices] if volumes else list(slices)
     axes = 3 if volumes else 2
     if file.suffix.lower() != ".npy":

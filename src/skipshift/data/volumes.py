@@ -113,3 +113,13 @@ def spacing_text(volume: Volume) -> str:
 def _unreadable(path: Path, error: Exception) -> SkipshiftError:
     reason = " ".join(str(getattr(error, "strerror", None) or error).split())
     return SkipshiftError(f"{path}: cannot be read as a NIfTI volume: {reason}")
+
+
+def open_single_frame(path: Path) -> Volume:
+    """Open a volume of one frame; `SkipshiftError` as `open_volume`, and if it has several."""
+    volume = open_volume(path)
+    if volume.shape[3] != 1:
+        raise SkipshiftError(
+            f"{path}: has {volume.shape[3]} frames; save each as a volume of its own"
+        )
+    return volume

@@ -57,7 +57,7 @@ def kill_group() -> None:
 def _listen(event: str, arguments: tuple[object, ...]) -> None:
     if _armed and event.startswith("skipshift."):
         step = f"{event.removeprefix('skipshift.')} {Path(str(arguments[0])).name}"
-        for reached in list(_armed):
+        for reached in _armed:
             reached(step)
 
 

@@ -158,9 +158,9 @@ class UnwritableError(SkipshiftError):
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that replaces it on success and is removed on failure.
 
-    What stands there survives a loss of power: tests interrupt a process at the audit events
-    ``skipshift.half_written`` and ``skipshift.written``, both with the path as argument. A full disk or a folder that cannot be written is an
-    `UnwritableError` that names the file.
+    What stands there survives a loss of power. A full disk or a folder that cannot be written is an
+    `UnwritableError` that names the file. Raises the audit events ``skipshift.half_written`` and
+    ``skipshift.written`` with the path, at which tests interrupt a process.
     """
     path = Path(path)
     scratch: Path | None = None

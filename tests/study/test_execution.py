@@ -15,7 +15,6 @@ from benchmarks.interrupts import PowerLoss, power_loss
 
 from architectures import TINY
 from discs import write_discs
-
 from skipshift.errors import SkipshiftError
 from skipshift.names import seen
 from skipshift.networks import inference

@@ -6,8 +6,11 @@ OUT ?= out/demo
 SMEAR ?=
 SIZE ?= small
 PARALLEL := -n 2 --dist loadgroup
+QUICK := -m "not slow and not ray and not browser"
+# where the values that tests assert come out of convolutions
+NUMERICS := tests/networks tests/patching tests/profile tests/study
 
-.PHONY: install demo test test-all lint types map bench lock
+.PHONY: install demo test test-all test-numerics lint types map bench lock
 
 install: $(STAMP)
 
@@ -22,10 +25,15 @@ demo: $(STAMP)
 	$(BIN)/skipshift demo $(OUT) --size $(SIZE) $(if $(SMEAR),--smear $(SMEAR))
 
 test: $(STAMP)
-	$(BIN)/pytest $(PARALLEL) -m "not slow and not ray and not browser"
+	$(BIN)/pytest $(PARALLEL) $(QUICK)
 
 test-all: $(STAMP)
 	$(BIN)/pytest $(PARALLEL)
+
+# oneDNN as on older processors: without bf16, and without AVX-512 either
+test-numerics: $(STAMP)
+	ONEDNN_MAX_CPU_ISA=AVX512_CORE $(BIN)/pytest $(PARALLEL) $(QUICK) $(NUMERICS)
+	ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/pytest $(PARALLEL) $(QUICK) $(NUMERICS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check

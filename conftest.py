@@ -11,7 +11,7 @@ from skipshift.networks import inference
 
 
 def seed(number):
-    """Seed every generator that is ambient."""
+    """Seed every ambient generator."""
     random.seed(number)
     np.random.seed(number)  # noqa: NPY002
     torch.manual_seed(number)

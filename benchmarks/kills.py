@@ -1,9 +1,11 @@
-"""Kill a study at random moments, again and again, and compare it with an undisturbed one.
+"""Kill a study at random steps, again and again, and compare it with an undisturbed one.
 
     python -m benchmarks.kills [KILLS] [SEED]
 
 Each kill is a SIGKILL of the command and of the processes that it started, as a loss of power or a
-node that is taken away would be. Prints what was under way at each, and exits 1 if a table differs.
+node that is taken away would be, from inside, at a named step (`benchmarks.interrupts`). A study
+that ends before it reaches its step was not killed and does not count. Prints the step of each kill
+and what the study had come to, and exits 1 if a table differs.
 """
 
 import os
@@ -14,6 +16,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from benchmarks.interrupts import arm, kill_group
 
 STUDY = """
 manifest: synthetic/manifest.csv
@@ -30,7 +34,21 @@ profile: {{null_draws: 10, bootstrap_draws: 10}}
 """
 
 
+KILL_AT = "SKIPSHIFT_KILL_AT"
+"""Environment variable with the count and step at which a study's process is killed."""
+
+STEPS = [
+    f"{event} {name}"
+    for event in ("half_written", "written")
+    for name in ("last.ckpt", "best.ckpt", "run.json", "cases.parquet", "samples.npz", "layers.csv")
+]
+"""Steps of every run; made.json is written between them."""
+
+
 def main() -> None:
+    if sys.argv[1:2] == ["--command"]:
+        run_command(*sys.argv[2:])
+        return
     kills = int(sys.argv[1]) if len(sys.argv) > 1 else 20
     rng = random.Random(int(sys.argv[2]) if len(sys.argv) > 2 else 0)
     with tempfile.TemporaryDirectory() as name:
@@ -40,13 +58,12 @@ def main() -> None:
             (folder / f"{jobs}.yaml").write_text(STUDY.format(jobs=jobs))
         started = time.monotonic()
         assert command("study", folder / "1.yaml", folder / "whole").wait() == 0
-        took = time.monotonic() - started
-        print(f"undisturbed: {took:.0f} s")
+        print(f"undisturbed: {time.monotonic() - started:.0f} s")
         done, alike = 0, True
         while done < kills:
             out = folder / f"killed-{done}"
             jobs = 1 + done % 2
-            more = disturbed(folder / f"{jobs}.yaml", out, rng, min(kills - done, 10), took)
+            more = disturbed(folder / f"{jobs}.yaml", out, rng, min(kills - done, 10))
             done += more
             same = tables(out) == tables(folder / "whole")
             alike = alike and same
@@ -54,42 +71,42 @@ def main() -> None:
     sys.exit(not alike)
 
 
-def disturbed(study: Path, out: Path, rng: random.Random, kills: int, took: float) -> int:
+def disturbed(study: Path, out: Path, rng: random.Random, kills: int) -> int:
     """Kill a study up to ``kills`` times, then let it end; how often it was killed."""
     done = 0
     while done < kills:
-        process = command("study", study, out)
-        while process.poll() is None and not holds(out, process.pid):
-            time.sleep(0.05)  # it is still importing
-        try:
-            code = process.wait(rng.uniform(0, 0.4) * took)
-            assert code == 0, code
+        step, count = rng.choice(STEPS), rng.randint(1, 3)
+        code = command("study", study, out, kill_at=f"{count} {step}").wait()
+        if code == 0:
             return done
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            done += 1
-            print(f"  killed: {stage(out)}", flush=True)
+        assert code == -signal.SIGKILL, code
+        done += 1
+        print(f"  killed at {step} ({count}): {stage(out)}", flush=True)
     assert command("study", study, out).wait() == 0
     return done
 
 
-def holds(out: Path, pid: int) -> bool:
-    """Whether a process has begun with a study."""
-    note = out / ".holder"
-    return note.exists() and f"process {pid} " in note.read_text()
-
-
-def command(*words: object) -> "subprocess.Popen[bytes]":
-    code = "from skipshift.cli import main; main()"
-    line = [sys.executable, "-c", code, *map(str, words)]
+def command(*words: object, kill_at: str = "") -> "subprocess.Popen[bytes]":
+    """Start a command of skipshift in a process group of its own."""
+    line = [sys.executable, "-m", "benchmarks.kills", "--command", *map(str, words)]
     return subprocess.Popen(
-        line, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        line,
+        start_new_session=True,
+        env={**os.environ, KILL_AT: kill_at},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
 
 
+def run_command(*words: str) -> None:
+    from skipshift.cli.main import main as skipshift
+
+    sys.argv = ["skipshift", *words]
+    skipshift()
+
+
 def stage(out: Path) -> str:
-    """What a study had come to."""
+    """Say how far each run of a study had come."""
     runs = sorted((out / "runs").glob("*")) if out.exists() else []
     states = []
     for run in runs:
@@ -103,6 +120,11 @@ def stage(out: Path) -> str:
 def tables(out: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted((out / "tables").iterdir())}
 
+
+# processes that a study starts import this module again, under another name than __main__
+if os.environ.get(KILL_AT):
+    _count, _, _step = os.environ[KILL_AT].partition(" ")
+    arm(_step, int(_count), kill_group)
 
 if __name__ == "__main__":
     main()

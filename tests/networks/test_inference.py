@@ -1,16 +1,30 @@
+import platform
+import subprocess
+import sys
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
 import torch
 from torch import nn
 
-from skipshift.networks.inference import fast_copy, labels_of, logits_of, run, use_bf16
+from skipshift.networks import inference
+from skipshift.networks.inference import (
+    bf16_is_faster,
+    fast_copy,
+    instruction_set,
+    labels_of,
+    logits_of,
+    resolve_precision,
+    run,
+    use_bf16,
+)
 from skipshift.networks.unet import Unet
 
 
 def settled(net):
     """Give batch norms statistics and weights that folding has to get right."""
-    torch.manual_seed(0)
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.running_mean, -0.2, 0.2)
@@ -20,21 +34,21 @@ def settled(net):
 
 
 @pytest.mark.parametrize(
-    "net",
+    "build",
     [
-        Unet("resnet18"),
-        Unet("resnet34", skips=()),
-        Unet("tu-resnet18"),
-        smp.FPN("densenet121", encoder_weights=None),
+        lambda: Unet("resnet18"),
+        lambda: Unet("resnet34", skips=()),
+        lambda: Unet("tu-resnet18"),
+        lambda: smp.FPN("densenet121", encoder_weights=None),
     ],
     ids=["resnet18", "resnet34", "timm", "densenet"],
 )
-def test_a_folded_copy_gives_the_same_logits(net):
-    net, images = settled(net), torch.rand(2, 3, 64, 64)
+def test_a_folded_copy_gives_the_same_logits(build):
+    net, images = settled(build()), torch.rand(2, 3, 64, 64)
     folded = fast_copy(net, images, "fp32")
     with torch.no_grad():
         expected = net(images)
-        assert torch.allclose(folded(images), expected, atol=1e-3 * expected.abs().max())
+        assert torch.allclose(folded(images), expected, atol=1e-3 * expected.abs().max().item())
 
 
 def test_no_batch_norm_of_the_unet_is_left_and_the_original_is_untouched():
@@ -74,6 +88,39 @@ def test_labels_are_the_most_likely_class(classes):
     assert np.array_equal(labels_of(logits), logits.argmax(1).numpy())
 
 
+@pytest.mark.parametrize("faster", [True, False])
+def test_auto_is_what_is_faster_here(monkeypatch, faster):
+    """The probe compares times and nothing else, so times are all that it is given."""
+    clock = iter(np.cumsum(np.tile([0, 1, 0, 0.5 if faster else 0.9], inference.PROBES)))
+    monkeypatch.setattr(inference.time, "perf_counter", lambda: float(next(clock)))
+    assert bf16_is_faster.__wrapped__("cpu") is faster
+    monkeypatch.setattr(inference, "bf16_is_faster", lambda _device: faster)
+    assert resolve_precision("auto") == ("bf16" if faster else "fp32")
+    assert resolve_precision("fp32") == "fp32"
+
+
+def test_the_instruction_set_is_that_of_onednn(monkeypatch):
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("torch was built without oneDNN")
+    printed = "onednn_verbose,v1,info,cpu,isa:Intel AVX2\nonednn_verbose,v1,info,gpu\n"
+    shown = SimpleNamespace(stdout=printed)
+    monkeypatch.setattr(inference.subprocess, "run", lambda *_, **__: shown)
+    assert instruction_set.__wrapped__() == "Intel AVX2"
+    shown.stdout = ""
+    assert instruction_set.__wrapped__().endswith("(torch)")
+
+
+@pytest.mark.slow  # two processes that import torch
+def test_onednn_held_to_avx2_says_so_and_computes_in_fp32(monkeypatch):
+    if platform.machine() != "x86_64" or not torch.cpu._is_avx2_supported():
+        pytest.skip("needs a processor with AVX2")
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    assert "AVX2" in instruction_set.__wrapped__()
+    code = "from skipshift.networks.inference import use_bf16; print(use_bf16('auto'))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
 def test_precision_is_what_was_asked_for():
     assert use_bf16("bf16")
     assert not use_bf16("fp32")
@@ -93,14 +140,18 @@ def test_a_network_that_gives_a_dict_is_folded_too():
     net, images = Answers().eval(), torch.rand(2, 3, 8, 8)
     fast = fast_copy(net, images, "fp32")
     assert isinstance(fast.layers[1], nn.Identity)
-    assert torch.allclose(logits_of(fast(images)), logits_of(net(images)), atol=1e-5)
+    expected = logits_of(net(images))
+    assert torch.allclose(
+        logits_of(fast(images)), expected, atol=1e-5 * expected.abs().max().item()
+    )
 
 
 def test_volumes_are_laid_out_channels_last():
     net, images = nn.Conv3d(1, 2, 3).eval(), torch.rand(1, 1, 8, 8, 8)
     fast = fast_copy(net, images, "fp32")
     assert fast.weight.is_contiguous(memory_format=torch.channels_last_3d)
-    assert torch.allclose(fast(images), net(images), atol=1e-5)
+    expected = net(images)
+    assert torch.allclose(fast(images), expected, atol=1e-5 * expected.abs().max().item())
 
 
 def test_one_channel_is_the_logit_of_the_second_class():

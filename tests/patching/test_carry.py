@@ -15,9 +15,9 @@ from skipshift.specs import CarrySpec, EvaluationSpec
 from skipshift.statistics.scores import estimates, pooled_iou
 from skipshift.study.evaluation import evaluate
 
-FP32 = CarrySpec(precision="fp32", draws=50)
+FEW = CarrySpec(draws=50)
 TOY = {"skip": "near", "deep": "far"}
-TOY_SPEC = CarrySpec(paths=TOY, precision="fp32", draws=50)
+TOY_SPEC = CarrySpec(paths=TOY, draws=50)
 
 
 class Toy(nn.Module):
@@ -78,7 +78,6 @@ def toy_pair(rng):
 @pytest.fixture(scope="module")
 def net():
     """A network that knows nothing and calls half of the pixels of noise foreground."""
-    torch.manual_seed(0)
     net = Unet("resnet18").eval()
     with torch.no_grad():
         logits = net(torch.rand(4, 3, 64, 64))
@@ -108,20 +107,20 @@ def test_a_skip_that_a_decoder_reads_in_a_forward_hook_is_patched(toy_pair):
 
 
 def test_none_is_the_shifted_iou_and_all_the_reference_iou_of_evaluate(net, images):
-    table = carry(net, *images, spec=FP32).set_index("path")
+    table = carry(net, *images, spec=FEW).set_index("path")
     cases = [
         Case(f"{d}{i}", d, f"{i}", image.transpose(1, 2, 0), mask)
         for d, part in zip("rs", images, strict=False)
         for i, (image, mask) in enumerate(zip(part, images[2], strict=True))
     ]
-    how = EvaluationSpec(precision="fp32", batch_size=5)
+    how = EvaluationSpec(batch_size=5)
     counts = evaluate(net, cases, ("ground", "cell"), how)
     iou = pooled_iou(estimates(counts.assign(run="", encoder="", variant="")))
     iou = iou[iou["class"] == "cell"].set_index("domain")["iou"]
     assert table.loc["none", "iou"] == iou["s"]
     assert table.loc["all", "iou"] == table.loc["none", "in_domain"] == iou["r"]
     assert table.loc["all", "share"] == 1
-    assert 0.9 < iou["r"] > iou["s"]
+    assert iou["r"] > iou["s"]
 
 
 def test_all_paths_cost_less_than_a_forward_pass_each_and_two(net):
@@ -129,7 +128,7 @@ def test_all_paths_cost_less_than_a_forward_pass_each_and_two(net):
     with FlopCounterMode(display=False) as bare:
         net(torch.zeros(8, 3, 64, 64))
     with FlopCounterMode(display=False) as ours:
-        carry(net, images, images, images[:, 0], spec=FP32)
+        carry(net, images, images, images[:, 0], spec=FEW)
     assert ours.get_total_flops() < 5.5 * bare.get_total_flops()
 
 
@@ -154,7 +153,7 @@ def test_paths_are_named_or_addressed(net):
 def test_shapley_shares_add_up_to_one(toy_pair, rng):
     images, shifted, masks = toy_pair
     shifted = shifted + 0.3 * rng.random(shifted.shape).astype(np.float32)
-    spec = CarrySpec(paths=TOY, precision="fp32", subsets=True, draws=50)
+    spec = CarrySpec(paths=TOY, subsets=True, draws=50)
     table = carry(Toy(), images, shifted, masks, spec=spec).set_index("path")
     alone = table.loc[["skip", "deep"]]
     # of two players each gets half of what it adds alone and half of what it adds to the other
@@ -184,7 +183,7 @@ def test_a_symmetric_network_shares_the_loss_equally(toy_pair, rng):
 
     images = toy_pair[0]
     masks = (2 * images[:, 0] > 1).astype(np.uint8)
-    spec = CarrySpec(paths={"a": "left", "b": "right"}, subsets=True, precision="fp32", draws=20)
+    spec = CarrySpec(paths={"a": "left", "b": "right"}, subsets=True, draws=20)
     table = carry(Twins(), images, rng.permuted(images, axis=3), masks, spec=spec)
     table = table.set_index("path")
     assert table.loc["a", "share"] == table.loc["b", "share"]
@@ -194,7 +193,7 @@ def test_a_symmetric_network_shares_the_loss_equally(toy_pair, rng):
 def test_zero_and_mean_are_the_network_with_the_path_ablated(toy_pair):
     images, shifted, masks = toy_pair
     for mode, level in (("zero", 0.0), ("mean", float(images.mean()))):
-        spec = CarrySpec(paths=TOY, mode=mode, precision="fp32", draws=20)
+        spec = CarrySpec(paths=TOY, mode=mode, draws=20)
         table = carry(Toy(), images, shifted, masks, spec=spec).set_index("path")
         windows = images.reshape(6, 4, 2, 4, 2).mean((2, 4)).repeat(2, 1).repeat(2, 2)
         found = windows + level > 1
@@ -207,17 +206,19 @@ def test_quantiles_bring_an_affine_shift_of_other_images_back(rng):
     images = rng.random((2, 40, 1, 8, 8)).astype(np.float32)
     with torch.no_grad():
         masks = [labels_of(Toy()(torch.from_numpy(part))) for part in images]
-    spec = CarrySpec(paths=TOY, mode="quantile", precision="fp32", draws=20)
+    spec = CarrySpec(paths=TOY, mode="quantile", draws=20)
     table = carry(Toy(), images[0], 0.5 * images[1] + 0.1, tuple(masks), spec=spec)
     table = table.set_index("path")
-    assert table.loc["none", "iou"] < 0.5
-    assert table.loc["all", "iou"] > 0.97
+    # what is left of the loss is the coarseness of quantiles of few values
+    lost = 1 - table["iou"]
+    assert lost["all"] < 0.1 * lost["none"]
 
 
 def test_a_quantile_map_between_equal_sets_changes_nothing(rng):
     values = torch.from_numpy(rng.normal(size=(3000, 3))).float().relu()
     other = torch.from_numpy(rng.normal(size=(3, 5, 7))).float().relu() * 2
-    assert torch.allclose(_quantile_map(values, values)(other), other, atol=1e-5)
+    mapped = _quantile_map(values, values)(other)
+    assert torch.allclose(mapped, other, atol=1e-5 * other.abs().max().item())
 
 
 def test_a_quantile_map_gives_the_quantiles_of_the_target(rng):
@@ -247,7 +248,7 @@ def test_volumes_are_patched_as_images_are():
     volumes = rng.random((2, 2, 1, 16, 32, 32)).astype(np.float32)
     with torch.no_grad():
         masks = labels_of(logits_of(net(torch.from_numpy(volumes[0]))))
-    table = carry(net, *volumes, masks, spec=FP32).set_index("path")
+    table = carry(net, *volumes, masks, spec=FEW).set_index("path")
     assert table.index.tolist() == ["none", "L0", "L1", "bottleneck", "all"]
     assert table.loc["all", "iou"] == table.loc["all", "in_domain"] > table.loc["none", "iou"]
 

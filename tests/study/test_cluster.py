@@ -1,12 +1,13 @@
-"""A cluster of two nodes on one machine; it takes most of a minute to come up and go."""
+"""Studies on a Ray cluster: two nodes on one machine, which take most of a minute to start."""
 
-import threading
-import time
+import os
+import signal
 
 import pytest
 import ray
 from ray.cluster_utils import Cluster
 
+from architectures import TINY
 from skipshift.errors import SkipshiftError
 from skipshift.specs import ExecutionSpec, ProfileSpec, StudySpec, TrainingSpec
 from skipshift.study import study
@@ -25,13 +26,13 @@ pytestmark = [
 def spec(small_set):
     return StudySpec(
         manifest=small_set,
-        encoders=("resnet18",),
+        encoders=(TINY,),
         skips=("baseline", "L1-pruned", "L4-pruned"),
         folds=2,
         run_folds=(0,),
         shifts=(),
         profile_shifts=(),
-        training=TrainingSpec(encoder_weights=None, epochs=2, crop=32, precision="fp32"),
+        training=TrainingSpec(encoder_weights=None, epochs=2, crop=32),
         profile=ProfileSpec(null_draws=5, bootstrap_draws=5),
         threads=1,
     )
@@ -50,6 +51,20 @@ def test_a_packed_study_is_the_same_study_in_another_place(spec, tmp_path):
             assert open(a, "rb").read() == open(b, "rb").read()  # noqa: PTH123, SIM115
 
 
+def lose_node_in_mid_training():
+    """In each worker process: away from the head node, the node dies after a run's first epoch."""
+    import sys
+
+    def lost(arguments):
+        away = ray.get_runtime_context().get_node_id() != os.environ["HEAD_NODE"]
+        if away and arguments[0].endswith("last.ckpt"):
+            os.kill(os.getppid(), signal.SIGKILL)  # the raylet, which is the node
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(lambda event, args: event == "skipshift.written" and lost(args))
+
+
+@pytest.mark.slow  # a cluster of two nodes, a worker process each
 def test_a_node_that_dies_in_mid_study_changes_nothing(spec, tmp_path, monkeypatch):
     monkeypatch.setattr(study, "write_report", lambda out: out / "report.html")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
@@ -57,19 +72,14 @@ def test_a_node_that_dies_in_mid_study_changes_nothing(spec, tmp_path, monkeypat
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     try:
         doomed = cluster.add_node(num_cpus=1)
-
-        def kill_when_busy():
-            while ray.is_initialized() and ray.available_resources().get("CPU", 0):
-                time.sleep(0.1)
-            time.sleep(2)
-            cluster.remove_node(doomed, allow_graceful=False)
-            cluster.add_node(num_cpus=1)
-
-        ray.init(address=cluster.address, log_to_driver=False)
-        killer = threading.Thread(target=kill_when_busy)
-        killer.start()
+        hooks = {
+            "worker_process_setup_hook": lose_node_in_mid_training,
+            "env_vars": {"HEAD_NODE": cluster.head_node.node_id},
+        }
+        ray.init(address=cluster.address, log_to_driver=False, runtime_env=hooks)
         run_study(spec, tmp_path / "out", ExecutionSpec(on="ray"))
-        killer.join()
+        alive = {node["NodeID"]: node["Alive"] for node in ray.nodes()}
+        assert not alive[doomed.node_id]
     finally:
         ray.shutdown()
         cluster.shutdown()

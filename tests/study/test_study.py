@@ -19,7 +19,7 @@ from skipshift.study.study import open_study, run_study
 FAST = TrainingSpec(encoder_weights=None, epochs=1, learning_rate=1e-3, crop=32, batch_size=4)
 
 
-CHANNELS = 0
+CHANNELS = 848
 """Channels of all ten layers of a U-net with the tiny encoder."""
 
 

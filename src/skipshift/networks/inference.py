@@ -57,8 +57,8 @@ def bf16_is_faster(device: str) -> bool:
         times = [[_seconds(job) for job in jobs] for _ in range(PROBES)]
     except RuntimeError:  # no bf16 convolution on this platform
         return False
-    exact, rough = (min(column) for column in zip(*times, strict=True))
-    return exact > MARGIN * rough
+    exact, rough = map(min, zip(*times, strict=True))
+    return bool(exact > MARGIN * rough)
 
 
 def _convolution(dtype: torch.dtype) -> Callable[[], object]:

@@ -20,8 +20,8 @@ ROOMS = {
     "data.prepare": "options writing patterns labels folder mms specimens regions scc published "
     "corrections stains point_patches mitosis procedural smear_masks smear_boxes smear_search "
     "templates synthetic",
-    "data.checks": "findings thumbnails value_range channel_order orientation alignment duplicates "
-    "domains preflight",
+    "data.checks": "findings thumbnails group_tests value_range channel_order orientation "
+    "alignment duplicates magnification padding domains preflight",
     "networks": "addresses architectures layers unet checkpoints inference allocator losses "
     "mask_proposals pooling hooks feature_store features",
     "statistics": "counts distances resampling two_sample scores recovery comparisons",

@@ -72,7 +72,7 @@ def apply(image: Pixels, domain: str) -> Pixels:
         if domain == ORIGINAL:
             return image
         raise ArgumentError(
-            f"{domain!r} is not a shift; use KIND:FACTOR with KIND one of {list(SHIFTS)}"
+            f"{domain!r} is not a shift; use KIND:FACTOR with KIND one of {', '.join(SHIFTS)}"
         )
     kind, factor = shift
     return SHIFTS[kind](image, factor)

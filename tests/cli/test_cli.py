@@ -217,9 +217,9 @@ def test_an_argument_error_of_a_command_names_the_command(skipshift, small_set, 
 
 def test_an_error_in_the_users_own_code_is_not_a_wrong_argument(skipshift, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.py").write_text("def net():\n    raise ValueError('my own')\n")
+    (tmp_path / "faulty.py").write_text("def net():\n    raise ValueError('my own')\n")
     (tmp_path / "net.pt").touch()
-    code, _, err = skipshift("profile", "net.pt", "a", "b", "o", "--builder", "mine:net")
+    code, _, err = skipshift("profile", "net.pt", "a", "b", "o", "--builder", "faulty:net")
     assert code == 1
     assert err == "skipshift: unexpected ValueError: my own (add --debug to see where)\n"
 

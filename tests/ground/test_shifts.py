@@ -89,7 +89,7 @@ def test_an_array_that_is_no_image_is_refused(bad):
 
 
 def test_an_unknown_shift_names_the_choices(image):
-    with pytest.raises(ValueError, match=r"KIND of .*brightness"):
+    with pytest.raises(ValueError, match="KIND one of brightness, contrast, saturation"):
         shifts.apply(image, "hue:0.5")
 
 

@@ -74,9 +74,11 @@ def run_study(
 
 
 def open_study(spec: StudySpec, out: Path) -> Study:
-    """Read a study's manifest and folds, and find what would stop it after its training.
+    """Read a study's manifest and folds, and check what would stop it after its training.
 
     The folds are those of the study's folder, if they are of these cases and settings.
+    `SkipshiftError` if the manifest lacks test cases of a training domain, or cases that the
+    settings ask for.
     """
     cases = read_manifest(spec.manifest)
     trained = cases.loc[cases["split"] == "train", "domain"]
@@ -160,7 +162,7 @@ def _check_sizes(images: "pd.Series[str]") -> None:
 
 
 def chosen_runs(study: Study, execution: ExecutionSpec) -> list[Run]:
-    """List the runs of the grid to do now."""
+    """List the runs of the grid to do now; `SkipshiftError` if ``only`` matches none."""
     grid = study.runs()
     chosen = [run for run in grid if fnmatch.fnmatchcase(run.name, execution.only)]
     if not chosen:

@@ -21,7 +21,8 @@ def run_processes(study: Study, runs: Sequence[Run], jobs: int) -> Iterator[Run]
     """Do runs, ``jobs`` at a time, and yield each as it ends, done or with its failure recorded.
 
     A run whose process is killed goes on once from its last epoch; killed again, it has failed,
-    most likely for lack of memory. If this process dies the others do too.
+    most likely for lack of memory. If this process dies the others do too. `UnwritableError` if a
+    run finds the disk full: it ends the study.
     """
     waiting, running = list(runs), dict[int, tuple[Run, _Worker]]()
     kills = dict.fromkeys(runs, 0)

@@ -15,7 +15,7 @@ from skipshift.data.checks.padding import measure_padding
 from skipshift.data.checks.value_range import measure_levels
 from skipshift.data.images import read_image
 from skipshift.data.prepare.options import SynthSpec
-from skipshift.data.prepare.synthetic import compose, draw_layout, new_canvas, prepare_kit
+from skipshift.data.prepare.synthetic import compose, draw_layout, new_canvas, prepare_templates
 from skipshift.data.prepare.templates import load_templates
 
 POOL = 24
@@ -66,7 +66,7 @@ def smears(tmp_path_factory):
         tmp_path_factory.mktemp("pool"), images=POOL, size=192, canvas=750, cells=(3, 12)
     )
     templates = load_templates(spec)
-    kit, canvas = prepare_kit(spec, templates), new_canvas(spec.canvas)
+    kit, canvas = prepare_templates(spec, templates), new_canvas(spec.canvas)
     return [draw_smear(kit, spec, templates, canvas, index) for index in range(POOL)]
 
 

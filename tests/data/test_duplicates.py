@@ -13,7 +13,7 @@ from skipshift.data.checks.duplicates import (
 )
 from skipshift.data.images import read_image
 from skipshift.data.prepare.options import SynthSpec
-from skipshift.data.prepare.synthetic import compose, draw_layout, new_canvas, prepare_kit
+from skipshift.data.prepare.synthetic import compose, draw_layout, new_canvas, prepare_templates
 from skipshift.data.prepare.templates import load_templates
 
 
@@ -22,7 +22,7 @@ def smears(tmp_path_factory):
     """Ten distinct synthetic smears whose cells come from the same three templates."""
     spec = SynthSpec(tmp_path_factory.mktemp("smears"), images=10, size=256, cells=(20, 60))
     templates = load_templates(spec)
-    kit, canvas = prepare_kit(spec, templates), new_canvas(spec.canvas)
+    kit, canvas = prepare_templates(spec, templates), new_canvas(spec.canvas)
     return [compose(draw_layout(spec, templates, i), kit, 256, canvas)[0] for i in range(10)]
 
 

@@ -227,7 +227,7 @@ def test_a_point_with_a_large_registration_error_is_left_out_on_all_scans(src):
 
 
 def test_a_registration_to_another_slide_is_an_error(src):
-    with pytest.raises(SkipshiftError, match=r"carries to x.tiff, but .* of domain B is s0.tiff"):
+    with pytest.raises(SkipshiftError, match=r"maps to x.tiff, but .* of domain B is s0.tiff"):
         prepare(src, **register(src, moving="x.tiff"))
 
 
@@ -308,7 +308,10 @@ def test_a_slide_with_contradicting_tables_may_be_left_out(src):
             {"corrections": Path("nowhere")},
             "nowhere: is not a folder; give the",
         ),
-        ({"registrations": Path("nowhere")}, "nowhere: holds no DOMAIN/SPECIMEN/registration.json"),
+        (
+            {"registrations": Path("nowhere")},
+            "nowhere: contains no DOMAIN/SPECIMEN/registration.json",
+        ),
     ],
 )
 def test_a_source_that_does_not_fit_is_an_error(src, options, message):
@@ -472,7 +475,10 @@ def test_a_painted_mask_is_transferred_to_other_scans(src):
         ),
         ({"marks": "s0,accept,\n"}, "line 2: case 's0' is accepted but its column mask is empty"),
         ({"marks": "s0,reject,\ns0,accept,1\n"}, "line 3: case 's0' already has mark reject"),
-        ({"marks": "s0,reject,\n", "s0": np.ones((9, 9), np.uint8)}, "s0.png: is painted, but the"),
+        (
+            {"marks": "s0,reject,\n", "s0": np.ones((9, 9), np.uint8)},
+            "s0.png: is painted, but its case is rejected",
+        ),
         (
             {f"s{n}-x00018{n}-y000150": np.ones((9, 8), np.uint8) for n in range(3)},
             "png: is 8 x 9, but its case is 128 x 128; repaint it at that size",
@@ -522,8 +528,8 @@ def test_a_network_proposes_what_it_segments_at_the_centre(rng):
 @pytest.mark.parametrize(
     ("net", "message"),
     [
-        (Darkness(stride=2), r"gives \(96, 96\) for \(192, 192\); it must keep the size"),
-        (torch.nn.Conv2d(1, 2, 1), "proposals: the network cannot run on .*name another network"),
+        (Darkness(stride=2), r"returns \(96, 96\) for \(192, 192\); its output must have"),
+        (torch.nn.Conv2d(1, 2, 1), "proposals: the network cannot run on .*choose another network"),
         (torch.nn.Sequential(torch.nn.Conv2d(3, 2, 1), torch.nn.Flatten()), "must give logits"),
     ],
 )

@@ -95,8 +95,8 @@ def open_study(spec: StudySpec, out: Path) -> Study:
         if not others.any():
             known = ", ".join(test["domain"].unique())
             raise SkipshiftError(
-                f"profile_shifts: {shifted!r} is no shift such as brightness:0.75 and no domain of "
-                f"the test cases ({known})"
+                f"profile_shifts: {shifted!r} is not a shift such as brightness:0.75, nor a domain "
+                f"of the test cases ({known})"
             )
         if spec.evaluation_crop is None:
             _check_sizes(test.loc[home, "image"])

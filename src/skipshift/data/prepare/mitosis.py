@@ -66,7 +66,7 @@ _BYTES_DEPEND_ON = (
     "mpp",
     "most_error",
     "preprocess",
-    "net",
+    "builder",
     "seed",
 )
 

@@ -218,8 +218,8 @@ def carry(spec: CarryRunSpec, progress: Progress = silent) -> str:
     """Measure by activation patching which path of a network carries the loss."""
     from skipshift.page.carry_sentences import carry_sentence
     from skipshift.patching.carry import carry as patch
-    from skipshift.patching.carry import paths_of
     from skipshift.patching.inputs import read_inputs
+    from skipshift.patching.paths import paths_of
 
     net = _load(spec.net, spec.builder, spec.preprocess)
     paths = paths_of(net, spec.settings.paths)

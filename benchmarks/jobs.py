@@ -121,7 +121,7 @@ def plain_carry(manifest: Path, side: int) -> float:
     from skipshift.networks.features import as_input
     from skipshift.networks.inference import fast_copy
     from skipshift.networks.unet import Unet
-    from skipshift.patching.carry import paths_of
+    from skipshift.patching.paths import paths_of
 
     keep_memory()
     net, images, _ = Unet().eval(), *_stacked(manifest, side)

@@ -111,19 +111,15 @@ TABLE_COLUMNS: Mapping[str, Mapping[str, str]] = {
     "layers.csv": {**_GRID, **_PAIR, **_LAYER, **_DISTANCE},
     "carry.csv": {
         "path": "str",
-        **dict.fromkeys(
-            (
-                "iou",
-                "share",
-                "low",
-                "high",
-                "in_domain",
-                "shapley",
-                "shapley_low",
-                "shapley_high",
-            ),
-            "float64",
-        ),
+        "iou": "float64",
+        **dict.fromkeys(("share", "low", "high"), "float64"),
+        **dict.fromkeys(("missing", "missing_low", "missing_high"), "float64"),
+        **dict.fromkeys(("passed", "passed_low", "passed_high"), "float64"),
+        "farther": "bool",
+        "read": "bool",
+        **dict.fromkeys(("lost", "lost_low", "lost_high"), "float64"),
+        "in_domain": "float64",
+        **dict.fromkeys(("shapley", "shapley_low", "shapley_high"), "float64"),
     },
     PROFILE_LAYERS: {**_LAYER, **_DISTANCE},
     "channels.parquet": {

@@ -215,6 +215,7 @@ def carried(shares, **columns):
     share = np.array([0.0, *shares, 1.0])
     table = {"path": paths, "iou": 0.4 + share / 2, "share": share, "low": share - 0.1}
     table |= {"high": share + 0.1, "in_domain": 0.9, "shapley": np.nan}
+    table |= {"lost_low": 0.3, "lost_high": 0.6}
     return pd.DataFrame(table | columns)
 
 
@@ -233,5 +234,18 @@ def test_carry_without_a_loss_is_drawn_and_said():
     assert to_png(carry_figure(none, "a against b")).startswith(b"\x89PNG")
 
 
-def test_a_share_without_an_interval_says_why():
-    assert "too few groups, or too small a loss" in carry_sentence(carried([0.5], low=np.nan))
+def test_a_share_of_what_may_be_no_loss_is_no_finding():
+    said = carry_sentence(carried([1.92], lost_low=-0.1))
+    assert said.endswith("of the loss -0.100 to 0.600): shares of it are no finding.")
+    assert "cannot tell from chance" in carry_sentence(carried([0.5], lost_low=np.nan))
+
+
+def test_what_is_missed_what_leads_away_and_what_is_not_read_are_said():
+    read, farther = [True, True, True, False, True], [False, False, True, False, False]
+    missing = {"missing": [np.nan, 0.6, 0.0, np.nan, np.nan], "missing_high": 0.7}
+    table = carried([0.7, 0.1, np.nan], **missing, missing_low=0.5, read=read, farther=farther)
+    said = carry_sentence(table)
+    assert "With all paths but L1 patched, 60 % of it stays lost (95 % interval 50 to 70)" in said
+    assert "Patching L2 alone leads the decoder block behind farther" in said
+    assert said.endswith("Nothing reads L3: left out.")
+    assert to_png(carry_figure(table, "a against b")).startswith(b"\x89PNG")

@@ -7,7 +7,7 @@ from skipshift.networks.hooks import captured, hooked
 from skipshift.networks.inference import logits_of
 from skipshift.networks.unet import Unet
 from skipshift.patching.cached_forward import cached
-from skipshift.patching.carry import paths_of
+from skipshift.patching.paths import paths_of
 
 
 @pytest.mark.parametrize(

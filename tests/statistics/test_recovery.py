@@ -2,8 +2,10 @@ from itertools import permutations
 
 import numpy as np
 import pytest
+from benchmarks.truth_carry import coverage
 
 from skipshift.specs import CarrySpec
+from skipshift.statistics.passing import passed_between_sets, passed_in_pairs
 from skipshift.statistics.recovery import rows_of, shapley_weights, share_table
 
 
@@ -51,3 +53,43 @@ def test_an_interval_needs_a_loss_that_is_sure(rng):
     assert unsure.loc["none", "iou"] < unsure.loc["none", "in_domain"]
     assert unsure.loc["all", "share"] == 1
     assert np.isnan(unsure.loc["all", "low"])
+
+
+def test_rests_are_all_paths_but_one():
+    assert list(rows_of(("a", "b", "c"), subsets=False, rests=True)) == [
+        "none", "a", "b", "c", "a+b", "a+c", "b+c", "all",
+    ]  # fmt: skip
+    assert list(rows_of(("a",), subsets=False, rests=True)) == ["none", "a", "all"]
+
+
+def test_two_groups_that_lose_differently_have_no_interval():
+    found = table([[50, 25, 25], [50, 20, 30]], [[10, 50, 40], [45, 30, 25]])
+    assert found.loc["all", "share"] == 1
+    assert found["low"].isna().all()
+    assert found.loc["none", "lost_low"] < 0 < found.loc["none", "lost_high"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("groups", [3, 5, 20])
+def test_the_interval_of_a_share_holds_its_level(groups):
+    covered, given = coverage(groups, repeats=400, seed=groups)
+    assert covered > 0.92
+    assert given > {3: 0.2, 5: 0.7, 20: 0.99}[groups]
+
+
+def test_how_much_of_the_distance_goes_has_an_interval_over_groups():
+    passed, low, high = passed_in_pairs(np.array([[1.0, 4], [2, 4], [3, 6], [1, 6]]))
+    assert passed == pytest.approx(0.65)
+    assert low < 0.65 < high
+    assert np.isnan(passed_in_pairs(np.array([[1.0, 4]]))[1:]).all()
+    assert np.isnan(passed_in_pairs(np.zeros((3, 2)))).all()
+
+
+def test_between_sets_half_a_shift_leaves_a_quarter_of_the_squared_distance(rng):
+    own, others = rng.normal(0, 0.02, (30, 6)), rng.normal(0, 0.02, (20, 6))
+    names = (np.arange(30), 100 + np.arange(20))
+    passed, low, high = passed_between_sets(own, others + 0.1, others + 0.2, names)
+    assert low < 0.75 < high
+    assert passed == pytest.approx(0.75, abs=0.05)
+    # nothing differs: no share of it, or no interval
+    assert np.isnan(passed_between_sets(own, others, others, names)[1])

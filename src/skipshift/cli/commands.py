@@ -218,8 +218,8 @@ def carry(spec: CarryRunSpec, progress: Progress = silent) -> str:
     """Measure by activation patching which path of a network carries the loss."""
     from skipshift.page.carry_sentences import carry_sentence
     from skipshift.patching.carry import carry as patch
-    from skipshift.patching.carry import paths_of
     from skipshift.patching.inputs import read_inputs
+    from skipshift.patching.paths import paths_of
 
     net = _load(spec.net, spec.builder, spec.preprocess)
     paths = paths_of(net, spec.settings.paths)
@@ -228,8 +228,7 @@ def carry(spec: CarryRunSpec, progress: Progress = silent) -> str:
     with naming(f"{spec.net} on {spec.reference}, {spec.shifted}"):
         table = patch(net, *inputs.images, inputs.masks, inputs.groups, spec.settings)
     _write_carry(spec, table, paths)
-    text = table.round(3).dropna(axis=1, how="all").to_string(index=False)
-    return f"{text}\n\n{carry_sentence(table)}\n\ncarry: {spec.out}"
+    return f"{_carry_text(table)}\n\n{carry_sentence(table)}\n\ncarry: {spec.out}"
 
 
 def _load(source: Path, builder: str | None, preprocess: str) -> "nn.Module":
@@ -245,6 +244,20 @@ def _load(source: Path, builder: str | None, preprocess: str) -> "nn.Module":
             f"a torch.export archive or weights"
         )
     return load_net(source, builder).to(best_device())
+
+
+def _carry_text(table: "pd.DataFrame") -> str:
+    """Show the columns of carry.csv that hold anything, a share and its interval as one."""
+    shown = table[["path", "iou"]].round(3)
+    for name, low, high in (
+        ("share", "low", "high"),
+        *((name, f"{name}_low", f"{name}_high") for name in ("missing", "passed", "shapley")),
+    ):
+        if table[name].notna().any():
+            ends = table[low].map(" [{:.2f}, ".format) + table[high].map("{:.2f}]".format)
+            ends = ends.where(table[low].notna(), "")
+            shown[name] = table[name].map("{:.2f}".format).where(table[name].notna(), "-") + ends
+    return shown.fillna({"iou": "-"}).to_string(index=False)
 
 
 def _write_carry(spec: CarryRunSpec, table: "pd.DataFrame", paths: Mapping[str, str]) -> None:

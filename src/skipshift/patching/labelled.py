@@ -1,0 +1,100 @@
+"""Two sets of images with their groups, and masks where there are any, in batches."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from skipshift.errors import ArgumentError
+from skipshift.networks.features import Groups, Images, batches_of
+
+Masks = npt.NDArray[np.uint8]
+"""(N, H, W) class indices."""
+
+Codes = npt.NDArray[np.int64]
+"""(N,): number of each image's group among the sorted labels of its set."""
+
+NAMES = ("reference", "shifted")
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Images with groups, and masks or none."""
+
+    name: str
+    images: Images
+    masks: Masks | None
+    groups: npt.NDArray[Any]
+    """(N,): group labels."""
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Masks | None, Codes]]:
+        """Yield images, masks and indices of their groups, in batches."""
+        codes = np.unique(self.groups, return_inverse=True)[1]
+        number, seen = len(self.groups), 0
+        for images in batches_of(self.images, size, self.name):
+            part = slice(seen, seen + len(images))
+            seen = part.stop
+            sides = tuple(images.shape[2:])
+            if self.masks is not None and self.masks.shape[1:] != sides:
+                raise ArgumentError(
+                    f"masks of the {self.name} must have the size of its images, {sides}, "
+                    f"got {self.masks.shape[1:]}"
+                )
+            if seen <= number:
+                yield images, None if self.masks is None else self.masks[part], codes[part]
+        if seen != number:
+            what = "groups" if self.masks is None else "masks"
+            raise ArgumentError(
+                f"{what} must be one per image: the {self.name} has {seen} images and "
+                f"{number} {what}"
+            )
+
+
+def labelled_pair(
+    images: tuple[Images, Images],
+    masks: Masks | tuple[Masks, Masks] | None,
+    groups: Groups | tuple[Groups, Groups] | None,
+    paired: bool,
+) -> tuple[Labelled, Labelled]:
+    """Join images with masks and groups; `ArgumentError` if they do not fit.
+
+    Without groups each image is one of its own, which in paired sets is in both.
+    """
+    both = masks if isinstance(masks, tuple) else (masks, masks)
+    both_named = isinstance(groups, tuple) and len(groups) == 2 and np.ndim(groups[0]) == 1
+    labels: Any = groups if both_named else (groups, groups)
+    sets = [_labelled(*each, paired) for each in zip(NAMES, images, both, labels, strict=True)]
+    sizes = [len(i) if isinstance(i, np.ndarray | Tensor) else 0 for i in images]
+    if paired and sizes[0] != sizes[1] and all(sizes):
+        raise ArgumentError(
+            f"mode paired needs the same images in both sets, got {sizes[0]} and {sizes[1]}; "
+            f"choose mode quantile, zero or mean for unpaired images"
+        )
+    return sets[0], sets[1]
+
+
+def _labelled(
+    name: str, images: Images, masks: Masks | None, groups: Groups | None, paired: bool
+) -> Labelled:
+    if iter(images) is images:
+        raise ArgumentError(
+            f"{name} must be an array or a loader that can be iterated more than once, "
+            f"got a {type(images).__name__}"
+        )
+    if masks is None:
+        number = sum(map(len, batches_of(images, 64, name)))
+    else:
+        masks = np.asarray(masks)
+        if masks.dtype != np.uint8 or masks.ndim not in (3, 4) or len(masks) == 0:
+            raise ArgumentError(
+                f"masks must be (N, H, W) uint8 class indices, got {masks.dtype} {masks.shape}"
+            )
+        number = len(masks)
+    own = [f"{'' if paired else name}{index}" for index in range(number)]
+    labels = np.asarray(own if groups is None else groups)
+    if labels.shape != (number,):
+        raise ArgumentError(f"groups of the {name} must be one label per image, {number}")
+    return Labelled(name, images, masks, labels)

@@ -1,0 +1,80 @@
+"""Paths of a network: the tensors that its decoder reads, and the decoder block behind each."""
+
+import re
+from collections.abc import Mapping, Sequence
+
+from torch import nn
+
+from skipshift.errors import ArgumentError
+from skipshift.networks.addresses import parse
+from skipshift.networks.architectures import known_layers
+from skipshift.networks.layers import layers_of
+from skipshift.statistics.recovery import ALL, NONE
+
+
+def paths_of(
+    net: nn.Module, paths: Mapping[str, str] | Sequence[str] | None = None
+) -> dict[str, str]:
+    """Return the addresses of paths by name; by default every skip, L1 first, and the bottleneck.
+
+    A skip is named by its level, the base-2 logarithm of its stride: L1 is the skip at stride 2.
+    `ArgumentError` if a path does not exist, or if none are named for an unknown architecture.
+    """
+    known = {}
+    for layer in known_layers(net):
+        if layer.kind == "skip":
+            known[_level(layer.name)] = layer.address
+        elif layer.kind == "bottleneck":
+            known["bottleneck"] = layer.address
+    known = dict(reversed(known.items()))
+    if paths is None:
+        if not known:
+            raise ArgumentError(
+                f"paths must be named for a {type(net).__name__}: give name -> address of each "
+                f"tensor that the decoder reads"
+            )
+        return known
+    chosen = dict(layers_of(net, paths)) if isinstance(paths, Mapping) else {}
+    for path in () if isinstance(paths, Mapping) else paths:
+        try:
+            chosen |= {path: known[path]} if path in known else layers_of(net, [path])
+        except ArgumentError as error:
+            has = f"; its paths are {', '.join(known)}" if known else ""
+            raise ArgumentError(f"path {path!r}: {error}{has}") from None
+    if not chosen or {NONE, ALL} & set(chosen):
+        raise ArgumentError(
+            f"paths must name at least one path, and none of them none or all, got {list(chosen)}"
+        )
+    return chosen
+
+
+def all_paths(net: nn.Module, paths: Mapping[str, str]) -> dict[str, str]:
+    """Addresses of all that the decoder should read: the given paths, and those that are known."""
+    known = paths_of(net) if any(layer.kind != "encoder" for layer in known_layers(net)) else {}
+    return {**known, **paths}
+
+
+def blocks_behind(net: nn.Module, paths: Mapping[str, str]) -> dict[str, str]:
+    """Addresses of the decoder block that reads each path, by the path's name.
+
+    In a known architecture the next decoder block in depth order; elsewhere the module of which the
+    path is an argument. Paths for which there is neither are left out.
+    """
+    known = known_layers(net)
+    found: dict[str, str] = {}
+    for path, address in paths.items():
+        place = [i for i, layer in enumerate(known) if layer.address == address]
+        if place and known[place[0]].kind in ("skip", "bottleneck"):
+            later = [layer.address for layer in known[place[0] :] if layer.kind == "decoder"]
+            found |= {path: later[0]} if later else {}
+        elif parse(address).argument is not None and parse(address).path:
+            found[path] = parse(address).path
+    return found
+
+
+def _level(layer: str) -> str:
+    """Level of the skip with a layer's name: ``s8`` is L3."""
+    match = re.fullmatch(r"s(\d+)([a-z]?)", layer)
+    if match is None or int(match[1]).bit_count() != 1:
+        return layer
+    return f"L{int(match[1]).bit_length() - 1}{match[2]}"

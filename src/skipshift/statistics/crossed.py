@@ -116,6 +116,14 @@ class Crossed:
     count: npt.NDArray[np.int64]
     """Number of runs R. With one, all that follows is about these checkpoints."""
 
+    def reshaped(self, shape: tuple[int, ...]) -> "Crossed":
+        """Bring all arrays into another shape."""
+        return Crossed(*(np.reshape(getattr(self, field.name), shape) for field in fields(self)))
+
+    def at(self, place: tuple[int, ...]) -> "Crossed":
+        """Select (results,) of (results, ...) arrays."""
+        return Crossed(*(getattr(self, field.name)[:, *place] for field in fields(self)))
+
     def half_width(self, level: float = 0.95) -> Array:
         """Half of the two-sided interval about ``effect``."""
         return self._reach(np.full(np.shape(self.effect), (1 - level) / 2))

@@ -255,24 +255,30 @@ def _cell(
     sums: GroupSums, measured: Measured, floors: Array | None, place: Place, pair: _Pair
 ) -> _Cell:
     domains = [sums.domains.index(name) for name in place.domains]
-    ours, theirs = measured.of(pair.ours), measured.of(pair.theirs)
+    tested = [
+        bool(sums.parts[:, domains, ours].any() and sums.parts[:, domains, theirs].any())
+        for ours, theirs in zip(pair.ours, pair.theirs, strict=True)
+    ]
+    # where domains are left out in turn, not every run is tested on every domain
+    sides = [side[tested] if any(tested) else side for side in (pair.ours, pair.theirs)]
+    ours, theirs = (measured.of(side) for side in sides)
     apart = ours.minus(theirs)
-    known = apart.known()[domains]
-
-    def mean(values: Array) -> Array:
-        """(..., domains, shown, metrics) -> (..., shown, metrics), over the known domains."""
-        with np.errstate(invalid="ignore"):
-            return np.asarray(np.where(known, values, 0).sum(-3) / known.sum(0))
-
-    shares = np.zeros((len(sums.parts), *known.shape[1:]))
-    if len(pair.ours) == 1:
-        parts = (sums.parts[:, domains, side[0]] for side in (pair.ours, pair.theirs))
-        shares = np.nan_to_num(mean(sums.with_mean(swap_shares(*parts))))
-    floor = np.full(known.shape[1:], np.nan)
+    part = apart.parts(domains)
+    shares = np.zeros((len(sums.parts), *part.shape[2:]))
+    if len(sides[0]) == 1:
+        swapped = swap_shares(*(sums.parts[:, domains, side[0]] for side in sides))
+        shares = np.nan_to_num(_weighted(part[:, 0], sums.with_mean(swapped)))
+    floor = np.full(part.shape[2:], np.nan)
     if floors is not None:
-        floor = mean(np.moveaxis(floors[domains], 1, 0)).max(0)
-    baseline = mean(theirs.scores[domains].mean(1))
+        floor = _weighted(part.sum(1), np.moveaxis(floors[domains], 1, 0)).max(0)
+    baseline = _weighted(part, theirs.scores[domains]).sum(0)
     return _Cell(apart.mean(domains), shares, apart.groups(domains), baseline, floor)
+
+
+def _weighted(part: Array, values: Array) -> Array:
+    """Sum (..., domains, ...) values by their parts (domains, ...), over the domains."""
+    axis = -part.ndim
+    return np.asarray(np.where(part == 0, 0, part * values).sum(axis))
 
 
 def _columns(

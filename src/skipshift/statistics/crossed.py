@@ -211,6 +211,12 @@ def crossed(effects: Array, errors: Array, weights: Array) -> Crossed:
     return Crossed(np.asarray(effects.mean()), groups, df, runs, cells, np.array(count))
 
 
+def unknown(runs: int) -> Crossed:
+    """What is not known of any of some runs."""
+    nothing = np.array(np.nan)
+    return Crossed(nothing, nothing, nothing, nothing, nothing, np.array(runs))
+
+
 def stacked(results: Sequence[Crossed]) -> Crossed:
     """Stack single results to one of arrays (results,)."""
     names = [field.name for field in fields(Crossed)]

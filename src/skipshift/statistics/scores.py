@@ -20,6 +20,7 @@ from skipshift.statistics.crossed import (
     ratios,
     score_interval,
     stacked,
+    unknown,
 )
 
 METRICS = ("iou", "case_iou", "case_dice")
@@ -60,22 +61,36 @@ class Measured:
         scores, errors = self.scores - other.scores, self.errors - other.errors
         return Measured(scores, errors, (self.weights + other.weights) / 2)
 
-    def known(self) -> npt.NDArray[np.bool_]:
-        """(domains, shown, metrics): whether every run has a score."""
-        return np.isfinite(self.scores).all(1)
+    def parts(self, domains: Sequence[int]) -> Array:
+        """Part of each score in the mean over domains and runs, (domains, runs, shown, metrics).
+
+        A run is averaged over those domains where it has a score, and counts if it has any.
+        """
+        known = np.isfinite(self.scores[list(domains)])
+        each = known / np.maximum(known.sum(0), 1)
+        with np.errstate(invalid="ignore"):
+            return np.asarray(each / known.any(0).sum(0))
 
     def mean(self, domains: Sequence[int]) -> Crossed:
-        """Join runs and groups on the mean over the domains that have a class: (shown, metrics)."""
+        """Join runs and groups on the mean over domains, (shown, metrics)."""
         shape = self.scores.shape[2:]
-        cells = [self._cell(list(domains), at) for at in np.ndindex(*shape)]
+        cells = [self._cell(np.array(domains), at) for at in np.ndindex(*shape)]
         return stacked(cells).reshaped(shape)
 
-    def _cell(self, domains: list[int], at: tuple[int, ...]) -> Crossed:
-        scores, errors, weights = (
-            values[..., *at] for values in (self.scores, self.errors, self.weights)
+    def _cell(self, domains: npt.NDArray[np.int64], at: tuple[int, ...]) -> Crossed:
+        scores = self.scores[..., *at][domains]
+        known = np.isfinite(scores)
+        if not known.any():
+            return unknown(scores.shape[1])
+        runs, used = known.any(0), known.any(1)
+        known, scores = known[used][:, runs], scores[used][:, runs]
+        errors, weights = (
+            np.where(known, values[..., *at][:, domains[used]][:, :, runs], 0)
+            for values in (self.errors, self.weights)
         )
-        chosen = [i for i in domains if np.isfinite(scores[i]).all()] or domains
-        return crossed(scores[chosen].mean(0), errors[:, chosen], weights[:, chosen].mean(2))
+        number = known.sum(0)
+        effects = np.where(known, scores, 0).sum(0) / number
+        return crossed(effects, errors * len(known) / number, weights.sum(2) / known.sum(1))
 
     def groups(self, domains: Sequence[int]) -> npt.NDArray[np.int64]:
         """(shown, metrics): number of groups with anything to divide by."""

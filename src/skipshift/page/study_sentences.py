@@ -104,15 +104,16 @@ def _claims(results: StudyResults, encoder: str, domains: Sequence[str], where: 
     tests = tests_on(results, encoder, domains)
     if tests.empty:
         return f"{where} {listed(f'{variant} has {value:.3f}' for variant, value in mean.items())}"
-    it, said = f"the baseline ({mean[BASELINE]:.3f})", []
+    said: list[str] = []
     for (verdict, of), rows in tests.groupby(["verdict", "of"], sort=False):
         one, several, words = _VERDICTS[str(verdict)]
         names = listed(f"{name} ({mean[name]:.3f})" for name in rows["variant"])
         who = f"the checkpoint{'s' * (len(rows) > 1)} of {names}" if of == CHECKPOINT else names
         verb = one if len(rows) == 1 else several
+        base = f"{'that of ' * (of == CHECKPOINT)}the baseline ({mean[BASELINE]:.3f})"
+        it = "it" if said else base
         said.append(f"{who} {verb} {words.format(it=it, margin=results.margin)}")
-        it = "it"
-    return f"{where} {listed(said)}"
+    return f"{where} {', '.join(said)}"
 
 
 def _scores(results: StudyResults, encoder: str, domains: Sequence[str]) -> str:

@@ -97,22 +97,12 @@ def plant_cases(plan: Plan) -> pd.DataFrame:
             hardness = rng.normal(0, plan.noise, plan.cases)
             own = seeded("own", run, domain, name).normal(0, 1.5 * plan.noise, plan.cases)
             share = np.clip(mean - 0.05 * (k > 1) * k + hardness + own, 0.02, 0.999)
-            area = rng.integers(4000, 9000, plan.cases)
-            hit = (share * area).astype(int)
+            # every run has the same masks, of which as much is missed as is found in excess
+            area = rng.integers(4000, 9000, plan.cases) * (8 if k == 0 else 1)
+            wrong = np.rint(area * (1 - share) / (1 + share)).astype(int)
             for i in range(plan.cases):
-                wrong = int(area[i] - hit[i])
-                rows.append(
-                    (
-                        run,
-                        domain,
-                        f"image-{i:04d}",
-                        f"g{i}",
-                        name,
-                        hit[i],
-                        wrong // 2,
-                        wrong - wrong // 2,
-                    )
-                )
+                case = (f"image-{i:04d}", f"g{i}", name)
+                rows.append((run, domain, *case, area[i] - wrong[i], wrong[i], wrong[i]))
     return pd.DataFrame(rows, columns=list(records.TABLE_COLUMNS["cases.parquet"]))
 
 

@@ -63,13 +63,15 @@ def test_a_heatmap_orders_columns_by_factor_with_original_at_one(iou):
     assert order == ["0.5", "0.75", "original", "1.25", "1.5", "1.75"]
 
 
-def test_a_heatmap_sets_the_highest_of_each_encoder_and_column_in_bold(iou):
-    rows = iou[iou["class"] == "cell"].assign(shown=lambda t: t["iou"].round(2))
-    top = rows.groupby(["encoder", "domain"])["shown"].transform("max") == rows["shown"]
-    columns = rows["domain"].map(lambda domain: 3 if domain == "original" else 1)
-    figure = heatmap(iou, "cell")
-    bold = [t for axes in figure.axes for t in axes.texts if t.get_weight() == "bold"]
-    assert len(bold) == columns[top].sum()
+def test_a_heatmap_sets_in_bold_what_it_is_told_to_and_nothing_else(iou):
+    bold = frozenset(
+        {("resnet18", "L1-pruned", "original"), ("resnet34", "L2-pruned", "contrast:0.5")}
+    )
+    columns = {"original": 3, "contrast:0.5": 1}
+    for marked in (bold, frozenset()):
+        axes = heatmap(iou, "cell", marked).axes
+        shown = [t for each in axes for t in each.texts if t.get_weight() == "bold"]
+        assert len(shown) == sum(columns[domain] for *_, domain in marked)
 
 
 def test_domains_that_are_no_shifts_have_a_panel_of_their_own():

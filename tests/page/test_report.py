@@ -12,10 +12,13 @@ import planted
 from planted import Plan
 from skipshift import records
 from skipshift.errors import SkipshiftError
-from skipshift.page.ordering import of_classes
+from skipshift.names import ORIGINAL
+from skipshift.page.comparison_sentences import verdict_sentences
+from skipshift.page.ordering import marks, of_classes
 from skipshift.page.report import main_table, write_report
 from skipshift.page.study_results import StudyResults, read_results, read_study_spec
 from skipshift.page.study_sentences import answer, entry, headline, uncertainty
+from skipshift.page.tables import iou_panels
 from skipshift.page.wording import signed
 from skipshift.statistics.comparisons import AWAY, compare
 from skipshift.statistics.scores import estimates
@@ -152,16 +155,75 @@ def test_parameters_are_shown_with_those_of_the_paper(page):
     assert page.words.count("14,309,922") == 2
 
 
-@pytest.mark.parametrize("winner", ["L1-pruned", "L4-pruned", "baseline"])
-def test_the_planted_winner_is_named(winner):
+def won_by(winner: str, folds: int) -> StudyResults:
+    plan = replace(SMALL, folds=folds, domains=(ORIGINAL, "contrast:0.5", "contrast:1.5"))
     swap = {"L1_pruned": winner, winner.replace("-", "_"): "L1-pruned"}
-    found = results_of(SMALL, renamed(planted.plant_cases(SMALL), **swap))
-    assert f"{winner} is the highest in-domain" in headline(found)
-    under_shift = dict(answer(found))["Under shift"]
+    return results_of(plan, renamed(planted.plant_cases(plan), **swap))
+
+
+@pytest.mark.parametrize("winner", ["L1-pruned", "L4-pruned", "baseline"])
+def test_one_training_each_gives_sentences_about_checkpoints(winner):
+    found = won_by(winner, folds=1)
+    loser = "L4-pruned" if winner == "L1-pruned" else "L1-pruned"
+    said, under_shift = headline(found), dict(answer(found))["Under shift"]
+    assert (
+        f"the checkpoint of {loser} (" in said if winner != "baseline" else "checkpoints of" in said
+    )
+    assert "nothing is said of variants" in said
     if winner == "baseline":
-        assert "No variant is above the baseline" in under_shift
+        assert "No score is above the baseline’s: this checkpoint of" in under_shift
     else:
-        assert f"The highest is {winner}; it is higher than the baseline" in under_shift
+        assert f"the checkpoint of {winner} (" in said
+        assert f"This checkpoint of {winner} is higher than that of the baseline by" in under_shift
+    assert not marks(found.tests, "cell")
+
+
+@pytest.mark.parametrize("winner", ["L1-pruned", "baseline"])
+def test_several_trainings_give_sentences_about_variants(winner):
+    found = won_by(winner, folds=6)
+    said, under_shift = headline(found), dict(answer(found))["Under shift"]
+    assert "checkpoint" not in said + under_shift
+    assert "the standard deviation between trainings of one network is up to 0.0" in str(
+        answer(found)
+    )
+    if winner == "L1-pruned":
+        assert "in-domain L1-pruned (" in said
+        assert ") is higher than the baseline (" in said
+        assert "L1-pruned is higher than the baseline by" in under_shift
+        assert ("resnet18", "L1-pruned", "original") in marks(found.tests, "cell")
+    else:
+        assert "No score is above the baseline’s" in under_shift
+        assert not marks(found.tests, "cell")
+
+
+def test_bold_cells_and_higher_in_words_are_the_same_verdicts():
+    plan = replace(SMALL, folds=6, domains=(ORIGINAL, *(f"contrast:{f}" for f in (0.5, 1.25, 1.5))))
+    found = results_of(plan)
+    bold = [domain for _, name, domain in marks(found.tests, "cell") if name == "L1-pruned"]
+    said = next(text for text in verdict_sentences(found.tests, 0.01) if "L1-pruned" in text)
+    shown = len([domain for domain in bold if domain != AWAY])
+    assert shown == 4
+    assert "L1-pruned is higher on all 4 domains" in said
+    panels = iou_panels(found.iou, "cell", marks(found.tests, "cell"))
+    cells = {c["domain"] for p in panels for row in p["rows"] for c in row["cells"] if c["best"]}
+    assert cells == set(bold) - {AWAY}
+
+
+def test_domains_where_both_networks_fail_have_no_verdict_and_are_named_in_the_mean():
+    plan = replace(SMALL, domains=(ORIGINAL, "brightness:0.5", "contrast:0.5"))
+    cases = planted.plant_cases(plan)
+    lost = cases["domain"] == "brightness:0.5"
+    cell = lost & (cases["class"] == "cell")
+    pixels = cases["tp"] + cases["fn"]
+    ground = pixels[lost & (cases["class"] == "background")].to_numpy()
+    found, missed = pixels[cell].to_numpy(), pixels[lost & (cases["class"] == "background")].index
+    cases.loc[cell, ["tp", "fp", "fn"]] = np.stack([found, ground, 0 * found], 1)
+    cases.loc[missed, ["tp", "fp", "fn"]] = np.stack([0 * ground, 0 * ground, ground], 1)
+    found = results_of(plan, cases)
+    row = found.tests.query("domain == 'brightness:0.5' and metric == 'iou'").iloc[0]
+    assert row["verdict"] == "both fail"
+    assert row["baseline"] == pytest.approx(row["floor"])
+    assert "The mean includes brightness:0.5, where both fail" in dict(answer(found))["Under shift"]
 
 
 def test_two_variants_with_the_same_skill_do_not_differ_significantly():
@@ -172,15 +234,18 @@ def test_two_variants_with_the_same_skill_do_not_differ_significantly():
     other = other.assign(run="resnet18.L1-pruned.fold0.seed0")
     plan = replace(SMALL, domains=("original",))
     found = results_of(plan, pd.concat([cases, other], ignore_index=True))
-    assert "do not differ significantly" in headline(found)
-    assert "the comparison of L1-pruned with the baseline is inconclusive" in answer(found)[0][1]
+    assert "is not told apart from that of the baseline" in headline(found)
+    assert (
+        "omparison of this checkpoint of L1-pruned with that of the baseline is inconclusive"
+        in (answer(found)[0][1])
+    )
 
 
 def test_one_group_gives_no_interval():
     cases = planted.plant_cases(SMALL).assign(group="one patient")
     found = results_of(SMALL, cases)
     assert "a single group gives no interval" in answer(found)[0][1]
-    assert "do not differ significantly" in headline(found)
+    assert "are not told apart from that of the baseline" in headline(found)
 
 
 def test_the_headline_agrees_with_the_table_of_tests(study):
@@ -189,8 +254,8 @@ def test_the_headline_agrees_with_the_table_of_tests(study):
     for domain in ("original", AWAY):
         top = tests[tests["domain"] == domain].sort_values("effect").iloc[-1]
         assert top["verdict"] == "higher"
-        assert f"{top['variant']} is the highest" in headline(found)
-        assert f"higher than the baseline by {top['effect']:.3f}" in str(answer(found))
+        assert f"the checkpoint of {top['variant']} (" in headline(found)
+        assert f"higher than that of the baseline by {top['effect']:.3f}" in str(answer(found))
 
 
 def test_absent_scores_and_tests_are_computed_from_the_cases(study, tmp_path):
@@ -213,7 +278,7 @@ def test_several_source_domains_are_reported_one_by_one():
     plan = replace(SMALL, domains=("A", "B"), variants=("baseline", "L1-pruned"))
     found = replace(results_of(plan), homes=("A", "B"))
     assert [text[:5] for label, text in answer(found) if label == "In-domain"] == ["On A,", "On B,"]
-    assert "on A (" in headline(found)
+    assert "on A the checkpoint of L1-pruned (" in headline(found)
 
 
 def test_variants_without_a_baseline_are_not_compared():
@@ -223,7 +288,7 @@ def test_variants_without_a_baseline_are_not_compared():
 
 
 def test_the_uncertainty_names_what_the_runs_leave_open():
-    assert "trained once" in uncertainty(results_of(SMALL))
+    assert "about these checkpoints and not about variants" in uncertainty(results_of(SMALL))
     folds = uncertainty(results_of(replace(SMALL, folds=3)))
     assert "trained once" not in folds
     assert "mean over 3 runs (3 folds, one seed)" in folds

@@ -18,7 +18,7 @@ from skipshift.specs import CarrySpec, EvaluationSpec
 from skipshift.statistics.scores import estimates, pooled_iou
 from skipshift.study.evaluation import evaluate
 
-FEW = CarrySpec(draws=50)
+FP32 = CarrySpec(precision="fp32")
 TOY = {"skip": "near", "deep": "far"}
 TOY_SPEC = CarrySpec(paths=TOY, draws=50)
 
@@ -110,7 +110,7 @@ def test_a_skip_that_a_decoder_reads_in_a_forward_hook_is_patched(toy_pair):
 
 
 def test_none_is_the_shifted_iou_and_all_the_reference_iou_of_evaluate(net, images):
-    table = carry(net, *images, spec=FEW).set_index("path")
+    table = carry(net, *images, spec=FP32).set_index("path")
     cases = [
         Case(f"{d}{i}", d, f"{i}", image.transpose(1, 2, 0), mask)
         for d, part in zip("rs", images, strict=False)
@@ -431,7 +431,7 @@ def test_volumes_are_patched_as_images_are():
     volumes = rng.random((2, 2, 1, 16, 32, 32)).astype(np.float32)
     with torch.no_grad():
         masks = labels_of(logits_of(net(torch.from_numpy(volumes[0]))))
-    table = carry(net, *volumes, masks, spec=FEW).set_index("path")
+    table = carry(net, *volumes, masks, spec=FP32).set_index("path")
     assert table.index.tolist() == ["none", "L0", "L1", "bottleneck", "all"]
     assert table.loc["all", "iou"] == table.loc["all", "in_domain"] > table.loc["none", "iou"]
 

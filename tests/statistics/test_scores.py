@@ -1,6 +1,8 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
+from scipy.special import expit, logit
 
 from skipshift.statistics.counts import dice, iou
 from skipshift.statistics.scores import MEAN, estimates, pooled_iou
@@ -38,31 +40,67 @@ def test_the_interval_covers_the_truth_about_95_times_in_100(rng):
 def test_variants_and_domains_keep_their_order_of_appearance():
     pruned = table([(1, 1, 1)], "b", "L1-pruned")
     cases = pd.concat([pruned, table([(1, 1, 1)]), pruned.assign(domain="brightness:0.5")])
-    out = pooled_iou(estimates(cases, 10))
+    out = pooled_iou(estimates(cases))
     assert out["variant"].tolist() == ["L1-pruned", "baseline", "L1-pruned"]
     assert out["domain"].tolist() == ["original", "original", "brightness:0.5"]
 
 
-def test_the_means_of_cases_are_means_of_what_has_a_score():
-    counts = np.array([(8, 1, 1), (0, 0, 0), (0, 3, 0), (5, 5, 2)])
-    out = estimates(table([tuple(c) for c in counts]), 10).set_index("metric")["value"]
-    assert out["case_iou"] == pytest.approx(np.nanmean(iou(counts)))
-    assert out["case_dice"] == pytest.approx(np.nanmean(dice(counts)))
-    assert out["case_iou"] == pytest.approx((0.8 + 0 + 5 / 12) / 3)
+def test_a_case_counts_by_its_reference_alone_and_empty_ones_are_reported_apart():
+    counts = [(8, 1, 1), (0, 0, 0), (0, 3, 0), (5, 5, 2), (0, 0, 4)]
+    out = estimates(table(counts)).set_index("metric")["value"]
+    assert out["case_iou"] == pytest.approx((0.8 + 5 / 12 + 0) / 3)
+    assert out["case_dice"] == pytest.approx((16 / 18 + 10 / 17 + 0) / 3)
+    assert out["empty_alarm"] == pytest.approx(1 / 2)
+    assert out["empty_pixels"] == pytest.approx(3 / 2)
 
 
-def test_the_interval_is_that_of_a_plain_bootstrap_over_groups(rng):
-    counts = rng.integers(0, 60, (30, 3)) + np.array([60, 0, 0])
+def test_false_positives_in_empty_cases_leave_the_means_over_cases_alone():
+    right = table([(80, 10, 10)] * 6 + [(0, 0, 0)] * 6)
+    wrong = table([(80, 10, 10)] * 6 + [(0, 5, 0)] * 6)
+    a, b = (estimates(each).set_index("metric")["value"] for each in (right, wrong))
+    assert a[["case_iou", "case_dice"]].equals(b[["case_iou", "case_dice"]])
+    assert (a["empty_alarm"], b["empty_alarm"]) == (0, 1)
+
+
+def test_the_interval_is_that_of_t_over_groups_on_the_scale_of_the_logit(rng):
+    counts = rng.integers(0, 60, (15, 3)) + np.array([60, 0, 0])
     cases = table(counts)
-    row = estimates(cases, 4000).query("metric == 'case_dice'").iloc[0]
+    row = estimates(cases.assign(group=cases["case"])).query("metric == 'case_dice'").iloc[0]
     scores = dice(counts)
-    draws = []
-    for _ in range(4000):
-        groups = rng.integers(0, 15, 15)
-        draws.append(scores[np.r_[2 * groups, 2 * groups + 1]].mean())
-    tail = 0.0132  # that of 15 groups, as t has it
-    expected = np.quantile(draws, [tail, 1 - tail])
-    assert [row["low"], row["high"]] == pytest.approx(expected, abs=5e-3)
+    width = stats.t.ppf(0.975, 14) * stats.sem(scores) / (scores.mean() * (1 - scores.mean()))
+    expected = expit(logit(scores.mean()) + np.array([-width, width]))
+    assert [row["low"], row["high"]] == pytest.approx(list(expected))
+
+
+def test_several_runs_bring_the_spread_between_trainings(rng):
+    counts = rng.integers(0, 60, (15, 3)) + np.array([60, 0, 0])
+    runs = [table(counts + np.array([0, 0, 9 * i]), f"run{i}") for i in range(3)]
+    one, three = (estimates(pd.concat(runs[:n])).iloc[0] for n in (1, 3))
+    assert np.isnan(one["spread_runs"])
+    each = [iou((counts + np.array([0, 0, 9 * i])).sum(0)) for i in range(3)]
+    assert three["spread_runs"] == pytest.approx(np.std(each, ddof=1), rel=0.05)
+    assert three["high"] - three["low"] > one["high"] - one["low"]
+
+
+def test_the_constant_predictions_are_rows_of_their_own():
+    cell = table([(20, 5, 10), (0, 4, 0)])
+    ground = table([(65, 10, 5), (96, 0, 4)]).assign(**{"class": "background"})
+    out = estimates(pd.concat([ground, cell])).query("encoder == 'constant' and `class` == 'cell'")
+    value = out.set_index(["variant", "metric"])["value"]
+    assert value["all-cell", "iou"] == pytest.approx(30 / 200)
+    assert value["all-cell", "case_iou"] == pytest.approx(30 / 100)
+    assert value["all-cell", "empty_alarm"] == 1
+    assert value["all-cell", "empty_pixels"] == 100
+    assert value["all-background", "iou"] == 0
+
+
+def test_runs_on_other_masks_are_refused():
+    cell, ground = table([(20, 5, 10)]), table([(65, 10, 5)]).assign(**{"class": "background"})
+    other = table([(21, 5, 10)], "b")
+    with pytest.raises(
+        ValueError, match="case c0 of original does not have as many pixels of cell"
+    ):
+        estimates(pd.concat([ground, cell, other]))
 
 
 def test_several_foreground_classes_have_a_mean_with_an_interval(rng):
@@ -85,12 +123,12 @@ def test_a_case_in_two_halves_of_one_group_scores_the_same_when_pooled():
     whole, parts = table([(8, 2, 4)] * 6), table([(4, 1, 2)] * 12)
     parts = parts.assign(group=np.repeat([f"g{i // 2}" for i in range(6)], 2))
     columns = ["iou", "low", "high"]
-    expected, out = (pooled_iou(estimates(cases, 50))[columns] for cases in (whole, parts))
+    expected, out = (pooled_iou(estimates(cases))[columns] for cases in (whole, parts))
     pd.testing.assert_frame_equal(out, expected)
 
 
 def test_one_group_has_a_score_and_no_interval():
-    row = estimates(table([(8, 1, 1)]), 10).iloc[0]
+    row = estimates(table([(8, 1, 1)])).iloc[0]
     assert row["value"] == pytest.approx(0.8)
     assert np.isnan([row["low"], row["high"]]).all()
 

@@ -295,6 +295,7 @@ def _study_text(page: Path) -> str:
 
     found = read_results(page.parent, read_study_spec(page.parent))
     iou = records.read_table(page.parent / records.TABLES / "iou.csv")
-    table = main_table(iou.sort_values("domain", key=lambda d: ~d.isin(found.homes), kind="stable"))
+    iou = iou.sort_values("domain", key=lambda d: ~d.isin(found.homes), kind="stable")
+    table = main_table(iou, found.tests)
     said = verdict_sentences(found.tests, found.margin)
     return "\n\n".join([table.rstrip(), *(["\n".join(said)] if said else []), f"page: {page}"])

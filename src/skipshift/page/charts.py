@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from skipshift.errors import ArgumentError
 from skipshift.names import skips_of
-from skipshift.page.ordering import Panel, best, grid, layer_order, ordered_variants, panels
+from skipshift.page.ordering import Marks, Panel, grid, layer_order, ordered_variants, panels
 from skipshift.page.style import INK, MUTED, NULL, WIDTH, colour_of, frame, styled, write
 
 _CELL_W, _CELL_H = 0.46, 0.30
@@ -25,10 +25,9 @@ _PATH, _SKIP = "#0072b2", "#d55e00"
 
 
 @styled()
-def heatmap(iou: pd.DataFrame, class_name: str) -> Figure:
+def heatmap(iou: pd.DataFrame, class_name: str, bold: Marks = frozenset()) -> Figure:
     """IoU of one class, every encoder and variant on every domain (Fig. 7, and Fig. 9's scanners).
 
-    Bold marks the highest variant of its encoder in a column, ties at two decimals included.
     `ArgumentError` if the table lacks the class.
 
     Parameters
@@ -37,11 +36,12 @@ def heatmap(iou: pd.DataFrame, class_name: str) -> Figure:
         Columns of iou.csv.
     class_name
         Which class of the table to show.
+    bold
+        Cells that are set in bold, as from `marks`.
     """
     values = grid(iou, class_name)
     if values.empty:
         raise ArgumentError(f"the table has no class {class_name!r}: {sorted(set(iou['class']))}")
-    marks = best(values, 2)
     encoders = list(values.index.get_level_values("encoder"))
     tops = _row_tops(encoders)
     left, gap, bar = 1.5, 0.24, 0.75
@@ -58,7 +58,7 @@ def heatmap(iou: pd.DataFrame, class_name: str) -> Figure:
         _row_labels(figure, values.index, tops, left, y)
         x = left
         for panel in line:
-            _panel(figure, panel, (x, y, depth), values, marks, tops)
+            _panel(figure, panel, (x, y, depth), values, bold, tops)
             x += len(panel.domains) * _CELL_W + gap
         y -= depth + 0.3
     _colour_bar(figure, left + line_width + 0.22, height - heads[0], depth)
@@ -119,7 +119,7 @@ def _panel(
     panel: Panel,
     position: tuple[float, float, float],
     values: pd.DataFrame,
-    marks: pd.DataFrame,
+    bold: Marks,
     tops: Sequence[float],
 ) -> None:
     x, y, depth = position
@@ -130,7 +130,8 @@ def _panel(
     lean: dict[str, Any] = {"rotation": 38, "ha": "left"} if _leans(panel.labels) else {}
     for j, (domain, label) in enumerate(zip(panel.domains, panel.labels, strict=True)):
         for i, top in enumerate(tops):
-            _cell(axes, (j, top), float(values[domain].iloc[i]), bool(marks[domain].iloc[i]))
+            marked = (*values.index[i], domain) in bold
+            _cell(axes, (j, top), float(values[domain].iloc[i]), marked)
         at = (j + (0.3 if lean else 0.5), 0.06)
         axes.text(*at, label, **{"ha": "center", "va": "bottom", "size": 8, "color": INK, **lean})
     title_y = y + 0.24 + (_label_height([panel]) if lean else 0)
@@ -138,7 +139,7 @@ def _panel(
         write(figure, x, title_y, panel.title, weight="bold", va="bottom", size=9.5)
 
 
-def _cell(axes: Axes, position: tuple[float, float], value: float, best_one: bool) -> None:
+def _cell(axes: Axes, position: tuple[float, float], value: float, bold: bool) -> None:
     known = np.isfinite(value)
     colour = _COLOURS(value) if known else (0.95, 0.95, 0.95, 1.0)
     x, y = position
@@ -148,7 +149,7 @@ def _cell(axes: Axes, position: tuple[float, float], value: float, best_one: boo
     axes.text(
         x + 0.5, y - _CELL_H / 2, f"{value:.2f}" if known else "-",
         ha="center", va="center_baseline", size=8.5, color=readable_on(colour),
-        weight="bold" if best_one else "normal",
+        weight="bold" if bold else "normal",
     )  # fmt: skip
 
 

@@ -6,7 +6,11 @@ from dataclasses import dataclass
 import pandas as pd
 
 from skipshift.names import ORIGINAL, VARIANTS, parse_shift
+from skipshift.statistics.comparisons import HIGHER, VARIANT
 from skipshift.statistics.scores import MEAN
+
+Marks = frozenset[tuple[str, str, str]]
+"""(encoder, variant, domain) of what is set in bold."""
 
 
 @dataclass(frozen=True)
@@ -89,20 +93,19 @@ def grid(iou: pd.DataFrame, class_name: str) -> pd.DataFrame:
     ]
 
 
-def best(values: pd.DataFrame, digits: int) -> pd.DataFrame:
-    """Mark the highest variant of each encoder in each column, ties at ``digits`` included.
+def marks(tests: pd.DataFrame, class_name: str, metric: str = "iou") -> Marks:
+    """(encoder, variant, domain) of each *variant* with the verdict ``higher``, to be set in bold.
 
-    An encoder with a single variant has no mark.
+    A single checkpoint has no mark: its verdict says nothing of the variant.
 
     Parameters
     ----------
-    values
-        As from `grid`.
+    tests
+        Columns of tests.csv.
     """
-    rounded = values.round(digits)
-    by_encoder = rounded.groupby(level="encoder", sort=False)
-    rivals = by_encoder.transform("size").gt(1)
-    return rounded.eq(by_encoder.transform("max")).mul(rivals, axis=0)
+    rows = tests[(tests["class"] == class_name) & (tests["metric"] == metric)]
+    rows = rows[(rows["verdict"] == HIGHER) & (rows["of"] == VARIANT)]
+    return frozenset(zip(rows["encoder"], rows["variant"], rows["domain"], strict=True))
 
 
 def layer_order(layers: pd.DataFrame) -> list[str]:

@@ -18,10 +18,11 @@ from skipshift.page import tables
 from skipshift.page.charts import curves, heatmap, profile_figure, violins
 from skipshift.page.comparison_sentences import verdict_sentences
 from skipshift.page.ordering import (
+    Marks,
     Panel,
-    best,
     grid,
     layer_order,
+    marks,
     of_classes,
     of_pair,
     pairs_of,
@@ -48,6 +49,12 @@ METRIC_NAMES = {
     "case_dice": "mean Dice of single cases",
 }
 """Names of `METRICS` on the page."""
+
+EMPTY_NAMES = {
+    "empty_alarm": "share of empty cases with a false positive",
+    "empty_pixels": "false-positive pixels in an empty case",
+}
+"""Names of `EMPTY` on the page."""
 
 LARGEST_SVG = 300_000
 """Size in bytes above which a chart is embedded as PNG."""
@@ -87,33 +94,35 @@ def write_report(folder: Path) -> Path:
     return page
 
 
-def main_table(iou: pd.DataFrame) -> str:
+def main_table(iou: pd.DataFrame, tests: pd.DataFrame | None = None) -> str:
     """IoU of every network on every domain, as plain text of at most 100 columns.
 
-    Classes, kinds of shift and long rows are stacked; a star marks the highest variant of its
-    encoder in a column.
+    Classes, kinds of shift and long rows are stacked; a star marks a variant that is higher than
+    the baseline of its encoder by the tests.
 
     Parameters
     ----------
     iou
         Columns of iou.csv; the first class is background and left out.
+    tests
+        Columns of tests.csv, if there are tests.
     """
     shown = of_classes(iou, foreground_of(iou))
     blocks, marked = [], False
     for name in shown["class"].unique():
         values = grid(shown, str(name))
-        marks = best(values, 3)
-        marked = marked or bool(marks.to_numpy().any())
+        bold = frozenset() if tests is None else marks(tests, str(name))
+        marked = marked or bool(bold)
         title = _metric(str(name))
         blocks += [
-            _text_block(f"{title}, {panel.title}", panel, values, marks)
+            _text_block(f"{title}, {panel.title}", panel, values, bold)
             for panel in panels(values.columns)
         ]
-    star = "\n\n* highest variant of its encoder in the column" if marked else ""
+    star = "\n\n* higher than the baseline of its encoder" if marked else ""
     return "\n\n".join(blocks) + star + "\n"
 
 
-def _text_block(title: str, panel: Panel, values: pd.DataFrame, marks: pd.DataFrame) -> str:
+def _text_block(title: str, panel: Panel, values: pd.DataFrame, bold: Marks) -> str:
     names = [f"{encoder} {variant}" for encoder, variant in values.index]
     label = min(max(map(len, names)), 40)
     width = max(8, 1 + max(map(len, panel.labels)))
@@ -122,11 +131,9 @@ def _text_block(title: str, panel: Panel, values: pd.DataFrame, marks: pd.DataFr
     for i in range(0, len(panel.domains), each):
         heads = "".join(f" {text[:58]:>{width - 1}} " for text in panel.labels[i : i + each])
         lines.append(" " * label + heads.rstrip())
-        for name, (_, row), (_, mark) in zip(
-            names, values.iterrows(), marks.iterrows(), strict=True
-        ):
+        for name, (network, row) in zip(names, values.iterrows(), strict=True):
             cells = "".join(
-                f" {_three(row[d]):>{width - 1}}{'*' if mark[d] else ' '}"
+                f" {_three(row[d]):>{width - 1}}{'*' if (*network, d) in bold else ' '}"
                 for d in panel.domains[i : i + each]
             )
             lines.append(f"{name[:label]:<{label}}{cells}".rstrip())
@@ -194,7 +201,7 @@ def _charts(folder: Path, results: StudyResults) -> dict[str, PageFigure]:
         alt = (
             f"Heatmap of {_metric(class_name)}: {networks} on {_domains(domains)}; the table below"
         )
-        figure = heatmap(results.iou, class_name)
+        figure = heatmap(results.iou, class_name, marks(results.tests, class_name))
         shown[name] = _keep(folder, name, figure, f"{alt} gives the same numbers.")
     for pair in pairs_of(results.layers) if results.layers is not None else []:
         shown |= _profile(folder, results, pair)
@@ -313,6 +320,8 @@ def _context(
         "variants": results.runs["variant"].nunique(),
         "tables": _score_tables(results),
         "standings": tables.standings(results),
+        "several_runs": bool((results.tests["runs"] > 1).any()),
+        "empty": tables.has_empty_cases(results),
         "effects": [
             {"name": name, "panels": tables.effect_panels(results, metric)}
             for metric, name in METRIC_NAMES.items()
@@ -330,13 +339,15 @@ def _context(
 def _score_tables(results: StudyResults) -> list[dict[str, Any]]:
     """IoU of the headline class and the others, then other metrics of the headline class."""
     classes = [
-        {"name": _metric(str(name)), "panels": tables.iou_panels(results.iou, str(name))}
+        {"name": _metric(str(name)), "panels": tables.metric_panels(results, "iou", str(name))}
         for _, name in _heatmaps(results)
     ]
+    names = {name: words for name, words in METRIC_NAMES.items() if name != "iou"}
+    if tables.has_empty_cases(results):
+        names |= EMPTY_NAMES
     return classes + [
-        {"name": name, "panels": tables.metric_panels(results, metric)}
-        for metric, name in METRIC_NAMES.items()
-        if metric != "iou"
+        {"name": words, "panels": tables.metric_panels(results, metric)}
+        for metric, words in names.items()
     ]
 
 

@@ -82,7 +82,8 @@ class StudyResults:
 def read_results(folder: Path, spec: StudySpec) -> StudyResults:
     """Read the tables of a study folder; those of the profile may be absent.
 
-    Absent scores.csv and tests.csv are computed from the cases. `SkipshiftError` names a file that
+    scores.csv and tests.csv are computed from the cases if they are absent, or of an older version
+    with fewer columns. `SkipshiftError` names a file that
     is absent, broken or without the classes of the spec.
     """
     tables = folder / records.TABLES
@@ -93,7 +94,7 @@ def read_results(folder: Path, spec: StudySpec) -> StudyResults:
         raise SkipshiftError(f"{tables / 'iou.csv'}: holds none of the classes {names}")
     homes = _homes(folder, spec, list(iou["domain"].unique()))
     cases = records.read_table(tables / "cases.parquet")
-    scores, tests = (_optional(tables / name) for name in ("scores.csv", "tests.csv"))
+    scores, tests = (_current(tables / name) for name in ("scores.csv", "tests.csv"))
     return StudyResults(
         # source domains come first, as `in_domain` expects
         iou=iou.sort_values("domain", key=lambda d: ~d.isin(homes), kind="stable"),
@@ -135,6 +136,15 @@ def _homes(folder: Path, spec: StudySpec, domains: list[str]) -> tuple[str, ...]
     if spec.leave_one_domain_out:
         trained = {seen_domain(domain) for domain in trained}
     return tuple(d for d in domains if d in trained) or (in_domain(domains),)
+
+
+def _current(path: Path) -> pd.DataFrame | None:
+    """Read a table that can be computed again, if it is there and has all of today's columns."""
+    if path.exists():
+        header = path.read_text(encoding="utf-8").partition("\n")[0].split(",")
+        if set(records.TABLE_COLUMNS[path.name]) - set(header):
+            return None
+    return _optional(path)
 
 
 def _optional(path: Path, kinds: Sequence[str] = ()) -> pd.DataFrame | None:

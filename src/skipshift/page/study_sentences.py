@@ -2,16 +2,23 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 
 from skipshift.names import BASELINE, listed
 from skipshift.page.comparison_sentences import claim, leading, tally
 from skipshift.page.ordering import excesses, grid, layer_order, of_pair, pairs_of
 from skipshift.page.study_results import StudyResults, headline_tests, tests_on
-from skipshift.page.wording import counted, many
-from skipshift.statistics.comparisons import EQUIVALENT, FEW_GROUPS, OPEN
-from skipshift.statistics.scores import group_sums
+from skipshift.page.wording import chance, counted, many, on_domains
+from skipshift.statistics.comparisons import (
+    AWAY,
+    BOTH_FAIL,
+    CHECKPOINT,
+    EQUIVALENT,
+    HIGHER,
+    LOWER,
+    OPEN,
+)
+from skipshift.statistics.multiplicity import ALPHA
 
 TERMS = (
     "The null is the noise floor, the distance expected without a shift; the excess is the "
@@ -38,7 +45,7 @@ def answer(results: StudyResults) -> list[tuple[str, str]]:
 
 
 def headline(results: StudyResults) -> str:
-    """Summarise which variant is the highest, and where the shift is largest."""
+    """Summarise the verdicts at home and over the shifts, and where the shift is largest."""
     several = len(results.homes) > 1
     settings: dict[tuple[str, ...], str] = {
         (home,): f"on {home}" if several else "in-domain" for home in results.homes
@@ -47,15 +54,13 @@ def headline(results: StudyResults) -> str:
         settings[results.away] = f"averaged over {many(results.away)}"
     texts = []
     for encoder in _encoders(results):
-        said = [_claim(results, encoder, domains, where) for domains, where in settings.items()]
-        claims = list(dict.fromkeys(claim for claim, _ in said))
-        each = [f"{claim} {listed(d for c, d in said if c == claim)}" for claim in claims]
-        texts.append(f"With {encoder}, {listed(each)}.")
+        said = [_claims(results, encoder, domains, where) for domains, where in settings.items()]
+        texts.append(f"With {encoder}, {'; '.join(said)}.")
     if results.layers is not None:
         pair = pairs_of(results.layers)[0]
         texts.append(_short_entry(of_pair(results.layers, pair)))
     if results.runs.groupby(["encoder", "variant"]).size().max() == 1:
-        texts.append("Each network was trained once, so the variance of training is unknown.")
+        texts.append("Each network was trained once, so nothing is said of variants.")
     return " ".join(texts)
 
 
@@ -82,30 +87,36 @@ def _means(results: StudyResults, encoder: str, domains: Sequence[str]) -> "pd.S
     return values.droplevel("encoder").mean(axis=1)
 
 
-def _claim(
-    results: StudyResults, encoder: str, domains: Sequence[str], where: str
-) -> tuple[str, str]:
-    """Give the claim, and where it holds with which IoU."""
+_VERDICTS = {
+    HIGHER: ("is", "are", "higher than {it}"),
+    LOWER: ("is", "are", "lower than {it}"),
+    EQUIVALENT: ("is", "are", "equivalent to {it} within {margin:g}"),
+    OPEN: ("is", "are", "not told apart from {it}"),
+    BOTH_FAIL: ("fails", "fail", "as {it} does"),
+}
+"""Words of each verdict, of one network and of several."""
+
+
+def _claims(results: StudyResults, encoder: str, domains: Sequence[str], where: str) -> str:
+    """Say of all variants or checkpoints of an encoder, by verdict, how they compare."""
     mean = _means(results, encoder, domains)
     tests = tests_on(results, encoder, domains)
     if tests.empty:
-        return f"{mean.idxmax()} has", f"{mean.max():.3f} {where}"
-    top = leading(tests)
-    variant = str(top["variant"])
-    ours, theirs = f"{mean[variant]:.3f}", f"{mean[BASELINE]:.3f}"
-    if top["verdict"] == OPEN:
-        claimed = f"{variant} and {BASELINE} do not differ significantly"
-    elif top["verdict"] == EQUIVALENT:
-        claimed = f"{variant} and {BASELINE} are equivalent within {results.margin:g}"
-    elif top["effect"] > 0:
-        return f"{variant} is the highest", f"{where} ({ours}, {BASELINE} {theirs})"
-    else:
-        return f"{BASELINE} is the highest", f"{where} ({theirs}, {variant} {ours})"
-    return claimed, f"{where} ({ours} and {theirs})"
+        return f"{where} {listed(f'{variant} has {value:.3f}' for variant, value in mean.items())}"
+    said: list[str] = []
+    for (verdict, of), rows in tests.groupby(["verdict", "of"], sort=False):
+        one, several, words = _VERDICTS[str(verdict)]
+        names = listed(f"{name} ({mean[name]:.3f})" for name in rows["variant"])
+        who = f"the checkpoint{'s' * (len(rows) > 1)} of {names}" if of == CHECKPOINT else names
+        verb = one if len(rows) == 1 else several
+        base = f"{'that of ' * (of == CHECKPOINT)}the baseline ({mean[BASELINE]:.3f})"
+        it = "it" if said else base
+        said.append(f"{who} {verb} {words.format(it=it, margin=results.margin)}")
+    return f"{where} {', '.join(said)}"
 
 
 def _scores(results: StudyResults, encoder: str, domains: Sequence[str]) -> str:
-    """Give the IoU of all variants of one encoder, and compare the highest with the baseline."""
+    """Give the IoU of all variants of one encoder, and the test of the largest effect."""
     mean = _means(results, encoder, domains)
     scores = listed(f"{value:.3f} for {variant}" for variant, value in mean.items())
     what = "mean IoU of the classes" if len(results.foreground) > 1 else f"{results.headline} IoU"
@@ -115,17 +126,19 @@ def _scores(results: StudyResults, encoder: str, domains: Sequence[str]) -> str:
     if tests.empty:
         return f"{text} No baseline was trained to compare with." if len(mean) > 1 else text
     top = leading(tests)
+    said = claim(top, results.margin)
     if top["effect"] > 0:
-        link = ", but" if top["verdict"] == OPEN else ";"
-        text += f" The highest is {top['variant']}{link} {claim(top, results.margin, named=False)}."
+        text += f" {_capital(said)}."
     else:
-        text += f" No variant is above the baseline: {claim(top, results.margin)}."
+        text += f" No score is above the baseline’s: {said}."
     if len(domains) > 1:
         each = headline_tests(results)
-        own = (each["encoder"] == encoder) & (each["variant"] == top["variant"])
-        text += (
-            f" Domain by domain, {tally(each[own & each['domain'].isin(domains)], results.margin)}."
-        )
+        each = each[(each["encoder"] == encoder) & each["domain"].isin(domains)]
+        own = each[each["variant"] == top["variant"]]
+        text += f" Domain by domain, {tally(own, results.margin)}."
+        failed = own[own["verdict"] == BOTH_FAIL]["domain"]
+        if len(failed):
+            text += f" The mean includes {listed(failed)}, where both fail."
     return text
 
 
@@ -217,39 +230,69 @@ def _position(layer: str) -> str:
 def uncertainty(results: StudyResults) -> str:
     """Give the numbers of runs, cases and groups, and what they leave uncertain."""
     runs = results.runs.groupby(["encoder", "variant"], sort=False).size()
-    folds, seeds = (results.runs[name].nunique() for name in ("fold", "seed"))
     groups, cases = results.cases["group"].nunique(), results.cases["case"].nunique()
+    sample = f"{counted(groups, 'group')} of the test set ({counted(cases, 'case')})"
     if runs.max() == 1:
         text = (
             "Each network was trained once (one fold, one seed), so the variance of training is "
-            "unknown, and a difference between variants may be no larger than that."
+            "unknown, verdicts are about these checkpoints and not about variants, and another "
+            f"training may turn them. Intervals and tests treat the {sample} as the sample."
         )
     else:
-        each = f"{runs.min()}" if runs.min() == runs.max() else f"{runs.min()} to {runs.max()}"
-        grid_of = f"{counted(folds, 'fold')}, {counted(seeds, 'seed')}"
-        text = f"Each number is a mean over {each} runs ({grid_of})."
-        text += f" {_spread(results)}"
-        if seeds == 1:
-            text += (
-                " With one seed, the variance between seeds cannot be separated from that between "
-                "training splits."
-            )
-    text += (
-        f" Intervals and tests treat the {counted(groups, 'group')} of the test set"
-        f" ({counted(cases, 'case')}) as the sample and leave the variance of training out."
-    )
-    if groups < FEW_GROUPS:
-        text += f" With only {counted(groups, 'group')} all intervals are approximate."
+        text = (
+            f"{_runs(results)} Intervals and tests treat the runs and the {sample} as two samples"
+        )
+        text += ", both drawn. " + _spread(results)
+    text += _beyond_reach(results)
     if results.runs["variant"].nunique() > 2:
         text += " The score of the highest of several variants is biased upwards by the selection."
     return text
 
 
+def _runs(results: StudyResults) -> str:
+    runs = results.runs.groupby(["encoder", "variant"], sort=False).size()
+    folds, seeds = (results.runs[name].nunique() for name in ("fold", "seed"))
+    each = f"{runs.min()}" if runs.min() == runs.max() else f"{runs.min()} to {runs.max()}"
+    grid_of = f"{counted(folds, 'fold')}, {counted(seeds, 'seed')}"
+    text = f"Each number is a mean over {each} runs ({grid_of})."
+    if folds > 1:
+        text += " Folds share training cases, so their spread is that of trainings on such sets."
+    if seeds == 1:
+        text += (
+            " With one seed, the variance between seeds cannot be separated from that between "
+            "training splits."
+        )
+    return text
+
+
 def _spread(results: StudyResults) -> str:
-    """Give the largest in-domain range of the single runs of a network."""
-    cases = results.cases[results.cases["domain"].isin(results.homes)]
-    sums = group_sums(cases, results.foreground, results.foreground)
-    each = sums.runs.assign(iou=sums.scores(np.ones((1, sums.groups)))[0, :, -1, 0])
-    ranges = each.groupby(["encoder", "variant"])["iou"].agg(["min", "max"])
-    widest = (ranges["max"] - ranges["min"]).max()
-    return f"In-domain, single runs of one network differ by up to {widest:.3f}."
+    """Give the spread between trainings beside that between groups, in-domain."""
+    scores = results.scores
+    own = (scores["class"] == results.headline) & (scores["metric"] == "iou")
+    rows = scores[own & scores["domain"].isin(results.homes)]
+    between, by_groups = rows["spread_runs"].max(), rows["spread_groups"].max()
+    return (
+        "In-domain, the standard deviation between trainings of one network is up to "
+        f"{between:.3f}, the standard error by the choice of groups up to {by_groups:.3f}."
+    )
+
+
+def _beyond_reach(results: StudyResults) -> str:
+    """Name the places where no data could show a difference."""
+    tests = headline_tests(results)
+    few = tests[tests["least_p"] >= ALPHA].drop_duplicates("domain")
+    if few.empty:
+        return ""
+    best = few.loc[few["least_p"].idxmin()]
+    places = [domain for domain in few["domain"] if domain != AWAY]
+    names = on_domains(places, tests[tests["domain"] != AWAY]["domain"].nunique())
+    where = [f"on {names}"] * bool(places) + ["on the mean"] * (AWAY in set(few["domain"]))
+    return (
+        f" {_capital(listed(where))} no difference can be shown, whatever the data: with "
+        f"{counted(int(best['groups']), 'group')} no adjusted p can be below "
+        f"{chance(best['least_p'])}."
+    )
+
+
+def _capital(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}"

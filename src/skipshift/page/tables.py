@@ -5,10 +5,11 @@ from typing import Any
 
 import pandas as pd
 
-from skipshift.page.ordering import best, excesses, grid, ordered_variants, panels
+from skipshift.page.ordering import Marks, excesses, grid, marks, ordered_variants, panels
 from skipshift.page.study_results import StudyResults, tests_on
 from skipshift.page.wording import many
 from skipshift.statistics.comparisons import AWAY
+from skipshift.statistics.scores import EMPTY
 
 # Table II: trainable parameters for two classes.
 PAPER_PARAMETERS = {
@@ -47,7 +48,9 @@ def summary(results: StudyResults) -> list[dict[str, Any]]:
     values = grid(results.iou, results.headline)
     homes, away = values[list(results.homes)], values[list(results.away)]
     mean = pd.DataFrame({"home": homes.mean(axis=1), "away": away.mean(axis=1)})
-    marks = best(mean, 3)
+    bold = marks(results.tests, results.headline)
+    home = results.homes[0] if len(results.homes) == 1 else ""
+    over = AWAY if len(results.away) > 1 else "".join(results.away)
     bounds = _bounds(results.iou, results.headline)
     runs = results.runs.groupby(["encoder", "variant"]).size()
     lines = []
@@ -58,36 +61,54 @@ def summary(results: StudyResults) -> list[dict[str, Any]]:
             {
                 **head,
                 "home": mean["home"][key],
-                **(bounds[*key, results.homes[0]] if len(results.homes) == 1 else UNBOUND),
+                **(bounds[*key, home] if home else UNBOUND),
                 "away": mean["away"][key],
                 "lost": mean["home"][key] - mean["away"][key],
                 "lowest": ranked.iloc[0] if len(ranked) else UNKNOWN,
                 "where": ranked.index[0] if len(ranked) else "",
-                "best_home": marks["home"][key],
-                "best_away": marks["away"][key],
+                "best_home": (*key, home) in bold,
+                "best_away": (*key, over) in bold,
                 "runs": runs.get(key, 0),
             }
         )
     return lines
 
 
-def iou_panels(iou: pd.DataFrame, class_name: str) -> list[dict[str, Any]]:
-    """IoU of one class with its intervals, one table per panel of domains."""
+def iou_panels(
+    iou: pd.DataFrame, class_name: str, bold: Marks = frozenset()
+) -> list[dict[str, Any]]:
+    """IoU of one class with its intervals, one table per panel of domains.
+
+    Parameters
+    ----------
+    bold
+        Cells that are set in bold, as from `marks`.
+    """
     values = grid(iou, class_name)
-    marks = best(values, 3)
     bounds = _bounds(iou, class_name)
 
     def cell(key: tuple[str, str], domain: str) -> dict[str, Any]:
-        score = {"domain": domain, "iou": values[domain][key], "best": marks[domain][key]}
+        score = {"domain": domain, "iou": values[domain][key], "best": (*key, domain) in bold}
         return {**score, **bounds.get((*key, domain), UNBOUND)}
 
     return _panels(values.columns, values.index, cell)
 
 
-def metric_panels(results: StudyResults, metric: str) -> list[dict[str, Any]]:
-    """Scores of the headline class by one metric, laid out as by `iou_panels`."""
+def metric_panels(
+    results: StudyResults, metric: str, class_name: str | None = None
+) -> list[dict[str, Any]]:
+    """Scores of one class by one metric, the constant predictions last, as by `iou_panels`."""
+    label = class_name or results.headline
     scores = results.scores[results.scores["metric"] == metric].rename(columns={"value": "iou"})
-    return iou_panels(_home_first(results, scores), results.headline)
+    bold = marks(results.tests, label, metric)
+    return iou_panels(_home_first(results, scores), label, bold)
+
+
+def has_empty_cases(results: StudyResults) -> bool:
+    """Whether the reference of any case lacks a class that headlines report."""
+    scores = results.scores
+    own = (scores["class"] == results.headline) & scores["metric"].isin(EMPTY)
+    return bool(scores[own]["value"].notna().any())
 
 
 def effect_panels(results: StudyResults, metric: str) -> list[dict[str, Any]]:

@@ -1,16 +1,18 @@
 """Each variant against the baseline of its encoder: effect, interval, tests and verdict.
 
 The effect is the variant's score minus the baseline's, over the folds and seeds that both have.
+One rule (`decide`) gives every verdict, and what was drawn is what is tested:
 
-- Its 95 % interval is the percentile bootstrap over groups, not corrected for multiple comparisons.
-- ``p`` is that of the paired permutation test, which swaps the counts of the two networks within
-  groups: all patterns of swaps if they are few, else random ones and the observed one (Phipson and
-  Smyth 2010).
-- ``p_equivalence`` is the larger of two one-sided t-tests (TOST, Schuirmann 1987) that the effect
-  lies within the margin. Their standard error is that of the groups' linearised contributions.
-- ``p_adjusted`` and ``p_equivalence_adjusted`` are corrected (Holm 1979) for a family: all variants
-  and domains of one encoder, class and metric.
-- ``verdict`` is ``higher`` or ``lower`` if ``p_adjusted`` is below 0.05, else ``equivalent`` if
+- With one pair of runs, groups were drawn: the verdict is about two *checkpoints*. ``p`` is that of
+  swapping the two within groups, ``p_adjusted`` that of step-down max-T over shared swaps.
+- With several, runs and groups were drawn: the verdict is about *variants*. Interval and ``p`` are
+  those of `Crossed`, ``p_adjusted`` is Holm's.
+- ``p_equivalence`` is the larger of two one-sided tests that the effect lies within the margin, with
+  the same standard error; its adjustment is Holm's.
+- All are adjusted in `two_levels` for a family: all variants and domains of one encoder, class and
+  metric. The source domains and the mean over the others come first, the single domains behind.
+- ``verdict`` is ``both fail`` if neither network is above the best constant prediction by more than
+  the margin, ``higher`` or ``lower`` if ``p_adjusted`` is below 0.05, else ``equivalent`` if
   ``p_equivalence_adjusted`` is, else ``cannot tell``.
 """
 
@@ -20,66 +22,96 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.special import stdtr
 
 from skipshift.errors import ArgumentError
 from skipshift.names import BASELINE
 from skipshift.records import TABLE_COLUMNS
-from skipshift.statistics.counts import ratio
-from skipshift.statistics.resampling import holm, resamples
+from skipshift.statistics.crossed import Crossed, stacked
+from skipshift.statistics.multiplicity import (
+    ALPHA,
+    FIRST,
+    max_t,
+    signs,
+    smallest_p,
+    swap_shares,
+    two_levels,
+)
+from skipshift.statistics.resampling import holm
 from skipshift.statistics.scores import (
     MEAN,
+    METRICS,
     Array,
     GroupSums,
-    divided,
+    Measured,
+    constants,
     foreground_of,
     group_sums,
-    weighted,
+    shown_table,
 )
 
 AWAY = "away"
 """Domain name of the mean over all domains but those of the training."""
 
 HIGHER, LOWER, EQUIVALENT, OPEN = "higher", "lower", "equivalent", "cannot tell"
+BOTH_FAIL = "both fail"
 
-ALPHA = 0.05
-"""Family-wise error rate of the verdicts."""
+CHECKPOINT, VARIANT = "checkpoint", "variant"
+"""What a verdict is about: with one run, and with several."""
 
-FEW_GROUPS = 20
-"""Below this number of groups intervals and equivalence tests are only approximate."""
+Flags = npt.NDArray[np.bool_]
 
-_TIE = 1e-12
-"""Effects that differ by less count as equal."""
+_TESTED = ("p", "p_adjusted", "p_equivalence", "p_equivalence_adjusted")
 
 
 @dataclass(frozen=True)
-class _Pairs:
-    """Runs of the variants paired with the baseline's by fold and seed."""
+class Place:
+    """What a comparison is made on: one domain, or the mean of several."""
 
+    name: str
+    domains: tuple[str, ...]
+
+    first: bool
+    """Whether it is asked first: the source domains, and the mean over the others."""
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Runs of a variant paired with the baseline's by fold and seed."""
+
+    encoder: str
+    variant: str
     ours: npt.NDArray[np.int64]
     theirs: npt.NDArray[np.int64]
-    networks: list[tuple[str, str]]
-    """(encoder, variant) of each network compared."""
 
-    starts: npt.NDArray[np.int64]
-    """Index of the first pair of each network; its pairs are contiguous."""
 
-    def mean(self, pairs: Array) -> Array:
-        """(..., pairs, classes, metrics) -> (..., networks, classes, metrics)."""
-        sizes = np.diff(self.starts, append=len(self.ours))
-        means: Array = np.add.reduceat(pairs, self.starts, -3) / sizes[:, None, None]
-        return means
+@dataclass(frozen=True)
+class _Cell:
+    """One variant on one place; all arrays are (shown, metrics) but the shares."""
 
-    def effect(self, scores: Array) -> Array:
-        """(..., runs, classes, metrics) -> (..., networks, classes, metrics)."""
-        return self.mean(scores[..., self.ours, :, :] - scores[..., self.theirs, :, :])
+    crossed: Crossed
+
+    shares: Array
+    """(groups, shown, metrics) of `swap_shares`; 0 with several runs."""
+
+    groups: npt.NDArray[np.int64]
+    baseline: Array
+    floor: Array
+
+
+@dataclass(frozen=True)
+class Decision:
+    """p-values of one family, (comparisons,)."""
+
+    p: Array
+    p_adjusted: Array
+    p_equivalence: Array
+    p_equivalence_adjusted: Array
 
 
 def compare(
     cases: pd.DataFrame,
     margin: float,
     homes: Sequence[str] = (),
-    draws: int = 1000,
     swaps: int = 9999,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -99,110 +131,194 @@ def compare(
 
     Returns
     -------
-    Columns of tests.csv. Fewer than 2 groups give NaN and ``cannot tell``. With few groups
-    intervals and equivalence tests are approximate; p is exact but cannot be small: with 5 groups
-    the smallest attainable p is 0.0625. `ArgumentError` if ``margin`` is out of range, or a domain
-    or class has a reserved name.
+    Columns of tests.csv. A place with a domain of fewer than 2 groups has NaN and ``cannot tell``.
+    `ArgumentError` if ``margin`` is out of range, or a domain or class has a reserved name.
     """
     if not 0 < margin < 1:
         raise ArgumentError(f"margin must be in (0, 1), got {margin}")
     foreground = foreground_of(cases)
+    if MEAN in foreground:
+        raise _reserved()
+    places = places_of([str(domain) for domain in cases["domain"].unique()], homes)
+    sums = group_sums(cases, foreground, foreground)
+    patterns = signs(len(sums.parts), swaps, np.random.default_rng(seed))
+    measured, floors = sums.measured(), _floors(cases, foreground)
     tables = []
-    for name, members in _domain_sets(cases, homes).items():
-        sums = group_sums(cases[cases["domain"].isin(members)], foreground, foreground)
-        pairs = _pairs(sums.runs)
-        if not pairs.networks:
-            continue
-        rng = np.random.default_rng(seed)
-        effect = pairs.effect(sums.scores(np.ones((1, sums.groups)))[0])
-        drawn = pairs.effect(sums.scores(resamples(sums.groups, draws, rng)))
-        low, high = sums.interval(drawn)
-        p = _permutation_p(sums, pairs, effect, _swaps(sums.groups, swaps, rng))
-        p_equivalence = _equivalence_p(sums, pairs, effect, margin)
-        for i, (encoder, variant) in enumerate(pairs.networks):
-            part = sums.table(
-                effect=effect[i], low=low[i], high=high[i], p=p[i], p_equivalence=p_equivalence[i]
-            )
-            tables.append(part.assign(encoder=encoder, variant=variant, domain=name))
+    for encoder in sums.runs["encoder"].unique():
+        pairs = [pair for pair in _pairs(sums.runs) if pair.encoder == encoder]
+        named = [(place, pair) for place in places for pair in pairs]
+        cells = [_cell(sums, measured, floors, *each) for each in named]
+        if cells:
+            first = np.array([place.first for place, _ in named])
+            columns = _columns(cells, first, patterns, margin)
+            for i, (place, pair) in enumerate(named):
+                own = {name: values[i] for name, values in columns.items()}
+                part = shown_table(sums.shown, METRICS, own)
+                tables.append(part.assign(encoder=encoder, variant=pair.variant, domain=place.name))
     if not tables:
         return pd.DataFrame(columns=list(TABLE_COLUMNS["tests.csv"]))
-    return _judged(pd.concat(tables, ignore_index=True))
+    tests = pd.concat(tables, ignore_index=True)
+    tests["verdict"] = _verdicts(tests, margin)
+    return tests[list(TABLE_COLUMNS["tests.csv"])]
 
 
-def _domain_sets(cases: pd.DataFrame, homes: Sequence[str]) -> dict[str, list[str]]:
-    """Domains to average, by the name of the mean."""
-    domains = [str(domain) for domain in cases["domain"].unique()]
-    if AWAY in domains or MEAN in set(cases["class"]):
-        raise ArgumentError(
-            f"domain {AWAY!r} and class {MEAN!r} are reserved for means; rename yours"
-        )
-    away = [domain for domain in domains if domain not in homes]
-    several = {AWAY: away} if homes and len(away) > 1 else {}
-    return {domain: [domain] for domain in domains} | several
+def places_of(domains: Sequence[str], homes: Sequence[str]) -> list[Place]:
+    """Places of comparisons: each domain, and `AWAY` if there are source domains and several others.
+
+    `ArgumentError` if a domain is called `AWAY`.
+
+    >>> [(place.name, place.first) for place in places_of(["A", "B", "C"], ["A"])]
+    [('A', True), ('B', False), ('C', False), ('away', True)]
+    """
+    if AWAY in domains:
+        raise _reserved()
+    away = tuple(domain for domain in domains if domain not in homes)
+    alone = bool(homes) and len(away) == 1
+    places = [Place(name, (name,), name in homes or alone) for name in domains]
+    return [*places, Place(AWAY, away, True)] if homes and len(away) > 1 else places
 
 
-def _pairs(runs: pd.DataFrame) -> _Pairs:
+def _reserved() -> ArgumentError:
+    return ArgumentError(f"domain {AWAY!r} and class {MEAN!r} are reserved for means; rename yours")
+
+
+def decide(
+    crossed: Crossed, shares: Array, first: Flags, patterns: Array, margin: float
+) -> Decision:
+    """Test all comparisons of a family at one error rate.
+
+    Parameters
+    ----------
+    crossed
+        Effects and their variances, (comparisons,); NaN is left open and does not count.
+    shares
+        (groups, comparisons) of `swap_shares`, for comparisons of one run.
+    first
+        (comparisons,): what is asked first.
+    patterns
+        As from `signs`.
+    """
+    known, single = np.isfinite(crossed.effect + crossed.groups), crossed.count < 2
+    p = np.where(known, crossed.p(), np.nan)
+    levels = [known & first, known & ~first]
+    if single.any():
+        p[known & single] = max_t(shares[:, known & single], patterns)[0]
+    if single.all():
+        adjusted = _by_level(levels, [max_t(shares[:, level], patterns)[1] for level in levels])
+    else:
+        adjusted = _by_level(levels, [holm(p[level]) for level in levels])
+    equal = np.where(known, crossed.p_equivalence(margin), np.nan)
+    return Decision(p, adjusted, equal, _by_level(levels, [holm(equal[level]) for level in levels]))
+
+
+def _by_level(levels: Sequence[Flags], found: Sequence[Array]) -> Array:
+    adjusted = np.full(len(levels[0]), np.nan)
+    for level, values in zip(levels, two_levels(*found), strict=True):
+        adjusted[level] = values
+    return adjusted
+
+
+def both_fail(ours: Array, theirs: Array, floor: Array, margin: float) -> Flags:
+    """Whether neither score is above the best constant prediction's by more than the margin."""
+    return np.asarray(np.maximum(ours, theirs) <= floor + margin)
+
+
+def least_p(groups: npt.NDArray[np.int64], first: Flags) -> Array:
+    """Least adjusted p that swaps could give each comparison of a family, (comparisons,)."""
+    one_level = bool(first.all() or not first.any())
+    weights = np.ones(len(first)) if one_level else np.where(first, FIRST, 1 - FIRST)
+    return np.array([smallest_p(int(n), w) for n, w in zip(groups, weights, strict=True)])
+
+
+def _pairs(runs: pd.DataFrame) -> list[_Pair]:
     names = runs[["encoder", "variant", "fold", "seed"]].itertuples(index=False, name=None)
     index = {name: i for i, name in enumerate(names)}
-    pairs = [
-        ((encoder, variant), index[encoder, variant, *trial], index[encoder, BASELINE, *trial])
-        for encoder, variant, *trial in sorted(index)
-        if variant != BASELINE and (encoder, BASELINE, *trial) in index
+    found: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    for encoder, variant, *trial in sorted(index):
+        if variant != BASELINE and (encoder, BASELINE, *trial) in index:
+            sides = index[encoder, variant, *trial], index[encoder, BASELINE, *trial]
+            found.setdefault((encoder, variant), []).append(sides)
+    return [_Pair(*network, *np.array(sides).T) for network, sides in found.items()]
+
+
+def _floors(cases: pd.DataFrame, foreground: tuple[str, ...]) -> Array | None:
+    """Scores of the constant predictions (domains, constants, shown, metrics), where there are any."""
+    table = constants(cases)
+    return None if table.empty else group_sums(table, foreground, foreground).measured().scores
+
+
+def _cell(
+    sums: GroupSums, measured: Measured, floors: Array | None, place: Place, pair: _Pair
+) -> _Cell:
+    domains = [sums.domains.index(name) for name in place.domains]
+    tested = [
+        bool(sums.parts[:, domains, ours].any() and sums.parts[:, domains, theirs].any())
+        for ours, theirs in zip(pair.ours, pair.theirs, strict=True)
     ]
-    owners = [network for network, _, _ in pairs]
-    networks = list(dict.fromkeys(owners))
-    ours, theirs = (np.array([pair[side] for pair in pairs], np.int64) for side in (1, 2))
-    starts = np.array([owners.index(network) for network in networks], np.int64)
-    return _Pairs(ours, theirs, networks, starts)
+    # where domains are left out in turn, not every run is tested on every domain
+    sides = [side[tested] if any(tested) else side for side in (pair.ours, pair.theirs)]
+    ours, theirs = (measured.of(side) for side in sides)
+    apart = ours.minus(theirs)
+    part = apart.parts(domains)
+    shares = np.zeros((len(sums.parts), *part.shape[2:]))
+    if len(sides[0]) == 1:
+        swapped = swap_shares(*(sums.parts[:, domains, side[0]] for side in sides))
+        shares = np.nan_to_num(_weighted(part[:, 0], sums.with_mean(swapped)))
+    floor = np.full(part.shape[2:], np.nan)
+    if floors is not None:
+        floor = _weighted(part.sum(1), np.moveaxis(floors[domains], 1, 0)).max(0)
+    baseline = _weighted(part, theirs.scores[domains]).sum(0)
+    return _Cell(apart.mean(domains), shares, apart.groups(domains), baseline, floor)
 
 
-def _swaps(groups: int, swaps: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """(patterns, groups): 1 where a group is swapped; all patterns if they are few."""
-    if 2**groups <= swaps + 1:
-        return (np.arange(2**groups)[:, None] >> np.arange(groups) & 1).astype(np.uint8)
-    observed = np.zeros((1, groups), np.uint8)
-    bits = rng.integers(0, 256, (swaps, -(-groups // 8)), np.uint8)
-    return np.concatenate([observed, np.unpackbits(bits, axis=1, count=groups)])
+def _weighted(part: Array, values: Array) -> Array:
+    """Sum (..., domains, ...) values by their parts (domains, ...), over the domains."""
+    axis = -part.ndim
+    return np.asarray(np.where(part == 0, 0, part * values).sum(axis))
 
 
-def _permutation_p(
-    sums: GroupSums, pairs: _Pairs, effect: Array, swaps: npt.NDArray[np.uint8]
-) -> Array:
-    """Fraction of swaps whose effect is at least as far from 0 as the observed one."""
-    ours, theirs = sums.parts[:, :, pairs.ours], sums.parts[:, :, pairs.theirs]
-    both = (ours + theirs).sum(0)
-    beyond, known = np.zeros(effect.shape), np.zeros(effect.shape)
-    for moved in weighted(swaps, theirs - ours):
-        moved += ours.sum(0)
-        scores = sums.average(divided(moved)), sums.average(divided(both - moved))
-        drawn = pairs.mean(scores[0] - scores[1])
-        beyond += (np.abs(drawn) >= np.abs(effect) - _TIE).sum(0)
-        known += np.isfinite(drawn).sum(0)
-    return np.where(np.isfinite(effect) & (sums.groups > 1), ratio(beyond, known), np.nan)
+def _columns(
+    cells: Sequence[_Cell], first: Flags, patterns: Array, margin: float
+) -> dict[str, npt.NDArray[np.generic]]:
+    """Columns of tests.csv, each (comparisons, shown, metrics), for one encoder."""
+    crossed = stacked([cell.crossed for cell in cells])
+    shares = np.stack([cell.shares for cell in cells], 1)
+    groups = np.stack([cell.groups for cell in cells])
+    families = list(np.ndindex(*groups.shape[1:]))
+    tested = {name: np.full(groups.shape, np.nan) for name in _TESTED}
+    least = np.full(groups.shape, np.nan)
+    for at in families:
+        decision = decide(crossed.at(at), shares[:, :, *at], first, patterns, margin)
+        for name, values in tested.items():
+            values[:, *at] = getattr(decision, name)
+        least[:, *at] = least_p(groups[:, *at], first)
+    between, by_groups = crossed.spread()
+    several = crossed.count > 1
+    half = crossed.half_width()
+    more = crossed.more_runs(margin) if several.any() else np.full(groups.shape, np.nan)
+    return {
+        "effect": crossed.effect,
+        "low": crossed.effect - half,
+        "high": crossed.effect + half,
+        "groups": groups,
+        "runs": crossed.count,
+        "of": np.where(several, VARIANT, CHECKPOINT),
+        **tested,
+        "spread_runs": between,
+        "spread_groups": by_groups,
+        "more_runs": more,
+        "least_p": np.where(several, np.nan, least),
+        "baseline": np.stack([cell.baseline for cell in cells]),
+        "floor": np.stack([cell.floor for cell in cells]),
+    }
 
 
-def _equivalence_p(sums: GroupSums, pairs: _Pairs, effect: Array, margin: float) -> Array:
-    """Larger p of two one-sided t-tests against the margin."""
-    if sums.groups < 2:
-        return np.full(effect.shape, np.nan)
-    whole = sums.parts.sum(0)
-    top, bottom = sums.parts[..., 0], sums.parts[..., 1]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        shares = sums.groups * (top - divided(whole) * bottom) / whole[..., 1]
-        spread = pairs.effect(sums.average(shares)).std(0, ddof=1) / np.sqrt(sums.groups)
-        t = (margin - np.abs(effect)) / spread
-    return np.asarray(stdtr(sums.groups - 1, -t))
-
-
-def _judged(tests: pd.DataFrame) -> pd.DataFrame:
-    """Adjust the p-values of each family and add the verdict."""
-    family = tests.groupby(["encoder", "class", "metric"])
-    for name in ("p", "p_equivalence"):
-        tests[f"{name}_adjusted"] = family[name].transform(lambda p: holm(p.to_numpy(float)))
+def _verdicts(tests: pd.DataFrame, margin: float) -> npt.NDArray[np.str_]:
+    """Verdict of each row of tests.csv."""
+    theirs = tests["baseline"].to_numpy(float)
+    ours = theirs + tests["effect"].to_numpy(float)
+    fail = both_fail(ours, theirs, tests["floor"].to_numpy(float), margin)
     differs = tests["p_adjusted"] < ALPHA
-    tests["verdict"] = np.select(
-        [differs & (tests["effect"] > 0), differs, tests["p_equivalence_adjusted"] < ALPHA],
-        [HIGHER, LOWER, EQUIVALENT],
-        OPEN,
-    )
-    return tests[list(TABLE_COLUMNS["tests.csv"])]
+    choices = [fail, differs & (tests["effect"] > 0), differs]
+    choices.append(tests["p_equivalence_adjusted"] < ALPHA)
+    return np.select(choices, [BOTH_FAIL, HIGHER, LOWER, EQUIVALENT], OPEN)

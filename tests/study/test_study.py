@@ -37,7 +37,7 @@ def spec(small_set):
         profile_shifts=("brightness:0.5",),
         training=FAST,
         threads=1,
-        profile=ProfileSpec(null_draws=5, bootstrap_draws=5),
+        profile=ProfileSpec(null_draws=5, bootstrap_draws=5, permutation_draws=9),
     )
 
 
@@ -86,7 +86,7 @@ def test_a_study_leaves_what_the_design_says(spec, tmp_path):
 
 @pytest.mark.usefixtures("pageless")
 def test_a_second_call_does_nothing_twice_and_what_is_lost_is_made_again(spec, tmp_path):
-    out = tmp_path / "out"
+    out, spec = tmp_path / "out", replace(spec, skips=("baseline",))
     run_study(spec, out)
     kept = out / "runs" / f"{TINY}.baseline.fold1.seed0" / "weights.safetensors"
     before = {path: path.read_bytes() for path in (out / "tables").iterdir()}
@@ -174,6 +174,7 @@ def test_a_failed_run_is_recorded_and_the_others_go_on(spec, tmp_path, monkeypat
     assert read_table(out / "tables" / "cases.parquet")["run"].nunique() == 2
 
 
+@pytest.mark.slow  # four trainings
 @pytest.mark.usefixtures("pageless")
 def test_parts_of_a_study_add_up_to_the_whole(spec, tmp_path):
     run_study(spec, tmp_path / "whole")

@@ -22,7 +22,7 @@ from skipshift.study.grid import Run, Study
 from skipshift.study.steps import attempt, record_failure
 
 RETRIES = 20
-"""Times that a run may lose its node before it counts as failed."""
+"""How many times a run may lose its node before it counts as failed."""
 
 Files = Mapping[str, bytes]
 
@@ -30,7 +30,7 @@ Files = Mapping[str, bytes]
 def run_tasks(study: Study, runs: Sequence[Run], spec: ExecutionSpec) -> Iterator[Run]:
     """Do runs on a Ray cluster and yield each as it ends, done or with its failure recorded.
 
-    A run whose node goes away starts again on another. Only this process writes to the study.
+    A run whose node is lost starts again on another. Only this process writes to the study.
     """
     with _connected(spec) as ray:
         packed, files = pack(study)

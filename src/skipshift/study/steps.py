@@ -1,4 +1,4 @@
-"""The steps of one run: train, evaluate, keep samples, profile; each a file, made once."""
+"""The steps of one run: training, evaluation, samples and profiles, each done once."""
 
 import errno
 import io
@@ -32,9 +32,9 @@ SAMPLE_CASES = 2
 
 
 def attempt(study: Study, run: Run, progress: Progress = silent) -> None:
-    """Do what is missing of a run; if it fails, record why and return.
+    """Do the missing steps of a run; if one fails, record the reason and return.
 
-    A disk that is full or closed is no failure of the run: it is raised as an `UnwritableError`.
+    A full or read-only disk is not the run's failure: it is raised as an `UnwritableError`.
     """
     try:
         do(study, run, progress)
@@ -47,12 +47,12 @@ def attempt(study: Study, run: Run, progress: Progress = silent) -> None:
 
 
 def record_failure(study: Study, run: Run, reason: str) -> None:
-    """Keep why a run failed, beside what it has done so far."""
+    """Write the reason why a run failed into its folder."""
     records.write_json(study.folder(run) / records.FAILURE, {"reason": reason})
 
 
 def do(study: Study, run: Run, progress: Progress = silent) -> None:
-    """Do the steps of a run that are missing, in order, on the study's number of threads."""
+    """Do the missing steps of a run in order, on the study's number of threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(study.spec.threads)
     try:
@@ -66,7 +66,7 @@ Maker = Callable[[Study, Run, Progress], None]
 
 
 def _do_step(study: Study, run: Run, step: str, make: Maker, progress: Progress) -> None:
-    """Make a step's file unless it is there, made from what the study asks for."""
+    """Do a step, unless its file exists and was made with the study's present settings."""
     folder, wanted = study.folder(run), expected_inputs(study, run)
     made = recorded_inputs(folder)
     if step_done(folder, step, made, wanted):
@@ -76,7 +76,7 @@ def _do_step(study: Study, run: Run, step: str, make: Maker, progress: Progress)
         # without made.json nothing in the folder counts, so it goes first
         (folder / records.MADE).unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
-        # a training that is cut off goes on only if it was of the same ingredients
+        # an interrupted training resumes only with the same settings
         records.write_json(folder / records.MADE, {step: wanted[step]})
     elif not first:
         _note(study, run, {k: v for k, v in made.items() if k != step})
@@ -118,7 +118,7 @@ def _train(study: Study, run: Run, progress: Progress) -> None:
 
 def _evaluate(study: Study, run: Run, progress: Progress) -> None:
     spec, folder = study.spec, study.folder(run)
-    # a kill may have come between the record of the training and here
+    # the process may have been killed between training and here
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     how = EvaluationSpec(
         shifts=spec.shifts,
@@ -131,7 +131,7 @@ def _evaluate(study: Study, run: Run, progress: Progress) -> None:
 
 
 def _tests(study: Study, run: Run) -> pd.DataFrame:
-    """Test rows of the manifest; where domains are left out, those trained on are called seen."""
+    """Test rows of the manifest; with domains left out, those trained on are renamed to seen."""
     tests = study.cases[study.cases["split"] == "test"]
     if not study.spec.leave_one_domain_out:
         return tests
@@ -153,9 +153,9 @@ def _rows(study: Study, part: pd.DataFrame) -> pd.DataFrame:
 
 
 def _write_samples(study: Study, run: Run, progress: Progress) -> None:  # noqa: ARG001
-    """Keep a few test images with masks and predictions, as they are and under each profile shift.
+    """Keep a few test images with masks and predictions, unshifted and under each profile shift.
 
-    They are the first that hold anything to find, of one size so that one array holds them.
+    They are the first that have any foreground, all of one size so that one array holds them.
     """
     spec = study.spec
     net = Unet.load(study.folder(run)).to(best_device())
@@ -178,7 +178,7 @@ def _write_samples(study: Study, run: Run, progress: Progress) -> None:  # noqa:
 
 
 def _write_profiles(study: Study, run: Run, progress: Progress) -> None:
-    """Profile each shift or domain against the test cases of the training's own domains."""
+    """Profile each shift or domain against the test cases of the domains trained on."""
     spec, folder, tests = study.spec, study.folder(run), _tests(study, run)
     classes, crop = len(spec.classes), spec.evaluation_crop
     net = Unet.load(folder).to(best_device())

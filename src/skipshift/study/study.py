@@ -1,4 +1,4 @@
-"""The study: a grid of runs, each trained, evaluated and profiled, and what is left to do of it."""
+"""Studies: do the missing runs of a grid, then join, score and compare their results."""
 
 import dataclasses
 import fnmatch
@@ -41,10 +41,10 @@ def run_study(
     execution: ExecutionSpec | None = None,
     progress: Progress = silent,
 ) -> Path:
-    """Do what is missing of a study: train, evaluate and profile each run, then report.
+    """Do the missing runs of a study: train, evaluate and profile each, then write the report.
 
-    A run, and each step of it, that is already done is left alone, and a training that was cut off
-    goes on from its last epoch. A run that fails is recorded with its reason and the others go on.
+    Finished runs and steps are left alone, and an interrupted training resumes from its last
+    epoch. A run that fails is recorded with its reason, and the others go on.
 
     Returns
     -------
@@ -69,16 +69,15 @@ def run_study(
         if done:
             gather(study, done)
             write_report(out)
-    _tell_failures(study, chosen)
+    _raise_failures(study, chosen)
     return out / records.REPORT
 
 
 def open_study(spec: StudySpec, out: Path) -> Study:
-    """Read a study's manifest and folds, and check what would stop it after its training.
+    """Read a study's manifest and folds, and check early for what would fail after training.
 
-    The folds are those of the study's folder, if they are of these cases and settings.
-    `SkipshiftError` if the manifest lacks test cases of a training domain, or cases that the
-    settings ask for.
+    Folds already in the study's folder are kept if they are of the same cases and settings.
+    `SkipshiftError` for test cases or ``profile_shifts`` that the study cannot use.
     """
     cases = read_manifest(spec.manifest)
     trained = cases.loc[cases["split"] == "train", "domain"]
@@ -150,7 +149,7 @@ def _decide_precision(study: Study, execution: ExecutionSpec) -> Study:
 
 
 def _check_sizes(images: "pd.Series[str]") -> None:
-    """Refuse images of several sizes where they are profiled: their features are one array."""
+    """Raise for images of several sizes in a profile, whose features are one array."""
     first = image_size(Path(images.iloc[0]))
     for file in images:
         size = image_size(Path(file))
@@ -162,7 +161,7 @@ def _check_sizes(images: "pd.Series[str]") -> None:
 
 
 def chosen_runs(study: Study, execution: ExecutionSpec) -> list[Run]:
-    """List the runs of the grid to do now; `SkipshiftError` if ``only`` matches none."""
+    """List the runs of the grid to do now; `SkipshiftError` if there are none."""
     grid = study.runs()
     chosen = [run for run in grid if fnmatch.fnmatchcase(run.name, execution.only)]
     if not chosen:
@@ -173,7 +172,7 @@ def chosen_runs(study: Study, execution: ExecutionSpec) -> list[Run]:
 
 
 def _refuse_changes(study: Study, chosen: Sequence[Run], redo: bool) -> None:
-    """`SkipshiftError` names the runs that would be made again, unless that was asked for."""
+    """`SkipshiftError` names the runs to be redone, unless that was asked for."""
     changed = {run.name: found for run in chosen if (found := changes(study, run))}
     if changed and not redo:
         what = list(dict.fromkeys(fault for faults in changed.values() for fault in faults))
@@ -184,9 +183,9 @@ def _refuse_changes(study: Study, chosen: Sequence[Run], redo: bool) -> None:
 
 
 def _check(study: Study, progress: Progress) -> None:
-    """Check the data before anything is trained, once for each state of the manifest.
+    """Check the data before training, once for each state of the manifest.
 
-    `SkipshiftError` tells the first error; warnings are kept for the page.
+    `SkipshiftError` gives the first error; warnings are kept for the report.
     """
     spec = study.spec
     of = {
@@ -234,7 +233,7 @@ def environment() -> dict[str, str]:
 
 
 def _take(study: Study, folder: Path) -> None:
-    """Take in the finished runs of another folder of the same study."""
+    """Copy the finished runs of another folder of the same study."""
     there = dataclasses.replace(study, out=folder)
     if not (folder / records.RUNS).is_dir():
         raise SkipshiftError(f"{folder}: is no study folder, it has no {records.RUNS}/")
@@ -242,7 +241,7 @@ def _take(study: Study, folder: Path) -> None:
         if found := changes(there, run):
             raise SkipshiftError(
                 f"{there.folder(run)}: was made with other settings ({'; '.join(found)}); "
-                f"take in only parts of this study"
+                f"take only parts of this study"
             )
         if is_done(there, run) and not is_done(study, run):
             shutil.rmtree(study.folder(run), ignore_errors=True)
@@ -253,7 +252,7 @@ def _take(study: Study, folder: Path) -> None:
 def _execute(
     study: Study, chosen: Sequence[Run], execution: ExecutionSpec, progress: Progress
 ) -> Iterable[Run]:
-    """Do what is left of the chosen runs where they are to be done."""
+    """Do the unfinished ones of the chosen runs, on this machine or on a cluster."""
     for run in chosen:
         if execution.retry_failed:
             (study.folder(run) / records.FAILURE).unlink(missing_ok=True)
@@ -274,17 +273,17 @@ def failed(study: Study, run: Run) -> bool:
     return (study.folder(run) / records.FAILURE).exists()
 
 
-def _tell_failures(study: Study, chosen: Sequence[Run]) -> None:
+def _raise_failures(study: Study, chosen: Sequence[Run]) -> None:
     reasons = {
         run.name: records.read_json(study.folder(run) / records.FAILURE)["reason"]
         for run in chosen
         if failed(study, run)
     }
     if reasons:
-        told = "; ".join(f"{name} with {reason}" for name, reason in reasons.items())
+        listed = "; ".join(f"{name} with {reason}" for name, reason in reasons.items())
         raise SkipshiftError(
-            f"{study.out}: {len(reasons)} of {len(chosen)} runs failed: {told} "
-            f"(each in its {records.FAILURE}); mend the cause and add --retry-failed"
+            f"{study.out}: {len(reasons)} of {len(chosen)} runs failed: {listed} "
+            f"(each in its {records.FAILURE}); fix the cause and add --retry-failed"
         )
 
 

@@ -1,4 +1,4 @@
-"""One run: a U-net trained by the paper's protocol and selected on its validation fold."""
+"""Training of one U-net by the paper's protocol, with the best epoch chosen on validation data."""
 
 import inspect
 import logging
@@ -36,20 +36,21 @@ from skipshift.specs import TrainingSpec
 from skipshift.statistics.counts import count, iou
 
 CHECKPOINTS = "checkpoints"
-"""Folder of a run that lives while it is trained."""
+"""Subfolder of a run that exists only during training."""
 
 
 @dataclass(frozen=True)
 class RunOutput:
-    """Where a run keeps its files, and who hears of it."""
+    """Output folder, loggers and progress of a run."""
 
     folder: Path
-    """The run's; a run that was cut off goes on from the checkpoints below it."""
+    """Holds the run's files; an interrupted run resumes from the checkpoints in it."""
 
     loggers: Sequence[Logger] = ()
-    """Lightning's, for the curves of the run."""
+    """Lightning loggers that record the training curves."""
 
     progress: Progress = silent
+    """Reports each training step."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def train(
     validation: Sequence[Case],
     spec: TrainingSpec,
     seed: int,
-    place: RunOutput,
+    output: RunOutput,
 ) -> Trained:
     """Train a network and keep the epoch of the highest validation mIoU (section IV-C).
 
@@ -81,12 +82,12 @@ def train(
     training, validation
         Decoded cases; validation images may be whole or cropped, sides multiples of 32.
     seed
-        Of crops, their order and dropout; the network's first weights are as they come.
+        Seeds crops, their order and dropout. Initial weights are those of ``net``.
 
     Returns
     -------
-    The network of the best epoch. With equal threads on one kind of processor a run that was cut
-    off and goes on ends in the same weights as one that was not.
+    The network of the best epoch. An interrupted run that resumes ends in the same weights as an
+    uninterrupted one, given the same number of threads on the same kind of processor.
     """
     started = time.monotonic()
     bf16 = use_bf16(spec.precision, best_device())
@@ -105,7 +106,7 @@ def train(
     checks: DataLoader[Any] = DataLoader(
         _Whole(validation), _batch_of(validation, spec), sampler=ShardSampler(len(validation))
     )
-    checkpoints = place.folder / CHECKPOINTS
+    checkpoints = output.folder / CHECKPOINTS
     best = ModelCheckpoint(
         checkpoints,
         filename="best",
@@ -115,7 +116,7 @@ def train(
         enable_version_counter=False,
     )
     last = ModelCheckpoint(checkpoints, filename="last", enable_version_counter=False)
-    ticks = _Ticks(place.progress, spec.epochs * len(loader), place.folder.name)
+    ticks = _Ticks(output.progress, spec.epochs * len(loader), output.folder.name)
     with _quiet(), torch.random.fork_rng():
         trainer = lightning.Trainer(
             max_epochs=spec.epochs,
@@ -127,14 +128,14 @@ def train(
             precision="bf16-mixed" if bf16 else "32-true",
             callbacks=[best, last, *([ticks] if spec.devices == 1 else [])],
             plugins=[_AtomicCheckpoints()],
-            logger=list(place.loggers),
+            logger=list(output.loggers),
             log_every_n_steps=1,
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
         )
         _fit(trainer, module, loader, checks, checkpoints / "last.ckpt")
-    # from the files, because with several devices the training was in other processes
+    # read from the files: with several devices the training ran in other processes
     state = _read(checkpoints / "best.ckpt")["state_dict"]
     net.load_state_dict({key.removeprefix("net."): tensor for key, tensor in state.items()})
     history: list[dict[str, float]] = _read(checkpoints / "last.ckpt")["history"]
@@ -167,7 +168,7 @@ def _read(checkpoint: Path) -> dict[str, Any]:
 
 
 class _AtomicCheckpoints(TorchCheckpointIO):
-    """Checkpoints that are whole whenever they are there, even after a loss of power."""
+    """Writes checkpoints atomically, so that a loss of power leaves the one before."""
 
     def save_checkpoint(
         self,
@@ -180,7 +181,7 @@ class _AtomicCheckpoints(TorchCheckpointIO):
 
 
 class _Run(lightning.LightningModule):
-    """What Lightning needs to know of a run."""
+    """Training and validation steps of a run, as Lightning calls them."""
 
     def __init__(self, net: Unet, spec: TrainingSpec, seed: int) -> None:
         super().__init__()
@@ -197,7 +198,7 @@ class _Run(lightning.LightningModule):
 
     def on_train_batch_start(self, _batch: Any, index: int) -> None:
         if index == 0:
-            # dropout depends on seed and epoch alone, like crops, so that a run can be cut off
+            # like crops, dropout depends on seed and epoch alone, so that a run can resume
             state = np.random.SeedSequence((self.seed, self.current_epoch, rank_and_size()[0]))
             torch.manual_seed(int(state.generate_state(1)[0]))
 
@@ -210,7 +211,7 @@ class _Run(lightning.LightningModule):
 
     def on_validation_start(self) -> None:
         if rank_and_size()[1] > 1:
-            # the network that is kept is that of the first process, so that is what is scored
+            # the network of the first process is the one that is kept, so it is the one to score
             for buffer in self.net.buffers():
                 distributed.broadcast(buffer, 0)
 
@@ -264,7 +265,7 @@ class _Run(lightning.LightningModule):
 
 
 class _Whole(Dataset[tuple[Pixels, Pixels]]):
-    """Validation cases as they are."""
+    """Validation cases, unchanged."""
 
     def __init__(self, cases: Sequence[Case]) -> None:
         self.cases = cases
@@ -277,7 +278,7 @@ class _Whole(Dataset[tuple[Pixels, Pixels]]):
 
 
 class _Ticks(Callback):
-    """Tells the progress of a run step by step."""
+    """Reports the progress of a run step by step."""
 
     def __init__(self, progress: Progress, steps: int, label: str) -> None:
         self._ticks = iter(progress(range(steps), f"train {label}", steps))
@@ -309,12 +310,12 @@ def _fit(
 
 
 def _channels_first(images: Tensor) -> Tensor:
-    """(N, H, W, C) uint8 as float32 (N, C, H, W) in [0, 1], channels last in memory as it came."""
+    """Convert (N, H, W, C) uint8 to float32 (N, C, H, W) in [0, 1], channels last in memory."""
     return images.permute(0, 3, 1, 2).float().div_(255)
 
 
 def _batch_of(cases: Sequence[Case], spec: TrainingSpec) -> int:
-    """Batch size for whole images: one at a time where their sizes differ."""
+    """Choose the batch size for whole images: one at a time where their sizes differ."""
     return spec.batch_size if len({case.mask.shape for case in cases}) == 1 else 1
 
 

@@ -1,4 +1,4 @@
-"""Runs side by side on one machine, each in a process of its own."""
+"""Parallel runs on one machine, each in its own process."""
 
 import contextlib
 import multiprocessing
@@ -14,15 +14,15 @@ from skipshift.study.grid import Run, Study
 from skipshift.study.steps import attempt, record_failure
 
 LIVES = 2
-"""Times that a run may be killed from outside before it counts as failed."""
+"""How many times a run may be killed from outside before it counts as failed."""
 
 
 def run_processes(study: Study, runs: Sequence[Run], jobs: int) -> Iterator[Run]:
     """Do runs, ``jobs`` at a time, and yield each as it ends, done or with its failure recorded.
 
-    A run whose process is killed goes on once from its last epoch; killed again, it has failed,
-    most likely for lack of memory. If this process dies the others do too. `UnwritableError` if a
-    run finds the disk full: it ends the study.
+    A run whose process is killed resumes once from its last epoch. Killed again, it counts as
+    failed, most likely for lack of memory. If this process dies, so do the others.
+    `UnwritableError` as soon as one of them cannot write.
     """
     waiting, running = list(runs), dict[int, tuple[Run, _Worker]]()
     kills = dict.fromkeys(runs, 0)
@@ -54,7 +54,7 @@ def run_processes(study: Study, runs: Sequence[Run], jobs: int) -> Iterator[Run]
 
 
 class _Worker:
-    """A process that does one run, and the pipe on which it says why it cannot write."""
+    """A process that does one run, and a pipe for its reason if it cannot write."""
 
     def __init__(self, study: Study, run: Run) -> None:
         context = multiprocessing.get_context("spawn")
@@ -67,7 +67,7 @@ class _Worker:
 
 @contextlib.contextmanager
 def _patient_threads() -> Iterator[None]:
-    """Let threads that wait sleep, so that more of them can share the cores."""
+    """Let waiting threads sleep, so that more of them can share the cores."""
     before = os.environ.get("OMP_WAIT_POLICY")
     os.environ["OMP_WAIT_POLICY"] = before or "PASSIVE"
     try:

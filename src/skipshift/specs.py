@@ -221,7 +221,7 @@ class CarrySpec:
     """Patch every subset of the k paths, 2^k of them, and attribute the loss by Shapley values."""
 
     draws: int = 1000
-    """Bootstrap resamples of the groups for the 95 % interval."""
+    """Without effect: the intervals need no resamples. Kept for scripts that set it."""
 
     batch_size: int = 8
     """Images per forward pass."""
@@ -230,7 +230,7 @@ class CarrySpec:
     """bf16, fp32, or auto: bf16 where the hardware is faster with it."""
 
     seed: int = 0
-    """Seed of the resamples, and of the random positions that quantiles are taken from."""
+    """Seed of the random positions that quantiles and means are taken from."""
 
     def __post_init__(self) -> None:
         if self.mode not in get_args(CarryMode):

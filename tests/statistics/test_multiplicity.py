@@ -19,7 +19,8 @@ from skipshift.statistics.resampling import holm
 def test_a_swap_turns_the_sign_of_a_share_and_of_no_other(rng):
     ours, theirs = rng.uniform(1, 9, (2, 6, 1, 2))
     shares = swap_shares(ours, theirs)
-    swapped = swap_shares(*(np.concatenate([x[:2], y[2:]]) for x, y in ((theirs, ours), (ours, theirs))))
+    sides = (np.concatenate([x[:2], y[2:]]) for x, y in ((theirs, ours), (ours, theirs)))
+    swapped = swap_shares(*sides)
     assert swapped == pytest.approx(shares * np.array([-1, -1, 1, 1, 1, 1])[:, None])
 
 
@@ -84,7 +85,9 @@ def test_an_empty_level_leaves_the_other_as_it_is():
     assert rest == pytest.approx(p, nan_ok=True)
 
 
-@pytest.mark.parametrize(("groups", "first", "rest"), [(5, 0.094, 0.187), (6, 0.047, 0.094), (7, 0.023, 0.047)])
+@pytest.mark.parametrize(
+    ("groups", "first", "rest"), [(5, 0.094, 0.187), (6, 0.047, 0.094), (7, 0.023, 0.047)]
+)
 def test_the_least_p_is_that_of_groups_that_all_agree(rng, groups, first, rest):
     _, adjusted = max_t(np.ones((groups, 4)), signs(groups, 9999, rng))
     assert adjusted[0] == 2.0 ** (1 - groups) == smallest_p(groups)

@@ -24,15 +24,11 @@ GRID = [
     ("train", 512, 512),
     ("evaluate", 128, 128),
     ("evaluate", 512, 512),
-    ("bootstrap", 1000, 128),
     ("carry", 128, 128),
     ("carry", 512, 512),
     ("slide", 512, 512),
 ]
-"""Work, side of what the network sees, side of the images on disk: training crops, the rest not.
-
-The bootstrap has no images: its number is that of the cases.
-"""
+"""Work, side of what the network sees, side of the images on disk: training crops, the rest not."""
 
 IMAGES = {128: 256, 512: 48}
 

@@ -1,7 +1,6 @@
 """The jobs that are timed: ours, and the same work as a user of smp would write it.
 
-Each takes a manifest and the side of what the network sees, and returns images per second; those of
-the bootstrap take the number of cases and return draws per second.
+Each takes a manifest and the side of what the network sees, and returns images per second.
 """
 
 import dataclasses
@@ -185,42 +184,6 @@ def plain_synth(manifest: Path, side: int) -> float:
         return 16 / (time.perf_counter() - start)
 
 
-def ours_bootstrap(_manifest: Path, cases: int) -> float:
-    from skipshift.statistics.scores import estimates
-
-    table = _counts(cases)
-    start = time.perf_counter()
-    estimates(table, draws=1000)
-    return 1000 / (time.perf_counter() - start)
-
-
-def plain_bootstrap(_manifest: Path, cases: int) -> float:
-    """Pooled IoU alone, one draw after the other in pandas."""
-    table, rng = _counts(cases).set_index("group"), np.random.default_rng(0)
-    start = time.perf_counter()
-    for _ in range(10):
-        drawn = table.loc[rng.choice(table.index.unique(), cases)]
-        sums = drawn.groupby(["domain", "run"])[["tp", "fp", "fn"]].sum()
-        _ = sums["tp"] / sums.sum(axis=1)
-    return 10 / (time.perf_counter() - start)
-
-
-def _counts(cases: int) -> pd.DataFrame:
-    """Counts of ten variants on twenty domains, one class."""
-    rng, names = np.random.default_rng(0), [f"case{i}" for i in range(cases)]
-    parts = [
-        pd.DataFrame(rng.integers(1, 1000, (cases, 3)), columns=["tp", "fp", "fn"]).assign(
-            run=f"resnet18.skips-{variant}.fold0.seed0",
-            domain=f"brightness:{domain}",
-            case=names,
-            group=names,
-        )
-        for variant in range(10)
-        for domain in range(20)
-    ]
-    return pd.concat(parts, ignore_index=True).assign(**{"class": "cell"})
-
-
 def ours_check(manifest: Path, _side: int) -> float:
     from skipshift.data.checks.preflight import check_manifest
 
@@ -302,8 +265,6 @@ JOBS: Mapping[str, Callable[[Path, int], float]] = {
         plain_train,
         ours_evaluate,
         plain_evaluate,
-        ours_bootstrap,
-        plain_bootstrap,
         ours_carry,
         plain_carry,
         ours_slide,

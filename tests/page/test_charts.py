@@ -64,9 +64,8 @@ def test_a_heatmap_orders_columns_by_factor_with_original_at_one(iou):
 
 
 def test_a_heatmap_sets_in_bold_what_it_is_told_to_and_nothing_else(iou):
-    bold = frozenset(
-        {("resnet18", "L1-pruned", "original"), ("resnet34", "L2-pruned", "contrast:0.5")}
-    )
+    home, away = ("resnet18", "L1-pruned", "original"), ("resnet34", "L2-pruned", "contrast:0.5")
+    bold = frozenset({home, away})
     columns = {"original": 3, "contrast:0.5": 1}
     for marked in (bold, frozenset()):
         axes = heatmap(iou, "cell", marked).axes

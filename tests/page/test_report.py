@@ -166,12 +166,11 @@ def test_one_training_each_gives_sentences_about_checkpoints(winner):
     found = won_by(winner, folds=1)
     loser = "L4-pruned" if winner == "L1-pruned" else "L1-pruned"
     said, under_shift = headline(found), dict(answer(found))["Under shift"]
-    assert (
-        f"the checkpoint of {loser} (" in said if winner != "baseline" else "checkpoints of" in said
-    )
+    words = "the checkpoints of" if winner == "baseline" else f"the checkpoint of {loser} ("
+    assert words in said
     assert "nothing is said of variants" in said
     if winner == "baseline":
-        assert "No score is above the baseline’s: this checkpoint of" in under_shift
+        assert "No score is above the baseline's: this checkpoint of" in under_shift
     else:
         assert f"the checkpoint of {winner} (" in said
         assert f"This checkpoint of {winner} is higher than that of the baseline by" in under_shift
@@ -183,16 +182,14 @@ def test_several_trainings_give_sentences_about_variants(winner):
     found = won_by(winner, folds=6)
     said, under_shift = headline(found), dict(answer(found))["Under shift"]
     assert "checkpoint" not in said + under_shift
-    assert "the standard deviation between trainings of one network is up to 0.0" in str(
-        answer(found)
-    )
+    assert "deviation between trainings of one network is up to 0.0" in str(answer(found))
     if winner == "L1-pruned":
         assert "in-domain L1-pruned (" in said
         assert ") is higher than the baseline (" in said
         assert "L1-pruned is higher than the baseline by" in under_shift
         assert ("resnet18", "L1-pruned", "original") in marks(found.tests, "cell")
     else:
-        assert "No score is above the baseline’s" in under_shift
+        assert "No score is above the baseline's" in under_shift
         assert not marks(found.tests, "cell")
 
 
@@ -236,8 +233,7 @@ def test_two_variants_with_the_same_skill_do_not_differ_significantly():
     found = results_of(plan, pd.concat([cases, other], ignore_index=True))
     assert "is not told apart from that of the baseline" in headline(found)
     assert (
-        "omparison of this checkpoint of L1-pruned with that of the baseline is inconclusive"
-        in (answer(found)[0][1])
+        "this checkpoint of L1-pruned with that of the baseline is inconcl" in answer(found)[0][1]
     )
 
 

@@ -4,7 +4,7 @@ import torch
 from torchmetrics.functional.segmentation import dice_score
 from torchmetrics.segmentation import MeanIoU
 
-from skipshift.statistics.counts import count, dice, iou
+from skipshift.statistics.counts import case_parts, constant_counts, count, dice, iou
 
 
 @pytest.fixture
@@ -46,3 +46,18 @@ def test_labels_beyond_the_classes_are_refused(pair):
 def test_masks_and_predictions_must_have_one_shape(pair):
     with pytest.raises(ValueError, match=r"must have the same shape \(N, H, W\)"):
         count(pair[0], pair[1][:2], 3)
+
+
+def test_constant_predictions_are_counted_as_if_they_were_made(pair):
+    masks, predictions = pair
+    counts = constant_counts(count(masks, predictions, 3))
+    for k in range(3):
+        assert np.array_equal(counts[:, k], count(masks, np.full_like(masks, k), 3))
+
+
+def test_a_case_is_empty_by_its_reference_alone():
+    scores, empty = case_parts(np.array([(8, 1, 1), (0, 0, 4), (0, 7, 0), (0, 0, 0)]))
+    assert scores[:, 1, 1].tolist() == [1, 1, 0, 0]
+    assert scores[:, 1, 0].tolist() == pytest.approx([0.8, 0, 0, 0], abs=1e-8)
+    assert empty[:, 0].tolist() == [[0, 0], [0, 0], [1, 1], [0, 1]]
+    assert empty[:, 1].tolist() == [[0, 0], [0, 0], [7, 1], [0, 1]]

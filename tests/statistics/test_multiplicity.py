@@ -19,9 +19,8 @@ from skipshift.statistics.resampling import holm
 def test_a_swap_turns_the_sign_of_a_share_and_of_no_other(rng):
     ours, theirs = rng.uniform(1, 9, (2, 6, 1, 2))
     shares = swap_shares(ours, theirs)
-    swapped = swap_shares(
-        *(np.concatenate([x[:2], y[2:]]) for x, y in ((theirs, ours), (ours, theirs)))
-    )
+    sides = (np.concatenate([x[:2], y[2:]]) for x, y in ((theirs, ours), (ours, theirs)))
+    swapped = swap_shares(*sides)
     assert swapped == pytest.approx(shares * np.array([-1, -1, 1, 1, 1, 1])[:, None])
 
 

@@ -97,9 +97,7 @@ def test_the_constant_predictions_are_rows_of_their_own():
 def test_runs_on_other_masks_are_refused():
     cell, ground = table([(20, 5, 10)]), table([(65, 10, 5)]).assign(**{"class": "background"})
     other = table([(21, 5, 10)], "b")
-    with pytest.raises(
-        ValueError, match="case c0 of original does not have as many pixels of cell"
-    ):
+    with pytest.raises(ValueError, match="c0 of original does not have as many pixels of cell"):
         estimates(pd.concat([ground, cell, other]))
 
 

@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,8 @@ from architectures import TINY
 from skipshift.data.prepare.options import SynthSpec
 from skipshift.data.prepare.synthetic import write_synthetic
 from skipshift.specs import ExecutionSpec, StudySpec, TrainingSpec, read_spec
-from skipshift.study.plan import plan_study
-from skipshift.study.study import run_study
+from skipshift.study.plan import _reach, plan_study
+from skipshift.study.study import open_study, run_study
 
 STUDIES = sorted((Path(__file__).parents[2] / "studies").glob("*.yaml"))
 
@@ -54,7 +55,27 @@ def test_a_plan_counts_what_there_is_and_what_is_left(spec, tmp_path, monkeypatc
     )
     assert "epochs  3 per run, each 1 step of 8 crops of 32 x 32; 6 epochs left" in text
     assert "done    0 runs, 0 failed" in text
+    assert "tests   2 runs of each variant: to be told apart from the baseline it must" in text
+    assert "by more than 9.0 standard deviations between trainings" in text
+    assert "plan 5 or more runs" in text
     assert re.search(r"left    2 runs, about \d+ .* on this machine .* and [1-9]\.\d GiB", text)
     assert not (tmp_path / "out").exists()
     run_study(spec, tmp_path / "out", only)
     assert plan_study(spec, tmp_path / "out", only).endswith("left    nothing")
+
+
+def test_one_run_of_few_groups_is_said_to_show_nothing_of_variants(spec, tmp_path):
+    study = open_study(replace(spec, run_folds=(0,)), tmp_path / "out")
+    first, *others = _reach(study)
+    assert "verdicts will be about checkpoints, not about variants" in first
+    assert others == [
+        f"        no difference can be shown on {name}, whatever the data: with 4 groups no "
+        "adjusted p can be below 0.12"
+        for name in ("original", "the mean over the others")
+    ]
+
+
+def test_one_run_of_enough_groups_can_show_something_of_checkpoints(spec, tmp_path):
+    many = write_synthetic(SynthSpec(tmp_path / "many", images=40, size=64))
+    study = open_study(replace(spec, manifest=many, run_folds=(0,)), tmp_path / "out")
+    assert len(list(_reach(study))) == 1

@@ -44,8 +44,8 @@ def claim(test: Mapping[str, Any], margin: float) -> str:
     verdict, comparison = test["verdict"], f"the comparison of {ours}"
     if verdict == BOTH_FAIL:
         return (
-            f"{ours} and {theirs} both fail: {_score(test)} and {test['baseline']:.3f} are not above "
-            f"the best constant prediction ({test['floor']:.3f}) by more than {margin:g}"
+            f"{ours} and {theirs} both fail: {_score(test)} and {test['baseline']:.3f} are not "
+            f"above the best constant prediction ({test['floor']:.3f}) by more than {margin:g}"
         )
     if not np.isfinite(test["low"]):
         return f"{comparison} with {theirs} is inconclusive: {_no_interval(test)}"

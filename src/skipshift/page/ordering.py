@@ -94,7 +94,7 @@ def grid(iou: pd.DataFrame, class_name: str) -> pd.DataFrame:
 
 
 def marks(tests: pd.DataFrame, class_name: str, metric: str = "iou") -> Marks:
-    """(encoder, variant, domain) of each *variant* with the verdict ``higher``, to be set in bold.
+    """Select (encoder, variant, domain) of the variants with the verdict ``higher``, for bold.
 
     A single checkpoint has no mark: its verdict says nothing of the variant.
 

@@ -130,7 +130,7 @@ def _scores(results: StudyResults, encoder: str, domains: Sequence[str]) -> str:
     if top["effect"] > 0:
         text += f" {_capital(said)}."
     else:
-        text += f" No score is above the baseline’s: {said}."
+        text += f" No score is above the baseline's: {said}."
     if len(domains) > 1:
         each = headline_tests(results)
         each = each[(each["encoder"] == encoder) & each["domain"].isin(domains)]
@@ -240,9 +240,9 @@ def uncertainty(results: StudyResults) -> str:
         )
     else:
         text = (
-            f"{_runs(results)} Intervals and tests treat the runs and the {sample} as two samples"
+            f"{_runs(results)} Intervals and tests treat the runs and the {sample} as two samples, "
+            f"both drawn. {_spread(results)}"
         )
-        text += ", both drawn. " + _spread(results)
     text += _beyond_reach(results)
     if results.runs["variant"].nunique() > 2:
         text += " The score of the highest of several variants is biased upwards by the selection."

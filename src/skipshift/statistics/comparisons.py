@@ -7,8 +7,8 @@ One rule (`decide`) gives every verdict, and what was drawn is what is tested:
   swapping the two within groups, ``p_adjusted`` that of step-down max-T over shared swaps.
 - With several, runs and groups were drawn: the verdict is about *variants*. Interval and ``p`` are
   those of `Crossed`, ``p_adjusted`` is Holm's.
-- ``p_equivalence`` is the larger of two one-sided tests that the effect lies within the margin, with
-  the same standard error; its adjustment is Holm's.
+- ``p_equivalence`` is the larger of two one-sided tests that the effect lies within the margin,
+  with the same standard error; its adjustment is Holm's.
 - All are adjusted in `two_levels` for a family: all variants and domains of one encoder, class and
   metric. The source domains and the mean over the others come first, the single domains behind.
 - ``verdict`` is ``both fail`` if neither network is above the best constant prediction by more than
@@ -163,7 +163,7 @@ def compare(
 
 
 def places_of(domains: Sequence[str], homes: Sequence[str]) -> list[Place]:
-    """Places of comparisons: each domain, and `AWAY` if there are source domains and several others.
+    """List what is compared on: each domain, and `AWAY` beside source domains and several others.
 
     `ArgumentError` if a domain is called `AWAY`.
 
@@ -242,7 +242,7 @@ def _pairs(runs: pd.DataFrame) -> list[_Pair]:
 
 
 def _floors(cases: pd.DataFrame, foreground: tuple[str, ...]) -> Array | None:
-    """Scores of the constant predictions (domains, constants, shown, metrics), where there are any."""
+    """Scores of the constant predictions, if any: (domains, constants, shown, metrics)."""
     table = constants(cases)
     return None if table.empty else group_sums(table, foreground, foreground).measured().scores
 

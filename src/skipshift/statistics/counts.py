@@ -79,7 +79,7 @@ def case_parts(counts: npt.NDArray[np.int64]) -> tuple[Parts, Parts]:
 
 
 def constant_counts(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Counts of the constant predictions: (..., C, 3) of one case -> (..., C, C, 3).
+    """Count the constant predictions: (..., C, 3) of one case -> (..., C, C, 3).
 
     Row k calls every pixel class k: tp = reference, fp = pixels - reference, fn = 0, and misses all
     other classes. The pixels of a case are the sum of tp + fn over all classes, background too, so

@@ -86,7 +86,7 @@ def group_variance(errors: Array, weights: Array) -> tuple[Array, Array]:
 
 
 def _joined(parts: Array, free: Array) -> Array:
-    """Degrees of freedom of a sum of variances (parts,) (Satterthwaite 1946); NaN where all are 0."""
+    """Degrees of freedom of a sum of variances (Satterthwaite 1946); NaN where all are 0."""
     return ratio(np.asarray(parts.sum() ** 2), np.asarray((parts**2 / free).sum()))
 
 
@@ -133,11 +133,11 @@ class Crossed:
         return np.minimum(2 * self._tail(np.abs(self.effect)), 1)
 
     def p_equivalence(self, margin: float) -> Array:
-        """Larger p of two one-sided tests that the effect is within the margin (Schuirmann 1987)."""
+        """Larger p of two one-sided tests of an effect within the margin (Schuirmann 1987)."""
         return self._tail(margin - np.abs(self.effect))
 
     def spread(self) -> tuple[Array, Array]:
-        """Standard deviation between trainings (NaN with one), and standard error by groups."""
+        """Give the standard deviation between trainings (NaN of one) and the error by groups."""
         between = np.sqrt(np.maximum(self.runs - self.cells, 0) * self.count)
         by_groups = np.sqrt(np.maximum(self.groups - self.cells, 0))
         return np.where(self.count > 1, between, np.nan), by_groups
@@ -179,7 +179,7 @@ class Crossed:
         return np.sqrt(np.where(self.count > 1, np.maximum(both, alone), alone))
 
     def _tail(self, distance: Array) -> Array:
-        """Least tail whose `_reach` is below the distance, by halving; 0.5 and more are called 1."""
+        """Least tail whose `_reach` is below the distance, by halving; 0.5 and more count as 1."""
         low, high = np.full(np.shape(distance), -16.0), np.full(np.shape(distance), np.log10(0.5))
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
@@ -212,7 +212,7 @@ def crossed(effects: Array, errors: Array, weights: Array) -> Crossed:
 
 
 def unknown(runs: int) -> Crossed:
-    """What is not known of any of some runs."""
+    """Return what is known of runs without a score: nothing."""
     nothing = np.array(np.nan)
     return Crossed(nothing, nothing, nothing, nothing, nothing, np.array(runs))
 
@@ -224,7 +224,7 @@ def stacked(results: Sequence[Crossed]) -> Crossed:
 
 
 def score_interval(score: Array, half_width: Array) -> tuple[Array, Array]:
-    """Carry an interval score -+ half_width over to the scale of the logit, which keeps it in (0, 1).
+    """Carry the interval score -+ half_width over to the scale of the logit, within (0, 1).
 
     A score of 0 or 1 has no interval.
 

@@ -27,8 +27,8 @@ METRICS = ("iou", "case_iou", "case_dice")
 """IoU of the summed counts of all cases (the paper's), mean IoU and mean Dice of single cases."""
 
 EMPTY = ("empty_alarm", "empty_pixels")
-"""Of the cases whose reference lacks the class: the share with any false positive, and the mean area
-of false positives in pixels. Lower is better."""
+"""Of the cases whose reference lacks the class: the share with any false positive, and the mean
+area of false positives in pixels. Lower is better."""
 
 MEAN = "mean"
 """Class name of the mean over all foreground classes."""
@@ -126,7 +126,7 @@ class GroupSums:
         return (*self.classes, MEAN) if len(self.foreground) > 1 else self.classes
 
     def with_mean(self, values: Array) -> Array:
-        """Append the mean over foreground classes: (..., classes, metrics) -> (..., shown, metrics)."""
+        """Append the mean of the foreground: (..., classes, metrics) -> (..., shown, metrics)."""
         if len(self.foreground) < 2:
             return values
         mean = values[..., -len(self.foreground) :, :].mean(-2, keepdims=True)
@@ -179,7 +179,7 @@ def group_sums(
 
 
 def constants(cases: pd.DataFrame) -> pd.DataFrame:
-    """Counts of the constant predictions, which call every pixel one class: a floor for scores.
+    """Count the constant predictions, which call every pixel one class: a floor for scores.
 
     Returns
     -------

@@ -16,11 +16,13 @@ from typing import TypeVar
 
 import pandas as pd
 import torch
+from scipy.special import stdtrit
 
 from skipshift.data.manifest import read_cases
 from skipshift.data.splits import split_fold
 from skipshift.networks.allocator import keep_memory
 from skipshift.specs import ExecutionSpec, StudySpec
+from skipshift.statistics.multiplicity import ALPHA, FIRST, smallest_p
 from skipshift.study.grid import Run, Study, changes, is_done
 from skipshift.study.steps import do
 from skipshift.study.study import chosen_runs, failed, open_study
@@ -29,6 +31,10 @@ T = TypeVar("T")
 
 PROBE_STEPS, PROBE_CASES = 5, 4
 """Training steps of the probe, and its number of cases in validation and in each test domain."""
+
+
+FEW_RUNS = 5
+"""With fewer runs of each variant the plan advises more."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +67,59 @@ def plan_study(spec: StudySpec, out: Path, execution: ExecutionSpec) -> str:
     ]
     if changed := [run.name for run in runs if changes(study, run)]:
         lines.append(f"changed {', '.join(changed)}: made with other settings, see --redo-changed")
+    lines += _reach(study)
     lines.append(_rest(study, left, execution))
     return "\n".join(lines)
+
+
+def _reach(study: Study) -> Iterator[str]:
+    """Say what the tests will be about, and what no data could show."""
+    spec = study.spec
+    variants = len(spec.variants) - 1
+    if variants < 1:
+        return
+    runs = len({(run.fold, run.seed) for run in study.runs()})
+    if runs > 1:
+        one, family = (least_effect(runs, tail) for tail in _tails(2 * variants))
+        yield (
+            f"tests   {runs} runs of each variant: to be told apart from the baseline it must "
+            f"differ by more than {one:.1f} standard deviations between trainings, as one of "
+            f"{_many(variants, 'variant')} by {family:.1f}"
+            f"{'; plan 5 or more runs' if runs < FEW_RUNS else ''}"
+        )
+        return
+    yield "tests   one run of each variant: verdicts will be about checkpoints, not about variants"
+    tests = study.cases[study.cases["split"] == "test"]
+    groups = tests.groupby("domain", sort=False)["group"].nunique()
+    homes = [d for d in groups.index if d in set(study.folds["domain"])]
+    away = tests[~tests["domain"].isin(homes)]["group"].nunique() or groups[homes].sum()
+    several = len(groups) - len(homes) + len(spec.shifts) > 1
+    weights = (FIRST, 1 - FIRST) if several else (1.0, 1.0)
+    firsts = {name: int(groups[name]) for name in homes} | {"the mean over the others": int(away)}
+    rest = {name: int(n) for name, n in groups.items() if name not in homes} if several else {}
+    places = [(*place, weights[0]) for place in firsts.items()]
+    places += [(*place, weights[1]) for place in rest.items()]
+    for name, number, weight in places:
+        least = smallest_p(number, weight)
+        if least >= ALPHA:
+            yield (
+                f"        no difference can be shown on {name}, whatever the data: with "
+                f"{_many(number, 'group')} no adjusted p can be below {least:.2g}"
+            )
+
+
+def _tails(comparisons: int) -> tuple[float, float]:
+    """Tail of a single two-sided test, and that of the first of Holm's steps on the first level."""
+    return ALPHA / 2, ALPHA * FIRST / comparisons / 2
+
+
+def least_effect(runs: int, tail: float) -> float:
+    """Smallest effect that trainings alone let a t-test find, in their standard deviations.
+
+    >>> [round(least_effect(runs, 0.025), 1) for runs in (2, 3, 5, 10)]
+    [9.0, 2.5, 1.2, 0.7]
+    """
+    return float(-stdtrit(runs - 1, tail) / runs**0.5)
 
 
 def _axes(runs: Sequence[Run]) -> Iterator[str]:

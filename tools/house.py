@@ -27,7 +27,8 @@ ROOMS = {
     "statistics": "counts metrics distances resampling two_sample scores metric_scores recovery "
     "comparisons",
     "page": "wording ordering style study_results comparison_sentences profile_sentences "
-    "carry_sentences study_sentences charts carry_chart pictures tables report review",
+    "carry_sentences study_sentences charts carry_chart pictures tables paper_numbers report "
+    "review",
     "profile": "fingerprints inputs layerwise counting profile profiling",
     "patching": "cached_forward inputs carry",
     "study": "loggers training evaluation grid steps workers cluster study plan demo",

@@ -48,10 +48,13 @@ class TrainingSpec:
     """Initial encoder weights: imagenet, null (random), or a file (torchvision, timm, smp keys)."""
 
     epochs: int = 50
-    """Passes over the training set."""
+    """Passes over the training set. The network of the epoch with the highest validation mIoU is
+    kept: the mean over all classes, background included. Which classes is not stated in the paper.
+    """
 
     batch_size: int = 8
-    """Images per training step."""
+    """Images per training step. What is left over at an epoch's end is left out: not stated in the
+    paper."""
 
     learning_rate: float = 1e-4
     """Adam's initial learning rate."""
@@ -69,7 +72,8 @@ class TrainingSpec:
     """Weight of the generalised Dice loss (Sudre 2017) in the loss. Not stated in the paper."""
 
     crop: int = 512
-    """Side of the random training crop in pixels, a multiple of 32. Not stated in the paper."""
+    """Side of the random training crop in pixels, a multiple of 32, reflected beyond the image's
+    border. Neither is stated in the paper."""
 
     crops_per_image: int = 1
     """Crops drawn from each training image per epoch. Not stated in the paper."""
@@ -84,7 +88,8 @@ class TrainingSpec:
     """Range of the random magnification. Not stated in the paper."""
 
     precision: Precision = "auto"
-    """bf16 (autocast), fp32, or auto: bf16 where the hardware is faster with it."""
+    """bf16 (autocast), fp32, or auto: bf16 where the hardware is faster with it. Not stated in the
+    paper."""
 
     workers: int = 0
     """Processes that load and augment crops; 0 does it in the training process itself."""

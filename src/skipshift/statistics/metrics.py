@@ -61,7 +61,8 @@ class Segmented:
     @cached_property
     def counts(self) -> npt.NDArray[np.int64]:
         """(C, 3): tp, fp, fn."""
-        return count(self.mask[None], self.labels[None], self.classes)[0]
+        counts: npt.NDArray[np.int64] = count(self.mask[None], self.labels[None], self.classes)[0]
+        return counts
 
     @property
     def pairs(self) -> list[tuple[Mask, Mask]]:
@@ -102,7 +103,8 @@ def inner_band(mask: Mask, width: int) -> Mask:
     """Pixels of a mask (H, W) at most ``width`` steps of a king's move from outside it."""
     padded = cv2.copyMakeBorder(mask.astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
     core = cv2.erode(padded, np.ones((3, 3), np.uint8), iterations=width)[1:-1, 1:-1]
-    return mask & (core == 0)
+    band: Mask = mask & (core == 0)
+    return band
 
 
 def surface_dice(case: Segmented) -> Sums:

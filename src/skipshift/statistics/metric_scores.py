@@ -104,7 +104,7 @@ def case_values(run: pd.DataFrame, metric: Metric) -> "pd.Series[float]":
 
 def _spread(runs: "list[pd.Series[float]]", metric: Metric) -> Iterator[tuple[str, float]]:
     """Mean, 5th percentile and worst of single cases, each averaged over the runs."""
-    known = [values.dropna().to_numpy(np.float64) for values in runs]
+    known: list[Array] = [np.asarray(values.dropna(), np.float64) for values in runs]
     known = [values for values in known if len(values)]
     for name, share in (("p5", LOWER_TAIL), ("worst", 0.0)):
         tails = [tail(values, metric.worse, share) for values in known]

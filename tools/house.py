@@ -24,10 +24,11 @@ ROOMS = {
     "alignment duplicates magnification padding domains preflight",
     "networks": "addresses architectures layers unet checkpoints inference allocator losses "
     "mask_proposals pooling hooks feature_store features",
-    "statistics": "counts distances resampling two_sample crossed multiplicity scores recovery "
-    "passing comparisons",
+    "statistics": "counts metrics distances resampling two_sample crossed multiplicity scores "
+    "metric_scores recovery passing comparisons",
     "page": "wording ordering style study_results comparison_sentences profile_sentences "
-    "carry_sentences study_sentences charts carry_chart pictures tables report review",
+    "carry_sentences study_sentences charts carry_chart pictures tables paper_numbers report "
+    "review",
     "profile": "fingerprints inputs layerwise counting profile profiling",
     "patching": "cached_forward inputs paths labelled feeds patcher behind carry",
     "study": "loggers training evaluation grid steps workers cluster study plan demo",

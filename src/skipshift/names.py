@@ -53,6 +53,20 @@ DISTANCES = (
 )
 """Distances between two sets in a layer: per channel up to ``energy``, then of a whole layer."""
 
+SEGMENTATION_METRICS = (
+    "iou",
+    "dice",
+    "group_dice",
+    "volume_bias",
+    "boundary_iou",
+    "surface_dice",
+    "object_f1",
+    "brier",
+    "ece",
+    "entropy",
+)
+"""Metrics of a segmentation: of areas, of boundaries, of objects, and of probabilities."""
+
 FINGERPRINTS = (".npz", ".json")
 """File suffixes of a fingerprint; a set with any other suffix consists of images."""
 

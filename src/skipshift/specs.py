@@ -14,6 +14,7 @@ from skipshift.names import (
     DISTANCES,
     PAPER_SHIFTS,
     POOLINGS,
+    SEGMENTATION_METRICS,
     VARIANTS,
     all_variants,
     paper_shifts,
@@ -23,6 +24,8 @@ from skipshift.names import (
 
 Precision = Literal["auto", "bf16", "fp32"]
 Tracker = Literal["tensorboard", "mlflow", "wandb"]
+
+LengthUnit = Literal["px", "mm"]
 
 CarryMode = Literal["paired", "quantile", "zero", "mean"]
 
@@ -45,10 +48,13 @@ class TrainingSpec:
     """Initial encoder weights: imagenet, null (random), or a file (torchvision, timm, smp keys)."""
 
     epochs: int = 50
-    """Passes over the training set."""
+    """Passes over the training set. The network of the epoch with the highest validation mIoU is
+    kept: the mean over all classes, background included. Which classes is not stated in the paper.
+    """
 
     batch_size: int = 8
-    """Images per training step."""
+    """Images per training step. What is left over at an epoch's end is left out: not stated in the
+    paper."""
 
     learning_rate: float = 1e-4
     """Adam's initial learning rate."""
@@ -66,7 +72,8 @@ class TrainingSpec:
     """Weight of the generalised Dice loss (Sudre 2017) in the loss. Not stated in the paper."""
 
     crop: int = 512
-    """Side of the random training crop in pixels, a multiple of 32. Not stated in the paper."""
+    """Side of the random training crop in pixels, a multiple of 32, reflected beyond the image's
+    border. Neither is stated in the paper."""
 
     crops_per_image: int = 1
     """Crops drawn from each training image per epoch. Not stated in the paper."""
@@ -81,7 +88,8 @@ class TrainingSpec:
     """Range of the random magnification. Not stated in the paper."""
 
     precision: Precision = "auto"
-    """bf16 (autocast), fp32, or auto: bf16 where the hardware is faster with it."""
+    """bf16 (autocast), fp32, or auto: bf16 where the hardware is faster with it. Not stated in the
+    paper."""
 
     workers: int = 0
     """Processes that load and augment crops; 0 does it in the training process itself."""
@@ -284,6 +292,15 @@ class StudySpec:
     evaluation_crop: int | None = None
     """Side of a centred crop of validation and test images, a multiple of 32; whole by default."""
 
+    metrics: tuple[str, ...] = ()
+    """Metrics to measure beside IoU and Dice, as ``--metrics`` of `skipshift evaluate`."""
+
+    tolerance: float = 2.0
+    """Tolerance of the metric surface_dice."""
+
+    tolerance_unit: LengthUnit = "px"
+    """Unit of the tolerance: px, or mm by the manifest's column spacing."""
+
     training: TrainingSpec = field(default_factory=TrainingSpec)
     """How each run is trained."""
 
@@ -312,6 +329,7 @@ class StudySpec:
             raise ArgumentError("classes must be at least two distinct names, none of them 'mean'")
         if not 0 < self.margin < 1:
             raise ArgumentError(f"margin must be in (0, 1), got {self.margin}")
+        check_metrics(self.metrics, self.tolerance)
         check_least(self, 2, "folds")
         check_least(self, 1, "threads", "jobs")
         check_crop("evaluation_crop", self.evaluation_crop)
@@ -411,7 +429,19 @@ class EvaluationSpec:
     processes: int = 1
     """Processes that share the cases, each on a GPU of its own where there are several."""
 
+    metrics: tuple[str, ...] = ()
+    """Metrics to measure beside the pooled IoU: iou and dice (for their interval, worst case and
+    5th percentile), group_dice, volume_bias, boundary_iou, surface_dice, object_f1, brier, ece,
+    entropy."""
+
+    tolerance: float = 2.0
+    """Tolerance of surface_dice: the largest distance at which a boundary counts as found."""
+
+    tolerance_unit: LengthUnit = "px"
+    """Unit of the tolerance: px, or mm by the manifest's column spacing."""
+
     def __post_init__(self) -> None:
+        check_metrics(self.metrics, self.tolerance)
         check_least(self, 1, "processes", "batch_size")
         _check_shifts(self.shifts)
         check_crop("crop", self.crop)
@@ -429,6 +459,17 @@ def _check_shifts(names: tuple[str, ...]) -> None:
         if parse_shift(shift) is None:
             kinds = ", ".join(PAPER_SHIFTS)
             raise ArgumentError(f"shift {shift!r} must be KIND:FACTOR with KIND one of {kinds}")
+
+
+def check_metrics(names: tuple[str, ...], tolerance: float) -> None:
+    """Raise `ArgumentError` unless metrics are known, each named once, and the tolerance >= 0."""
+    if len(set(names)) != len(names) or not set(names) <= set(SEGMENTATION_METRICS):
+        raise ArgumentError(
+            f"metrics must be of {', '.join(SEGMENTATION_METRICS)}, each once, "
+            f"got {', '.join(names)}"
+        )
+    if not tolerance >= 0:
+        raise ArgumentError(f"tolerance must be at least 0, got {tolerance}")
 
 
 def check_crop(name: str, side: int | None) -> None:

@@ -70,6 +70,8 @@ def test_every_command_is_in_the_readme_and_has_help(skipshift):
         (["check", "m.csv", "--workers", "0"], "workers must be at least 1, got 0"),
         (["evaluate", "{net}", "{manifest}", "o", "--shifts", "brightness:-1"], "factor >= 0"),
         (["evaluate", "{net}", "{manifest}", "o", "--shifts", "hue:1"], "must be KIND:FACTOR"),
+        (["evaluate", "{net}", "{manifest}", "o", "--metrics", "hausdorff"], "metrics must be of"),
+        (["evaluate", "{net}", "{manifest}", "o", "--tolerance", "-1"], "tolerance must be at"),
         (["profile", "{net}", "a", "b", "o", "c"], "too many arguments: c"),
         (["profile", "{net}", "a", "b", "o", "--pooling"], "--pooling needs a value"),
         (["profile", "{net}", "a", "b", "o", "--bins", "x"], "must be a whole number or fd, got x"),
@@ -278,6 +280,18 @@ def test_evaluate_writes_counts_and_prints_the_table(skipshift, small_set, run_f
     iou = read_table(out / "iou.csv").set_index(["domain", "class"])["iou"]
     assert f"{iou['brightness:0.5', 'cell']:.3f}" in shown
     assert read_table(out / "cases.parquet")["run"].unique().tolist() == ["net"]
+
+
+def test_evaluate_writes_and_prints_the_metrics_asked_for(skipshift, small_set, run_folder):
+    out = small_set.parent / "o"
+    code, shown, _ = skipshift(
+        "evaluate", run_folder, small_set, out, "--metrics", "boundary_iou,ece", "--tolerance", "3"
+    )
+    assert code == 0
+    table = read_table(out / "metrics.csv")
+    assert list(table["class"]) == ["background", "cell", "all"]
+    assert "boundary_iou" in shown
+    assert read_table(out / "metrics.parquet")["run"].unique().tolist() == ["net"]
 
 
 def test_check_prints_findings_and_fails_on_an_error(skipshift, small_set):

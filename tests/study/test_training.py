@@ -132,9 +132,9 @@ def test_shards_of_cases_add_up_to_the_whole(small_set, tmp_path, monkeypatch, p
     make_net().save(tmp_path / "net")
     rows = read_manifest(small_set)[:7]  # which neither 2 nor 3 divides
     spec = EvaluationSpec(shifts=("brightness:0.75",))
-    whole = evaluate_manifest(tmp_path / "net", rows, CLASSES, spec)
+    whole = evaluate_manifest(tmp_path / "net", rows, CLASSES, spec).counts
     shared = replace(spec, processes=processes)
-    parts = evaluate_manifest(tmp_path / "net", rows, CLASSES, shared)
+    parts = evaluate_manifest(tmp_path / "net", rows, CLASSES, shared).counts
     assert parts.equals(whole)
     assert list(whole["case"].unique()) == list(rows["case"])
 

@@ -81,7 +81,7 @@ class CheckSpec:
 class EvaluateSpec:
     """Evaluate one network on every domain of a manifest, and on shifts of its test cases.
 
-    Example: skipshift evaluate net.pt2 manifest.csv out/iou --shifts brightness:0.75
+    Example: skipshift evaluate net.pt2 manifest.csv out/iou --metrics boundary_iou,surface_dice
     """
 
     net: Path
@@ -91,7 +91,7 @@ class EvaluateSpec:
     """Manifest whose test cases are evaluated."""
 
     out: Path
-    """Folder to write: cases.parquet and iou.csv."""
+    """Folder to write: cases.parquet and iou.csv; metrics.parquet and .csv with --metrics."""
 
     builder: str | None = field(default=None, kw_only=True)
     """Function that builds the network for a file of weights, as module:function."""

@@ -151,18 +151,25 @@ def evaluate(spec: EvaluateSpec, progress: Progress = silent) -> str:
     from skipshift.data.sources import read_test_rows
     from skipshift.page.report import main_table
     from skipshift.records import write_table
-    from skipshift.study.evaluation import class_names, evaluate_manifest, iou_table
+    from skipshift.study.evaluation import class_names, evaluate_manifest, iou_table, metrics_table
 
     rows = read_test_rows(str(spec.manifest))
     net = _load(spec.net, spec.builder, spec.evaluation.preprocess)
     with naming(f"{spec.net} on {spec.manifest}"):
         first = next(read_cases(rows[:1], 256, spec.evaluation.crop))
         classes = class_names(net, spec.net, first, spec.evaluation, spec.classes)
-    counts = evaluate_manifest(spec.net, rows, classes, spec.evaluation, progress, spec.builder)
-    iou = iou_table(net, counts)
-    write_table(spec.out / "cases.parquet", counts)
+    done = evaluate_manifest(spec.net, rows, classes, spec.evaluation, progress, spec.builder)
+    iou = iou_table(net, done.counts)
+    write_table(spec.out / "cases.parquet", done.counts)
     write_table(spec.out / "iou.csv", iou)
-    return f"{main_table(iou)}\n\ntables: {spec.out}"
+    parts = [main_table(iou)]
+    if spec.evaluation.metrics:
+        metrics = metrics_table(net, done.metrics)
+        write_table(spec.out / "metrics.parquet", done.metrics)
+        write_table(spec.out / "metrics.csv", metrics)
+        shown = metrics.drop(columns=["variant", "encoder"]).round(3)
+        parts.append(shown.to_string(index=False, na_rep="-"))
+    return "\n\n".join([*parts, f"tables: {spec.out}"])
 
 
 def profile(spec: ProfileRunSpec, progress: Progress = silent) -> str:

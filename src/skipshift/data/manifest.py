@@ -41,6 +41,8 @@ class Case:
     """(H, W, C) uint8."""
     mask: Pixels
     """(H, W) uint8 class indices."""
+    spacing: tuple[float, float] | None = None
+    """Height and width of a pixel in mm, from the column ``spacing``; None if unknown."""
 
 
 def read_manifest(path: Path) -> pd.DataFrame:
@@ -157,4 +159,20 @@ def _read_case(row: pd.DataFrame, classes: int, crop: int | None) -> Case:
         except ArgumentError as error:
             raise SkipshiftError(f"{values['image']}: {error}") from None
     image, mask = np.ascontiguousarray(image), np.ascontiguousarray(mask)
-    return Case(values["case"], values["domain"], values["group"], image, mask)
+    spacing = parse_spacing(values.get("spacing", ""))
+    return Case(values["case"], values["domain"], values["group"], image, mask, spacing)
+
+
+def parse_spacing(text: str) -> tuple[float, float] | None:
+    """Read a manifest's spacing, height x width of a pixel; None if it is empty or no lengths.
+
+    >>> parse_spacing("1.2x1.25"), parse_spacing("0.25"), parse_spacing("")
+    ((1.2, 1.25), (0.25, 0.25), None)
+    """
+    try:
+        sides = [float(side) for side in text.split("x")]
+    except ValueError:
+        return None
+    if len(sides) not in (1, 2) or not all(0 < side < np.inf for side in sides):
+        return None
+    return sides[0], sides[-1]

@@ -172,6 +172,14 @@ def labels_of(logits: Tensor) -> npt.NDArray[np.uint8]:
     return labels.to(torch.uint8).cpu().numpy()
 
 
+def probabilities_of(logits: Tensor) -> npt.NDArray[np.float32]:
+    """Softmax of logits (N, C, ...) over C, in float32; two classes of a single channel."""
+    logits = logits.float()
+    if logits.shape[1] == 1:
+        logits = torch.cat([torch.zeros_like(logits), logits], 1)
+    return logits.softmax(1).cpu().numpy()
+
+
 def _fold_batch_norms(net: nn.Module, example: Tensor) -> None:
     """Fold each batch norm that reads a convolution's output into that convolution.
 

@@ -28,6 +28,7 @@ from skipshift.page.ordering import (
     pairs_of,
     panels,
 )
+from skipshift.page.paper_numbers import beside_paper
 from skipshift.page.pictures import examples_figure, samples_figure, variants_figure
 from skipshift.page.study_results import (
     StudyResults,
@@ -314,6 +315,7 @@ def _context(
         "groups": results.cases["group"].nunique(),
         "cases": results.cases["case"].nunique(),
         "summary": tables.summary(results),
+        "paper": beside_paper(results, spec),
         "parameters": tables.parameters(results.runs),
         "classes": len(spec.classes),
         "heatmaps": [(name, _sentence(_metric(c))) for name, c in _heatmaps(results)],

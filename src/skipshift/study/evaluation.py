@@ -1,9 +1,9 @@
-"""Evaluation of one network on every domain and shift: confusion counts of each case."""
+"""Evaluation of one network on every domain and shift: counts and metrics of each case."""
 
 import multiprocessing
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import groupby, islice
 from pathlib import Path
 
@@ -25,18 +25,36 @@ from skipshift.networks.inference import (
     fast_copy,
     labels_of,
     logits_of,
+    probabilities_of,
     resolve_precision,
     run,
 )
 from skipshift.networks.unet import Unet
 from skipshift.progress import Progress, silent
-from skipshift.records import RUN_RECORD, read_json
+from skipshift.records import RUN_RECORD, TABLE_COLUMNS, read_json
 from skipshift.specs import EvaluationSpec
 from skipshift.statistics.counts import count
+from skipshift.statistics.metric_scores import metric_scores
+from skipshift.statistics.metrics import METRICS, Segmented, measure_case
 from skipshift.statistics.scores import estimates, pooled_iou
 
 Shifted = tuple[Case, str, Pixels]
 """A case, its domain after the shift, and its shifted image."""
+
+Labels = npt.NDArray[np.uint8]
+Probabilities = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Tables of one network, cases in order."""
+
+    counts: pd.DataFrame
+    """``domain, case, group, class, tp, fp, fn``, int64 counts."""
+
+    metrics: pd.DataFrame
+    """``domain, case, group, class, metric, present, part, numerator, denominator``: the metrics
+    that were asked for, no row if there are none."""
 
 
 def evaluate(
@@ -66,14 +84,46 @@ def evaluate(
 
     `SkipshiftError` names a case that the network cannot take.
     """
-    rows = []
-    for (case, domain, _), labels in predict(net, cases, spec or EvaluationSpec()):
-        counts = count(case.mask[None], labels[None], len(classes))[0]
-        rows += [
-            (domain, case.case, case.group, name, *map(int, numbers))
-            for name, numbers in zip(classes, counts, strict=True)
+    spec = replace(spec or EvaluationSpec(), metrics=())
+    return measure(net, cases, classes, spec).counts
+
+
+def measure(
+    net: nn.Module, cases: Iterable[Case], classes: Sequence[str], spec: EvaluationSpec
+) -> Evaluation:
+    """Count as `evaluate` does and measure the spec's metrics, in one pass.
+
+    `SkipshiftError` names a case that the network cannot take, or whose spacing is needed and
+    unknown.
+    """
+    counts, metrics = [], []
+    for (case, domain, _), labels, probabilities in _predict(net, cases, spec):
+        about = (domain, case.case, case.group)
+        numbers = count(case.mask[None], labels[None], len(classes))[0]
+        counts += [
+            (*about, name, *map(int, row)) for name, row in zip(classes, numbers, strict=True)
         ]
-    return pd.DataFrame(rows, columns=["domain", "case", "group", "class", "tp", "fp", "fn"])
+        if spec.metrics:
+            spacing = _spacing(case, spec)
+            soft, wide = probabilities, spec.tolerance
+            one = Segmented(case.mask, labels, len(classes), soft, wide, spacing)
+            metrics += [(*about, *row) for row in measure_case(one, spec.metrics, classes)]
+    return Evaluation(
+        pd.DataFrame(counts, columns=list(TABLE_COLUMNS["cases.parquet"])[1:]),
+        pd.DataFrame(metrics, columns=list(TABLE_COLUMNS["metrics.parquet"])[1:]),
+    )
+
+
+def _spacing(case: Case, spec: EvaluationSpec) -> tuple[float, float]:
+    """Size of a pixel in the unit of the tolerance."""
+    if spec.tolerance_unit == "px" or "surface_dice" not in spec.metrics:
+        return 1.0, 1.0
+    if case.spacing is None:
+        raise SkipshiftError(
+            f"case {case.case}: has no spacing in the manifest, and the tolerance is in mm; give "
+            f"each case its spacing, or the tolerance in px"
+        )
+    return case.spacing
 
 
 def evaluate_manifest(
@@ -83,17 +133,17 @@ def evaluate_manifest(
     spec: EvaluationSpec,
     progress: Progress = silent,
     builder: str | None = None,
-) -> pd.DataFrame:
+) -> Evaluation:
     """Evaluate a saved network on rows of a manifest, in one or more processes.
 
     ``source`` and ``builder`` are those of `skipshift.networks.checkpoints.load_net`.
 
     Process r of n evaluates the cases r, r + n, ..., so that each case is counted once and the
-    table is the same for any number of processes.
+    tables are the same for any number of processes.
 
     Returns
     -------
-    The table of `evaluate`, with the name of ``source`` as ``run``.
+    The tables of `measure`, with the name of ``source`` as ``run``.
     """
     # decided here, so that all processes compute alike
     spec = replace(spec, precision=resolve_precision(spec.precision, best_device()))
@@ -108,19 +158,25 @@ def evaluate_manifest(
         with ProcessPoolExecutor(len(jobs), context, torch.set_num_threads, (threads,)) as pool:
             results = pool.map(_evaluate_shard, jobs)
             parts = list(progress(results, f"evaluate {source.name}", len(jobs)))
-    per_case = len(parts[0]) // len(shards[0])
-    positions = [
-        np.repeat(np.arange(rank, len(rows), len(parts)), per_case) for rank in range(len(parts))
-    ]
+    name = source.absolute().name
+    counts = _in_order([part.counts for part in parts], [len(shard) for shard in shards])
+    metrics = _in_order([part.metrics for part in parts], [len(shard) for shard in shards])
+    return Evaluation(counts.assign(run=name), metrics.assign(run=name))
+
+
+def _in_order(parts: Sequence[pd.DataFrame], cases: Sequence[int]) -> pd.DataFrame:
+    """Join the tables of processes in the order of the cases; each case has as many rows."""
+    each = len(parts[0]) // cases[0]
+    world, number = len(parts), sum(cases)
+    positions = [np.repeat(np.arange(rank, number, world), each) for rank in range(world)]
     order = np.argsort(np.concatenate(positions), kind="stable")
-    table = pd.concat(parts, ignore_index=True).iloc[order].reset_index(drop=True)
-    return table.assign(run=source.absolute().name)
+    return pd.concat(parts, ignore_index=True).iloc[order].reset_index(drop=True)
 
 
 def _evaluate_shard(
     job: tuple[Path, str | None, pd.DataFrame, Sequence[str], EvaluationSpec, int],
     progress: Progress = silent,
-) -> pd.DataFrame:
+) -> Evaluation:
     source, builder, rows, classes, spec, rank = job
     device = best_device()
     if device == "cuda":
@@ -128,7 +184,7 @@ def _evaluate_shard(
     net = load_net(source, builder).to(device)
     loaded = read_cases(rows, len(classes), spec.crop)
     shown = progress(loaded, f"evaluate {source.name}", len(rows))
-    return evaluate(net, shown, classes, spec)
+    return measure(net, shown, classes, spec)
 
 
 def iou_table(net: nn.Module, counts: pd.DataFrame) -> pd.DataFrame:
@@ -136,23 +192,40 @@ def iou_table(net: nn.Module, counts: pd.DataFrame) -> pd.DataFrame:
 
     A network that is not ours has its class as ``encoder`` and its run as ``variant``.
     """
+    return pooled_iou(estimates(_named(net, counts)))
+
+
+def metrics_table(net: nn.Module, metrics: pd.DataFrame) -> pd.DataFrame:
+    """Put the metrics of `evaluate_manifest` together: columns of metrics.csv, as `iou_table`."""
+    return metric_scores(_named(net, metrics))
+
+
+def _named(net: nn.Module, table: pd.DataFrame) -> pd.DataFrame:
+    """Add ``encoder`` and ``variant`` to a table of one network."""
     if isinstance(net, Unet):
-        names = counts.assign(encoder=net.encoder_name, variant=net.name)
-    else:
-        names = counts.assign(encoder=type(net).__name__, variant=counts["run"])
-    return pooled_iou(estimates(names))
+        return table.assign(encoder=net.encoder_name, variant=net.name)
+    return table.assign(encoder=type(net).__name__, variant=table["run"])
 
 
 def predict(
     net: nn.Module,
     cases: Iterable[Case],
     spec: EvaluationSpec,
-) -> Iterator[tuple[Shifted, npt.NDArray[np.uint8]]]:
+) -> Iterator[tuple[Shifted, Labels]]:
     """Segment each case and its shifted versions; yields (H, W) uint8 class indices.
 
     `SkipshiftError` names a case that the network cannot take.
     """
+    for shifted, labels, _ in _predict(net, cases, replace(spec, metrics=())):
+        yield shifted, labels
+
+
+def _predict(
+    net: nn.Module, cases: Iterable[Case], spec: EvaluationSpec
+) -> Iterator[tuple[Shifted, Labels, Probabilities | None]]:
+    """Segment as `predict` does; with (C, H, W) probabilities where a metric needs them."""
     device = next(net.parameters()).device
+    soft = any(METRICS[name].soft for name in spec.metrics)
     fast: nn.Module | None = None
     for batch in _batches(_shifted(cases, spec.shifts), spec.batch_size):
         pixels = np.stack([image for _, _, image in batch])
@@ -162,8 +235,10 @@ def predict(
             fast = fast_copy(net, example, spec.precision)
             dtype = next(fast.parameters()).dtype
         with torch.inference_mode():
-            labels = labels_of(logits_of(run(fast, _input(pixels, spec.preprocess, device, dtype))))
-        yield from zip(batch, labels, strict=True)
+            logits = logits_of(run(fast, _input(pixels, spec.preprocess, device, dtype)))
+            labels = labels_of(logits)
+            beside = probabilities_of(logits) if soft else [None] * len(batch)
+        yield from zip(batch, labels, beside, strict=True)
 
 
 def class_names(

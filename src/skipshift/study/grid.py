@@ -14,9 +14,6 @@ from skipshift.data.splits import split_fold
 from skipshift.errors import ArgumentError
 from skipshift.specs import Precision, StudySpec, to_plain
 
-STEPS = (records.RUN_RECORD, "cases.parquet", records.SAMPLES, "layers.csv")
-"""The file that each step of a run writes last: training, evaluation, samples, profiles."""
-
 
 @dataclass(frozen=True)
 class Run:
@@ -63,9 +60,11 @@ class Study:
 
 
 def expected_inputs(study: Study, run: Run) -> dict[str, Any]:
-    """List the inputs of each step of a run, by the step's file: settings and digests of cases.
+    """List the inputs of each step of a run, in order, by the file that the step writes last.
 
-    A step with other recorded inputs is not part of this study and is not reused.
+    The steps are training, evaluation, metrics if the study asks for any, samples and profiles; the
+    inputs are settings and digests of cases. A step with other recorded inputs is not part of this
+    study and is not reused.
     """
     spec = study.spec
     training, validation = (_digest(part) for part in split_fold(study.folds, run.fold))
@@ -78,6 +77,10 @@ def expected_inputs(study: Study, run: Run) -> dict[str, Any]:
         settings["encoder_weights"] = Path(spec.training.encoder_weights).name
     common = {name: plain[name] for name in ("classes", "evaluation_crop")}
     tested = {**common, "test cases": tests}
+    asked = {k: plain[k] for k in ("shifts", "metrics")}
+    if "surface_dice" in spec.metrics:
+        asked |= {k: plain[k] for k in ("tolerance", "tolerance_unit")}
+    measured = {"metrics.parquet": {**tested, **asked}} if spec.metrics else {}
     return {
         records.RUN_RECORD: {
             **common,
@@ -86,6 +89,7 @@ def expected_inputs(study: Study, run: Run) -> dict[str, Any]:
             "validation cases": validation,
         },
         "cases.parquet": {**tested, "shifts": plain["shifts"]},
+        **measured,
         records.SAMPLES: {**tested, "profile_shifts": plain["profile_shifts"]},
         "layers.csv": {**tested, **{k: plain[k] for k in ("profile_shifts", "profile")}},
     }
@@ -94,7 +98,7 @@ def expected_inputs(study: Study, run: Run) -> dict[str, Any]:
 def is_done(study: Study, run: Run) -> bool:
     """Return whether every step of a run has written its file from the inputs of this study."""
     recorded, expected = recorded_inputs(study.folder(run)), expected_inputs(study, run)
-    return all(step_done(study.folder(run), step, recorded, expected) for step in STEPS)
+    return all(step_done(study.folder(run), step, recorded, expected) for step in expected)
 
 
 def step_done(
@@ -121,7 +125,7 @@ def changes(study: Study, run: Run) -> list[str]:
     if (folder / records.FAILURE).exists() and not trained:
         return []
     recorded, expected = recorded_inputs(folder), expected_inputs(study, run)
-    steps = [_differences(recorded[s], expected[s]) for s in STEPS if s in recorded]
+    steps = [_differences(recorded[s], expected[s]) for s in expected if s in recorded]
     return list(dict.fromkeys(itertools.chain(*steps)))
 
 

@@ -22,7 +22,7 @@ from skipshift.networks.unet import Unet
 from skipshift.profile.profiling import profile_features
 from skipshift.progress import Progress, silent
 from skipshift.specs import EvaluationSpec, ProfileSpec
-from skipshift.study.evaluation import evaluate_manifest, predict
+from skipshift.study.evaluation import Evaluation, evaluate_manifest, predict
 from skipshift.study.grid import Run, Study, expected_inputs, recorded_inputs, step_done
 from skipshift.study.loggers import loggers_of
 from skipshift.study.training import CHECKPOINTS, RunOutput, train
@@ -56,8 +56,8 @@ def do(study: Study, run: Run, progress: Progress = silent) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(study.spec.threads)
     try:
-        for step, make in _MAKERS.items():
-            _do_step(study, run, step, make, progress)
+        for step in expected_inputs(study, run):
+            _do_step(study, run, step, _MAKERS[step], progress)
     finally:
         torch.set_num_threads(threads)
 
@@ -117,17 +117,30 @@ def _train(study: Study, run: Run, progress: Progress) -> None:
 
 
 def _evaluate(study: Study, run: Run, progress: Progress) -> None:
-    spec, folder = study.spec, study.folder(run)
-    # the process may have been killed between training and here
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    # a kill may have come between the record of the training and here
+    shutil.rmtree(study.folder(run) / CHECKPOINTS, ignore_errors=True)
+    table = _evaluation(study, run, (), progress).counts
+    records.write_table(study.folder(run) / "cases.parquet", table)
+
+
+def _measure(study: Study, run: Run, progress: Progress) -> None:
+    """Measure the metrics beside IoU: a step of its own, so that they may be asked for later."""
+    table = _evaluation(study, run, study.spec.metrics, progress).metrics
+    records.write_table(study.folder(run) / "metrics.parquet", table)
+
+
+def _evaluation(study: Study, run: Run, metrics: tuple[str, ...], progress: Progress) -> Evaluation:
+    spec = study.spec
     how = EvaluationSpec(
         shifts=spec.shifts,
         crop=spec.evaluation_crop,
         precision=study.precision,
         processes=spec.training.devices,
+        metrics=metrics,
+        tolerance=spec.tolerance,
+        tolerance_unit=spec.tolerance_unit,
     )
-    table = evaluate_manifest(folder, _tests(study, run), spec.classes, how, progress)
-    records.write_table(folder / "cases.parquet", table)
+    return evaluate_manifest(study.folder(run), _tests(study, run), spec.classes, how, progress)
 
 
 def _tests(study: Study, run: Run) -> pd.DataFrame:
@@ -228,6 +241,7 @@ def _features(
 _MAKERS: Mapping[str, Maker] = {
     records.RUN_RECORD: _train,
     "cases.parquet": _evaluate,
+    "metrics.parquet": _measure,
     records.SAMPLES: _write_samples,
     "layers.csv": _write_profiles,
 }

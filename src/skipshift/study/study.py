@@ -19,7 +19,7 @@ from skipshift import records
 from skipshift.data.checks.findings import raise_errors
 from skipshift.data.checks.preflight import check_manifest
 from skipshift.data.images import image_size
-from skipshift.data.manifest import read_manifest
+from skipshift.data.manifest import parse_spacing, read_manifest
 from skipshift.data.splits import CASE_COLUMNS, draw_folds, leave_out_domains, read_folds
 from skipshift.errors import SkipshiftError
 from skipshift.names import parse_shift, seen_domain
@@ -28,6 +28,7 @@ from skipshift.page.report import write_report
 from skipshift.progress import Progress, silent
 from skipshift.specs import ExecutionSpec, Precision, StudySpec, to_plain
 from skipshift.statistics.comparisons import AWAY, compare
+from skipshift.statistics.metric_scores import metric_scores
 from skipshift.statistics.scores import estimates, pooled_iou
 from skipshift.study.cluster import precision_of_tasks, run_tasks
 from skipshift.study.grid import Run, Study, changes, is_done
@@ -89,6 +90,8 @@ def open_study(spec: StudySpec, out: Path) -> Study:
         raise SkipshiftError(
             f"{spec.manifest}: {AWAY!r} stands for the mean of several domains; rename that domain"
         )
+    if spec.tolerance_unit == "mm" and "surface_dice" in spec.metrics:
+        _check_spacing(spec.manifest, test)
     for shifted in spec.profile_shifts:
         others = home if parse_shift(shifted) else test["domain"] == shifted
         if not others.any():
@@ -180,6 +183,16 @@ def _refuse_changes(study: Study, chosen: Sequence[Run], redo: bool) -> None:
             f"{study.out}: {len(changed)} runs were made with other settings ({'; '.join(what)}): "
             f"{', '.join(changed)}; add --redo-changed to make them again, or choose another folder"
         )
+
+
+def _check_spacing(manifest: Path, test: pd.DataFrame) -> None:
+    """`SkipshiftError` names the first test case whose pixels have no known size."""
+    for case, text in zip(test["case"], test.get("spacing", [""] * len(test)), strict=True):
+        if parse_spacing(text) is None:
+            raise SkipshiftError(
+                f"{manifest}: case {case} has no spacing, and the tolerance of surface_dice is in "
+                f"mm; add it to the column spacing, or give the tolerance in px"
+            )
 
 
 def _check(study: Study, progress: Progress) -> None:
@@ -298,6 +311,12 @@ def gather(study: Study, runs: Sequence[Run]) -> None:
         homes = [seen_domain(domain) for domain in homes]
     tables["scores.csv"] = estimates(tables["cases.parquet"])
     tables["iou.csv"] = pooled_iou(tables["scores.csv"])
+    if study.spec.metrics:
+        parts = [records.read_table(study.folder(run) / "metrics.parquet") for run in runs]
+        measured = pd.concat(parts, ignore_index=True)
+        names = records.run_parts(measured["run"])[["encoder", "variant"]]
+        tables["metrics.parquet"] = measured
+        tables["metrics.csv"] = metric_scores(pd.concat([measured, names], axis=1))
     tables["tests.csv"] = compare(tables["cases.parquet"], study.spec.margin, homes)
     for name, table in tables.items():
         records.write_table(study.out / records.TABLES / name, table)

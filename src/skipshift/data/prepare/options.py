@@ -26,6 +26,9 @@ class SynthSpec:
     a BBBC041 annotation file (--boxes), or from the files shipped for two BBBC041 images; otherwise
     they are detected automatically.
 
+    Artifacts are cut out along their stain, as cells are, and the mask does not change where one
+    lies on a cell. Neither is stated in the paper.
+
     Example: skipshift synth out/synthetic --images 100
     """
 
@@ -115,7 +118,8 @@ class MmsSpec:
     """IDs of subjects to exclude."""
 
     keep_empty: bool = field(default=False, kw_only=True)
-    """Keep slices without a label in labelled frames. Not stated in the paper."""
+    """Keep slices without a label in labelled frames, mostly at base and apex; left out by default.
+    What it does with them is not stated in the paper."""
 
     seed: int = field(default=0, kw_only=True)
     """Random seed for drawing subjects where there are more than requested."""
@@ -281,7 +285,8 @@ class SccSpec:
     """Training (source) domains; test specimens are cut in all domains."""
 
     patches: int = field(default=32, kw_only=True)
-    """Random patches per training slide; 32 is one epoch of the paper."""
+    """Random patches per training slide, drawn once: every epoch sees the same. The paper draws 32
+    anew in each of its 50 epochs, which are up to 1,600 different ones."""
 
     size: int = field(default=512, kw_only=True)
     """Side of a patch in pixels."""

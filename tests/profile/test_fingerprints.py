@@ -13,7 +13,7 @@ from skipshift.profile.fingerprints import read_fingerprint
 
 SPEC = ss.FingerprintSpec(pooling="none", bins=30, part=3)
 PROFILE = ss.ProfileSpec(
-    pooling=("none",), bins=30, null_draws=30, bootstrap_draws=30, permutation_draws=99
+    pooling=("none",), bins=30, null_draws=30, permutation_draws=99
 )
 NET = nn.Sequential(nn.Identity(), nn.ReLU())
 
@@ -135,7 +135,7 @@ def test_a_set_smaller_than_a_part_has_a_distance_and_nothing_else(rng):
     profile = compared(printed(images(rng)), images(rng, 2))
     assert profile.layers[["null", "excess", "low", "high", "p"]].isna().to_numpy().all()
     assert (profile.layers["distance"] > 0).all()
-    quick = replace(PROFILE, null_draws=0, bootstrap_draws=0, permutation_draws=0)
+    quick = replace(PROFILE, null_draws=0, permutation_draws=0)
     undrawn = compared(printed(images(rng)), images(rng), quick).layers
     assert undrawn["null"].isna().all()
     assert (undrawn["distance"] > 0).all()

@@ -6,7 +6,7 @@ from skipshift.profile.layerwise import compare, draw
 from skipshift.specs import ProfileSpec
 from skipshift.statistics.distances import hellinger
 
-SPEC = ProfileSpec(bins=30, null_draws=30, bootstrap_draws=30, permutation_draws=99)
+SPEC = ProfileSpec(bins=30, null_draws=30, permutation_draws=99)
 
 
 def noise(rng, *levels):
@@ -63,7 +63,7 @@ def test_a_shift_has_an_excess_and_the_least_p_there_is(design, rng):
 
 @pytest.mark.parametrize("name", DISTANCES)
 def test_every_distance_of_one_set_from_itself_has_no_excess_and_no_p(name, rng):
-    spec = ProfileSpec(distances=(name,), permutation_draws=20, null_draws=5, bootstrap_draws=5)
+    spec = ProfileSpec(distances=(name,), permutation_draws=20, null_draws=5)
     a = noise(rng, 12)
     found = compare([a], [a], draw((np.arange(12),) * 2, spec), spec)[name]
     nothing = {"auc": 0.5, "gdv": found.value[0]}.get(name, 0)
@@ -78,7 +78,7 @@ def test_every_distance_of_one_set_from_itself_has_no_excess_and_no_p(name, rng)
 def test_the_excess_is_that_of_halves_of_both_sets(rng):
     a, b = noise(rng, 40), noise(rng, 40) + 1
     a[:, 0, :], a[:, 1, :], b[:, 0, :], b[:, 1, :] = -12, 12, -12, 12  # one range for every half
-    spec = ProfileSpec(bins=20, null_draws=200, bootstrap_draws=0, permutation_draws=0)
+    spec = ProfileSpec(bins=20, null_draws=200, permutation_draws=0)
     found = compare([a], [b], draw((np.arange(40), np.arange(40, 80)), spec), spec)["hellinger"]
     excess = []
     for _ in range(200):
@@ -91,7 +91,7 @@ def test_the_excess_is_that_of_halves_of_both_sets(rng):
 
 def test_nothing_is_drawn_without_draws_or_with_a_single_group(rng):
     a, b = noise(rng, 12), noise(rng, 12)
-    spec = ProfileSpec(null_draws=0, bootstrap_draws=0, permutation_draws=0)
+    spec = ProfileSpec(null_draws=0, permutation_draws=0)
     for labels, chosen in (((np.arange(12),) * 2, spec), ((np.zeros(12), np.arange(12)), SPEC)):
         found = compare([a], [b], draw(labels, chosen), chosen)["hellinger"]
         assert (found.value > 0).all()
@@ -118,7 +118,7 @@ def test_distances_side_by_side_are_those_measured_alone(rng):
 
 
 def test_bins_by_freedman_and_diaconis_grow_with_the_sets(rng):
-    spec = ProfileSpec(bins="fd", null_draws=0, bootstrap_draws=0, permutation_draws=0)
+    spec = ProfileSpec(bins="fd", null_draws=0, permutation_draws=0)
     for images in (20, 2000):
         a, b = noise(rng, images), noise(rng, images) + 3
         found = compare([a], [b], draw((np.arange(images),) * 2, spec), spec)["hellinger"]

@@ -191,7 +191,7 @@ def test_a_distance_that_was_not_measured_names_those_that_were(rng):
 
 
 LEVELS = ("e2", "e4", "e8", "e16", "e32", "d16", "d8", "d4", "d2", "d1")
-QUICK = ProfileSpec(bins=30, null_draws=10, bootstrap_draws=10, permutation_draws=500)
+QUICK = ProfileSpec(bins=30, null_draws=10, permutation_draws=500)
 
 
 def verdict(rng, shifts, skips=(1, 2, 3, 4), images=20, spec=QUICK):
@@ -253,7 +253,7 @@ def test_a_verdict_on_few_groups_gives_the_smallest_attainable_p(rng):
 
 
 def test_without_draws_there_is_no_verdict(rng):
-    for missing in ("null_draws", "bootstrap_draws", "permutation_draws"):
+    for missing in ("null_draws", "permutation_draws"):
         text = verdict(rng, [1] * 10, spec=replace(QUICK, **{missing: 0}))
         assert text.startswith("No verdict is possible")
 

@@ -32,7 +32,7 @@ def spec(small_set):
         shifts=(),
         profile_shifts=(),
         training=TrainingSpec(encoder_weights=None, epochs=2, crop=32, precision="fp32"),
-        profile=ProfileSpec(null_draws=5, bootstrap_draws=5),
+        profile=ProfileSpec(null_draws=5),
         threads=1,
     )
 

@@ -61,7 +61,9 @@ def features(
 
 
 def labels(design: Design) -> tuple[np.ndarray, np.ndarray]:
-    own, others = (np.arange(g).repeat(i) for g, i in zip(design.groups, design.images, strict=True))
+    own, others = (
+        np.arange(g).repeat(i) for g, i in zip(design.groups, design.images, strict=True)
+    )
     return own, others + 10_000
 
 

@@ -68,15 +68,17 @@ class Draws:
     @property
     def smallest_p(self) -> float:
         """Smallest attainable p; NaN without permutations."""
-        return np.nan if self.permuted is None else smallest_p(self.groups, len(self.permuted[0]) - 1)
+        return (
+            np.nan if self.permuted is None else smallest_p(self.groups, len(self.permuted[0]) - 1)
+        )
 
     @property
     def has_null(self) -> bool:
         """Whether there is a null: it is drawn, and the reference has groups to split."""
         return bool(self.spec.null_draws) and self.groups.sizes[0] > 1
 
-    def comparisons(self, sizes: tuple[int, int]) -> Comparisons:
-        """Draw the comparisons for the excess, of ``sizes`` groups."""
+    def comparisons(self, sizes: tuple[int, int] | None = None) -> Comparisons:
+        """Draw the comparisons for the excess, of ``sizes`` groups if those of the sets differ."""
         rng = np.random.default_rng((self.spec.seed, 1))
         return comparisons(self.groups, sizes, self.spec.null_draws, rng)
 
@@ -169,7 +171,7 @@ def _compare_images(name: str, pool: PooledSample, draws: Draws) -> Compared:
         permuted = np.empty(0) if draws.permuted is None else of(draws.permuted)
     if not draws.has_null:
         return Compared(value, nothing, None, permuted)
-    plan = draws.comparisons(draws.groups.sizes)
+    plan = draws.comparisons()
     noise, power = np.ones(len(plan.whole[0])), 1
     if kernel is not None:  # the square is a quadratic form; the others are linear
         noise, power = noise_of(kernel, plan.whole, draws.groups), 2
@@ -187,10 +189,10 @@ def _bias(counts: Counts, plan: Comparisons, name: str) -> npt.NDArray[np.float6
     """What noise adds to each channel under the shift beyond what it adds to the null, (D,).
 
     0 where it is not known: for distances without a bias, and where groups weigh otherwise in twin
-    and null (more of one set, none thinned).
+    and null (more of one set, thinned in neither).
     """
     bias = DISTANCES[name].bias
-    if bias is None or plan.sizes[0] != plan.sizes[1] and not plan.thinned or min(plan.sizes) < 2:
+    if bias is None or not plan.alike or min(plan.sizes) < 2:
         return 0.0
 
     def of(part: slice) -> Floats:

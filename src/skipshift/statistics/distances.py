@@ -181,7 +181,9 @@ def _hellinger_bias(p: Frequencies, q: Frequencies, noise: Frequencies) -> Float
     # H^2 = sum (p - q)^2 / 2 (sqrt p + sqrt q)^2 exactly, and (p - q)^2 has the noise too much
     total = np.sqrt(p) + np.sqrt(q)
     np.square(total, out=total)
-    return np.asarray(np.divide(noise, 2 * total, out=np.zeros_like(total), where=total > 0).sum(-1))
+    return np.asarray(
+        np.divide(noise, 2 * total, out=np.zeros_like(total), where=total > 0).sum(-1)
+    )
 
 
 def _jensen_shannon(p: Frequencies, q: Frequencies) -> Floats:

@@ -212,12 +212,12 @@ def noise_of_bins(shares: Array, groups: Groups, sizes: tuple[int, int]) -> Arra
     return np.asarray(noise)
 
 
-def matching_sizes(products: Table, groups: Groups) -> tuple[int, int]:
+def matching_sizes(products: Table, groups: Groups) -> tuple[int, int] | None:
     """Numbers of groups whose mean histograms are as rough as that of the rougher set.
 
     A group's roughness is |f - P|^2 / |P|^2, with the mean P of its set: where bins are sparse, the
-    distance of a smooth and a rough histogram is not that of two in between. All groups of both
-    sets where their roughness differs by no more than two standard errors.
+    distance of a smooth and a rough histogram is not that of two in between. None where the groups of
+    both sets are alike: their roughness differs by no more than two standard errors.
 
     Parameters
     ----------
@@ -226,7 +226,7 @@ def matching_sizes(products: Table, groups: Groups) -> tuple[int, int]:
     """
     sizes = groups.sizes
     if min(sizes) < 2:
-        return sizes
+        return None
     means, errors = [], []
     for part in (slice(sizes[0]), slice(sizes[0], None)):
         inner = products[part, part]
@@ -234,12 +234,12 @@ def matching_sizes(products: Table, groups: Groups) -> tuple[int, int]:
         away = (np.diag(inner) - 2 * inner.mean(0) + inner.mean()) * count / (count - 1)
         size = inner.mean() - away.mean() / count
         if size <= 0 or away.mean() <= 1e-6 * inner.mean():  # rounding
-            return sizes
+            return None
         means.append(away.mean() / size)
         errors.append(away.std(ddof=1) / np.sqrt(count) / away.mean())
     ratio = np.log(means[0] / means[1])
     if abs(ratio) < 2 * np.hypot(*errors):
-        return sizes
+        return None
     noise: Any = np.exp(ratio) / sizes[0], 1 / sizes[1]
     kept = [max(2, round(n * own / max(noise))) for n, own in zip(sizes, noise, strict=True)]
     return min(sizes[0], kept[0]), min(sizes[1], kept[1])

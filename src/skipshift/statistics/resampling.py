@@ -191,10 +191,8 @@ class Comparisons:
     sizes: tuple[int, int]
     """Number of groups on the sides of ``twin`` and ``null``."""
 
-    @property
-    def thinned(self) -> bool:
-        """Whether ``twin`` holds fewer groups than the sets, and is not the sample itself."""
-        return self.sizes != self.groups.sizes
+    alike: bool
+    """Whether groups have one weight in ``twin`` and ``null``."""
 
     @property
     def sides(self) -> Sides:
@@ -209,12 +207,12 @@ class Comparisons:
 
 
 def comparisons(
-    groups: Groups, sizes: tuple[int, int], draws: int, rng: np.random.Generator
+    groups: Groups, sizes: tuple[int, int] | None, draws: int, rng: np.random.Generator
 ) -> Comparisons:
-    """Draw the comparisons of two sets; ``sizes`` below those of the sets thin twin and null.
+    """Draw the comparisons of two sets, of groups that are alike in both (``sizes`` None) or not.
 
-    Thinning, anew in every draw, makes a smooth side as rough as the other; the mean over draws
-    uses all groups. A single shifted group is compared with the reference without each of its
+    Groups that differ are thinned to ``sizes``, anew in every draw, so that a smooth side is as
+    rough as the other; the mean over draws uses all groups. A single shifted group is compared with the reference without each of its
     groups in turn, and so is that group. `ArgumentError` if the reference has fewer than 2 groups.
     """
     own, others = groups.sizes
@@ -223,14 +221,15 @@ def comparisons(
             f"the null needs at least 2 groups in the reference to split, got {own}"
         )
     whole, (apart, kinds) = sample(groups), left_out(groups)
+    alike = sizes is not None or own == others
     if others == 1:
-        (twin, null), sizes = _one_by_one(groups), (own - 1, 1)
-    elif sizes != groups.sizes:
+        (twin, null), sizes, alike = _one_by_one(groups), (own - 1, 1), True
+    elif sizes is not None:
         twin, null = _thinned(groups, sizes, draws, rng)
     else:
-        twin, null = whole, mixed(groups, draws, rng)
+        (twin, null), sizes = (whole, mixed(groups, draws, rng)), groups.sizes
     both = tuple(np.concatenate(pair) for pair in zip(whole, apart, strict=True))
-    return Comparisons(groups, (both[0], both[1]), kinds, twin, null, sizes)
+    return Comparisons(groups, (both[0], both[1]), kinds, twin, null, sizes, alike)
 
 
 def _thinned(

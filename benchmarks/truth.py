@@ -4,9 +4,9 @@
 
 Features have 0.4 of their variance from the group, 0.2 from the image and 0.4 from the position;
 16 channels, 100 bins. ``before`` is what issue 11 found with the estimators of 2026-11-24, in an
-audit by the same kind of simulation; it is not computed again. Each part has its own seed. Parts of
-this module are ``rule``, ``groups``, ``scale``, ``few`` and ``layers``; modules truth_NAME.py beside
-it are parts too, each with a function ``main(repeats)``.
+audit by the same kind of simulation; it is not computed again. Each part has its own seed. Parts
+are ``rule``, ``groups``, ``scale``, ``few`` and ``layers``, and modules truth_NAME.py beside this
+one, each with a function ``main(repeats)``.
 """
 
 import importlib
@@ -123,7 +123,7 @@ RULE = {
 
 
 def rule(repeats: int) -> Iterator[str]:
-    """Ten layers without a shift: how often one is called clear, by the rule of page and verdict."""
+    """Ten layers without a shift: how often one is called clear."""
     yield "no shift, 10 layers: share with a clear layer | before (page) | after (everywhere)"
     for design, before in RULE.items():
         found = [
@@ -166,7 +166,7 @@ SCALE = {20: ("0.035", "0.85 to 0.91 at 1 sigma"), 60: ("0.063", ""), 200: ("0.0
 
 def scale(repeats: int) -> Iterator[str]:
     """One shift with few and with many images: the excess is that of the populations."""
-    yield "images | before, .5 sigma | after 0, .5 (truth .175), 1 sigma (.343): excess, p, coverage"
+    yield "before, .5 sigma | after 0, .5 (truth .175), 1 sigma (.343): excess, p, coverage"
     for number, (size, before) in enumerate(SCALE.items()):
         design = Design((size, size))
         few = repeats if size < 100 else max(20, repeats // 5)
@@ -176,7 +176,7 @@ def scale(repeats: int) -> Iterator[str]:
 
 
 def few(repeats: int) -> Iterator[str]:
-    """Few groups of eight images: excess, share of p <= 0.05, coverage and width of the interval."""
+    """Few groups of eight images: excess, share of p <= 0.05, coverage, width of the interval."""
     yield "few groups of 8 images | after 0, .5, 1 sigma: excess, p, coverage, width"
     for number, size in enumerate(((2, 7), (3, 3), (4, 4), (5, 5), (10, 10))):
         design = Design(size, (8, 8))
@@ -189,7 +189,7 @@ def few(repeats: int) -> Iterator[str]:
 
 def many(repeats: int) -> Iterator[str]:
     """Thirty layers, five of them shifted: false and found layers by Holm and by step-down."""
-    yield "30 layers | any false: Holm (before), step-down | share of 5 shifted ones found: the same"
+    yield "30 layers | any false: Holm (before), step-down | share found of 5: the same"
     for number, (size, shift) in enumerate(((9, 0.0), (9, 1.5), (20, 0.0), (20, 0.5))):
         rows = []
         for repeat in range(repeats):

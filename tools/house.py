@@ -24,7 +24,8 @@ ROOMS = {
     "domains preflight",
     "networks": "addresses architectures layers unet checkpoints inference allocator losses "
     "mask_proposals pooling hooks feature_store features",
-    "statistics": "counts distances resampling two_sample excess layer_tests scores recovery comparisons",
+    "statistics": "counts distances resampling two_sample excess layer_tests scores recovery "
+    "comparisons",
     "page": "wording ordering style study_results comparison_sentences profile_sentences "
     "carry_sentences study_sentences charts carry_chart pictures tables report review",
     "profile": "fingerprints inputs layerwise counting profile profiling",

@@ -284,9 +284,9 @@ def profile_figure(layers: pd.DataFrame, label: str) -> Figure:
     """One network's profile: excess with its 95 % interval, distance and null (noise floor).
 
     The excess is the bias-corrected distance; hollow points are layers that are not significantly
-    above their nulls. Without a null the distance stands alone. Skips with layers of their own (s4) are drawn off the
-    line, before the block that reads them. Arcs below join the layers of kept skips if the table
-    names a variant. `ArgumentError` if a layer has several rows.
+    above their nulls. Without a null the distance stands alone. Skips with layers of their own (s4)
+    are drawn off the line, before the block that reads them. Arcs below join the layers of kept
+    skips if the table names a variant. `ArgumentError` if a layer has several rows.
 
     Parameters
     ----------

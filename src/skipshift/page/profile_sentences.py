@@ -33,7 +33,7 @@ def profile_verdict(rows: pd.DataFrame) -> str:
             f"No shift is detected: no layer is significantly above its null (noise floor). "
             f"{_largest(known)} A shift smaller than the interval cannot be ruled out."
         )
-    top = clear.loc[clear["excess"].idxmax()]
+    top = clear.iloc[int(clear["excess"].argmax())]
     return (
         f"The excess (bias-corrected distance) is largest at {top['layer']}: {top['excess']:.2f}"
         f"{_interval(top)}, {_chance(top, len(known))}, a distance of {top['distance']:.2f} beside "
@@ -89,7 +89,7 @@ def _order(rows: pd.DataFrame, top: pd.Series) -> str:
 
 
 def _largest(rows: pd.DataFrame) -> str:
-    top = rows.loc[rows["excess"].idxmax()]
+    top = rows.iloc[int(rows["excess"].argmax())]
     return (
         f"The largest excess is {top['excess']:.2f} at {top['layer']}{_interval(top)}, "
         f"{_chance(top, len(rows))}."

@@ -112,7 +112,7 @@ def read_results(folder: Path, spec: StudySpec) -> StudyResults:
 
 
 def _layers(tables: Path) -> pd.DataFrame | None:
-    """Read the profile of each network; of one that was not joined yet, join what layers.csv says."""
+    """Read the profile of each network; join layers.csv if it was not joined yet."""
     kinds = ["measure", "pooling"]
     if (tables / "profile.csv").exists():
         return _optional(tables / "profile.csv", kinds)

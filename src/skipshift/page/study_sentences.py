@@ -1,6 +1,7 @@
 """Sentences about a study: headline, answers, where the shift enters, and the uncertainty."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -208,7 +209,7 @@ def _networks(layers: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def _top(rows: pd.DataFrame) -> str:
-    """The clear layer with the largest excess."""
+    """Find the clear layer with the largest excess."""
     return str(rows[is_clear(rows)]["excess"].idxmax())
 
 
@@ -220,7 +221,7 @@ def _rivals(rows: pd.DataFrame) -> list[str]:
 
 
 def _told(rows: pd.DataFrame, layer: str) -> str:
-    row = rows.loc[layer]
+    row: Any = rows.loc[layer]
     known = "" if np.isnan(row["low"]) else f"95 % interval {row['low']:.2f} to {row['high']:.2f}, "
     p = "p unknown" if np.isnan(row["p_adjusted"]) else f"adjusted p {chance(row['p_adjusted'])}"
     return f"{row['excess']:.2f} ({known}{p})"

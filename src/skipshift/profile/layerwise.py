@@ -108,10 +108,10 @@ def draw(
 class Compared:
     """One distance between two sets in one layer."""
 
-    value: npt.NDArray[np.float64]
+    value: Floats
     """(D,), or (1,) for a distance of the layer as a whole."""
 
-    null: npt.NDArray[np.float64]
+    null: Floats
     """Same shape: noise floor, the expected distance without a shift; NaN without a null."""
 
     excess: Excess | None = None
@@ -186,7 +186,7 @@ def _statistic(table: npt.NDArray[np.float64], draws: Draws) -> npt.NDArray[np.f
 
 
 def _bias(counts: Counts, plan: Comparisons, name: str) -> npt.NDArray[np.float64] | float:
-    """What noise adds to each channel under the shift beyond what it adds to the null, (D,).
+    """Estimate what noise adds to each channel under the shift beyond that to the null, (D,).
 
     0 where it is not known: for distances without a bias, and where groups weigh otherwise in twin
     and null (more of one set, thinned in neither).
@@ -293,7 +293,7 @@ def _blas() -> ThreadpoolController:
 def _shares(counts: Counts, part: slice) -> npt.NDArray[np.float32]:
     """Frequencies (G, D, B) of some channels, of each group by itself."""
     totals = counts[:, :1].sum(-1, keepdims=True)
-    return np.divide(counts[:, part], totals, dtype=np.float32)
+    return np.asarray(np.divide(counts[:, part], totals, dtype=np.float32))
 
 
 def _weighted(shares: Floats, sides: Sides) -> tuple[Floats, Floats]:

@@ -181,7 +181,10 @@ def _profile(
 ) -> Profile:
     """Tables of layers, channels and evidence, from (pooling, layer, distances)."""
     layers, channels, evidence = [], [], []
-    about = {"groups": "{} + {}".format(*draws.groups.sizes), "least_p": draws.smallest_p}
+    about: dict[str, Any] = {
+        "groups": "{} + {}".format(*draws.groups.sizes),
+        "least_p": draws.smallest_p,
+    }
     for pooling, measure in product(spec.pooling, spec.distances):
         family = [(name, found[measure]) for at, name, found in compared if at == pooling]
         kind = {"measure": measure, "pooling": pooling}
@@ -203,10 +206,11 @@ def _profile(
 
 
 def _evidence(layer: Compared, draws: Draws) -> dict[str, Any]:
-    """What joins this network's runs: the permutations of one layer, and it without each group."""
+    """Keep what joins the runs of a network: a layer under permutations, and without each unit."""
     labels = [draws.groups.reference, draws.groups.shifted]
     told = repr([[str(label) for label in side] for side in labels])
-    squares, kinds, power = np.empty(0), np.empty(0, np.int64), 1.0
+    squares: npt.NDArray[np.floating] = np.empty(0)
+    kinds, power = np.empty(0, np.int64), 1.0
     if layer.excess is not None:
         squares, kinds, power = layer.excess.squares, layer.excess.kinds, layer.excess.power
     return {

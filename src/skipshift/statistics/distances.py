@@ -299,8 +299,8 @@ def between(
     -------
     (..., D)
     """
-    p, q = (side / side.sum(-1, keepdims=True) for side in (p, q))
-    return of_frequencies(p, q, distance, width)
+    first, second = (np.asarray(side / side.sum(-1, keepdims=True)) for side in (p, q))
+    return of_frequencies(first, second, distance, width)
 
 
 def of_frequencies(

@@ -192,7 +192,7 @@ def _spread(table: Table, side: npt.NDArray[np.float64], count: npt.NDArray[np.i
 
 
 def _shared(table: Table, sides: Sides, pairs: npt.NDArray[np.int64]) -> Array:
-    """Number of pairs in each draw times their covariance, (draws,); a pair is on two sides."""
+    """Multiply the number of pairs in each draw by their covariance, (draws,)."""
     a, b = (np.zeros_like(side) for side in sides)
     for into, side in ((a, sides[0]), (b, sides[1])):
         into[:, pairs.ravel()] = side[:, pairs.ravel()] > 0
@@ -216,7 +216,7 @@ def matching_sizes(products: Table, groups: Groups) -> tuple[int, int] | None:
     """Numbers of groups whose mean histograms are as rough as that of the rougher set.
 
     A group's roughness is |f - P|^2 / |P|^2, with the mean P of its set: where bins are sparse, the
-    distance of a smooth and a rough histogram is not that of two in between. None where the groups of
+    distance of a smooth and a rough histogram is not that of two in between. None where groups of
     both sets are alike: their roughness differs by no more than two standard errors.
 
     Parameters

@@ -28,7 +28,7 @@ def is_clear(rows: pd.DataFrame) -> "pd.Series[bool]":
 
 
 def statistic(table: Table, sides: Sides, groups: Groups) -> npt.NDArray[np.float64]:
-    """What permutations compare: T = (|P - Q|^2 - v) / s of each draw, (draws,).
+    """Compute what permutations compare: T = (|P - Q|^2 - v) / s of each draw, (draws,).
 
     |P - Q|^2 = e' K e, with the table K and the difference e of the weights, has mean v
     (`noise_of`) and variance 2 s^2, s^2 = sum over g != h of (e_g e_h K_gh)^2, without a shift
@@ -163,7 +163,8 @@ def _joined(
 
 def _mean(part: pd.DataFrame | None, column: str) -> npt.NDArray[np.float64]:
     assert part is not None
-    return np.stack([np.asarray(row, np.float64) for row in part[column]]).mean(0)
+    rows = np.stack([np.asarray(row, np.float64) for row in part[column]])
+    return np.asarray(rows.mean(0))
 
 
 def excess_over(part: pd.DataFrame | None) -> Excess | None:

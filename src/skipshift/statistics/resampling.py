@@ -60,7 +60,7 @@ class Groups:
 
 
 def sample(groups: Groups) -> Sides:
-    """The two sets as they are: one row."""
+    """Weigh the two sets as they are: one row."""
     own, others = groups.sizes
     moved = np.r_[np.zeros(own), np.ones(others)][None]
     return (1 - moved) / own, moved / others
@@ -94,7 +94,7 @@ def smallest_p(groups: Groups, draws: int) -> float:
     own, others = (size - pairs for size in groups.sizes)
     ways = 2**pairs * comb(own + others, own)
     intact = 2 if own == others and ways > 1 else 1
-    return max(intact / ways, 1 / (draws + 1))
+    return float(max(intact / ways, 1 / (draws + 1)))
 
 
 def mixed(groups: Groups, draws: int, rng: np.random.Generator) -> Sides:
@@ -212,8 +212,9 @@ def comparisons(
     """Draw the comparisons of two sets, of groups that are alike in both (``sizes`` None) or not.
 
     Groups that differ are thinned to ``sizes``, anew in every draw, so that a smooth side is as
-    rough as the other; the mean over draws uses all groups. A single shifted group is compared with the reference without each of its
-    groups in turn, and so is that group. `ArgumentError` if the reference has fewer than 2 groups.
+    rough as the other; the mean over draws uses all groups. A single shifted group is compared with
+    the reference without each of its groups in turn, and so is that group. `ArgumentError` if the
+    reference has fewer than 2 groups.
     """
     own, others = groups.sizes
     if own < 2:

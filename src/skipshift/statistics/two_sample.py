@@ -195,7 +195,9 @@ TWO_SAMPLE_STATISTICS: Mapping[str, TwoSampleStatistic] = {
 }
 """Statistics of a layer, from one vector per image.
 
-Every group counts alike, and so do its images. ``mmd``: maximum mean discrepancy (Gretton et al. 2012), biased estimator, with the kernel
+Every group counts alike, and so do its images.
+
+``mmd``: maximum mean discrepancy (Gretton et al. 2012), biased estimator, with the kernel
 exp(-d^2 / m), m the median of d^2 over all pairs of images.
 
 ``auc``: area under the ROC curve of a domain classifier, ridge regression on standardised vectors

@@ -20,7 +20,7 @@ import numpy as np
 import benchmarks
 from skipshift.profile.layerwise import Compared, compare, draw
 from skipshift.specs import ProfileSpec
-from skipshift.statistics.layer_tests import ALPHA, tested
+from skipshift.statistics.layer_tests import ALPHA, layer_table
 from skipshift.statistics.resampling import holm, p_value
 
 CHANNELS = 16
@@ -110,7 +110,7 @@ def layers(
         a = features(rng, design, 0, 0.0, mixed[0], channels)
         b = features(rng, design, 1, shift, mixed[1], channels)
         found.append(compare([a], [b], draws, SPEC)["hellinger"])
-    table = tested([one.excess for one in found], [one.permuted for one in found])
+    table = layer_table([one.excess for one in found], [one.permuted for one in found])
     return found, table["p_adjusted"].to_numpy()
 
 

@@ -7,10 +7,10 @@ from skipshift.statistics.layer_tests import (
     ALPHA,
     behind,
     is_clear,
+    layer_table,
     over_runs,
     statistic,
     step_down,
-    tested,
 )
 from skipshift.statistics.resampling import Groups, p_value, permutations
 
@@ -124,7 +124,7 @@ def runs_of(rng, number, shift=0.0, key="same"):
             rows.append(statistic(values @ values.T, sides, both))
             found.append(excess(0.3 + rng.normal() / 50, rng=rng))
         about = {**RUN, **KIND, "fold": fold, "seed": 0}
-        table = tested(found, rows).assign(layer=["e2", "e4"], depth=[1, 2], **about)
+        table = layer_table(found, rows).assign(layer=["e2", "e4"], depth=[1, 2], **about)
         layers.append(table.assign(distance=0.5, null=0.3, groups="8 + 8", least_p=0.001))
         for layer, one, row in zip(["e2", "e4"], found, rows, strict=True):
             kept = {"squares": one.squares, "kinds": one.kinds, "power": 2.0}
@@ -152,9 +152,10 @@ def test_several_runs_have_the_p_and_interval_of_their_mean(rng):
     assert tuple(joined.loc["e2", ["low", "high"]]) == pytest.approx(expected.interval())
 
 
+@pytest.mark.slow  # 60 studies of three runs
 def test_p_over_runs_holds_its_level_without_a_shift():
-    found = [over_runs(*runs_of(np.random.default_rng((34, r)), 3))["p"][0] for r in range(150)]
-    assert (np.array(found) <= 0.05).mean() <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 150)
+    found = [over_runs(*runs_of(np.random.default_rng((34, r)), 3))["p"][0] for r in range(60)]
+    assert (np.array(found) <= 0.05).mean() <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 60)
 
 
 def test_runs_that_saw_other_groups_or_kept_no_evidence_have_no_p_of_their_mean(rng):

@@ -24,7 +24,7 @@ from skipshift.profile.profile import Profile
 from skipshift.records import PROFILE_LAYERS, TABLE_COLUMNS
 from skipshift.specs import ProfileSpec
 from skipshift.statistics.distances import DISTANCES
-from skipshift.statistics.layer_tests import tested
+from skipshift.statistics.layer_tests import layer_table
 
 
 def profile_shift(
@@ -188,7 +188,7 @@ def _profile(
     for pooling, measure in product(spec.pooling, spec.distances):
         family = [(name, found[measure]) for at, name, found in compared if at == pooling]
         kind = {"measure": measure, "pooling": pooling}
-        table = tested([one.excess for _, one in family], [one.permuted for _, one in family])
+        table = layer_table([one.excess for _, one in family], [one.permuted for _, one in family])
         names = [name for name, _ in family]
         table = table.assign(layer=names, depth=np.arange(len(names)) + 1, **about, **kind)
         for column in ("value", "null"):

@@ -88,7 +88,9 @@ def excess_of(
         errors = _errors(rows[1:], comparisons.kinds)
         if excess.var() > (1 + np.sqrt(8 / len(excess))) * (errors**2).mean():
             squares = squares * shape_of(rows, errors) ** 2
-    return Excess(squares, comparisons.kinds, power), np.maximum(floor, 0) ** (1 / power)
+    # noise makes every power non-negative but the first, which GDV takes too
+    null = floor if power == 1 else np.maximum(floor, 0) ** (1 / power)
+    return Excess(squares, comparisons.kinds, power), null
 
 
 def shape_of(squares: Array, errors: Array) -> Array:

@@ -156,7 +156,7 @@ def _joined(
         if all(part is not None and len(part) == runs for part in layers):
             permuted = [_mean(part, "permuted") for part in layers]
             excesses = [excess_over(part) for part in layers]
-            joined[unknown] = tested(excesses, permuted)[unknown].to_numpy()
+            joined[unknown] = layer_table(excesses, permuted)[unknown].to_numpy()
             joined["excess"] = [np.nan if e is None else e.value for e in excesses]
     return joined.reset_index()
 
@@ -176,7 +176,7 @@ def excess_over(part: pd.DataFrame | None) -> Excess | None:
     return Excess(squares, kinds, float(first["power"])) if len(squares) else None
 
 
-def tested(
+def layer_table(
     excesses: Sequence[Excess | None], permuted: Sequence[npt.NDArray[np.floating]]
 ) -> pd.DataFrame:
     """Excess, interval, p and order of the layers of one family, in their order.

@@ -30,7 +30,7 @@ evaluation_crop: 96
 threads: 1
 jobs: {jobs}
 training: {{encoder_weights: null, epochs: 6, crop: 64, learning_rate: 0.001, crops_per_image: 2}}
-profile: {{null_draws: 10, bootstrap_draws: 10}}
+profile: {{null_draws: 10}}
 """
 
 

@@ -21,7 +21,7 @@ import numpy as np
 
 BATCH = 8
 FEW = 16
-DRAWS = ("null_draws", "bootstrap_draws", "permutation_draws")
+DRAWS = ("null_draws", "permutation_draws")
 
 
 def main() -> None:

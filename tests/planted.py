@@ -67,6 +67,7 @@ def plant(folder: Path, plan: Plan = Plan()) -> Path:
         shift = plant_shift(plan)
         records.write_table(tables / "shift.parquet", shift)
         records.write_table(tables / "layers.csv", layers_of(shift))
+        records.write_table(tables / "profile.csv", networks_of(shift))
     for encoder, variant, fold in product(plan.encoders, plan.variants, range(plan.folds)):
         plant_run(folder, plan, (encoder, variant, fold))
     return folder
@@ -146,13 +147,25 @@ def plant_shift(plan: Plan) -> pd.DataFrame:
 
 
 def layers_of(shift: pd.DataFrame) -> pd.DataFrame:
-    keys = ["variant", "encoder", "fold", "seed", "reference", "shifted", "layer", "depth"]
-    mean = shift.groupby(keys, sort=False)[["value", "null"]].mean().reset_index()
-    mean = mean.rename(columns={"value": "distance"})
+    return _tested(shift, ["fold", "seed"])
+
+
+def networks_of(shift: pd.DataFrame) -> pd.DataFrame:
+    runs = shift.groupby(["fold", "seed"]).ngroups
+    return _tested(shift, []).assign(runs=runs)
+
+
+def _tested(shift: pd.DataFrame, run: list[str]) -> pd.DataFrame:
+    """Layers with a planted excess: all clear, their order known."""
+    network = ["variant", "encoder", *run, "reference", "shifted"]
+    mean = shift.groupby([*network, "layer", "depth"], sort=False)[["value", "null"]].mean()
+    mean = mean.reset_index().rename(columns={"value": "distance"})
     excess = mean["distance"] - mean["null"]
     kind = {"measure": "hellinger", "pooling": "average", "p": 0.002, "p_adjusted": 0.02}
-    low, high = mean["distance"] - 0.02, mean["distance"] + 0.02
-    return mean.assign(excess=excess, low=low, high=high, **kind)
+    table = mean.assign(excess=excess, low=excess - 0.02, high=excess + 0.02, **kind)
+    behind = table.groupby(network)["excess"].transform("max") - excess
+    ends = {"behind_low": (behind - 0.005).clip(1e-3), "behind_high": behind + 0.005}
+    return table.assign(behind=behind, **ends, groups="20 + 20", least_p=0.001)
 
 
 def plant_run(folder: Path, plan: Plan, run: tuple[str, str, int]) -> None:

@@ -24,8 +24,8 @@ ROOMS = {
     "alignment duplicates magnification padding domains preflight",
     "networks": "addresses architectures layers unet checkpoints inference allocator losses "
     "mask_proposals pooling hooks feature_store features",
-    "statistics": "counts metrics distances resampling two_sample crossed multiplicity scores "
-    "metric_scores recovery passing comparisons",
+    "statistics": "counts metrics distances resampling two_sample multiplicity excess layer_tests "
+    "crossed scores metric_scores recovery passing comparisons",
     "page": "wording ordering style study_results comparison_sentences profile_sentences "
     "carry_sentences study_sentences charts carry_chart pictures tables paper_numbers report "
     "review",

@@ -52,6 +52,11 @@ _DISTANCE = {
     "high": "float64",
     "p": "float64",
     "p_adjusted": "float64",
+    "behind": "float64",
+    "behind_low": "float64",
+    "behind_high": "float64",
+    "groups": "str",
+    "least_p": "float64",
     **_KIND,
 }
 
@@ -148,6 +153,25 @@ TABLE_COLUMNS: Mapping[str, Mapping[str, str]] = {
         "pooling": "str",
     },
     "layers.csv": {**_GRID, **_PAIR, **_LAYER, **_DISTANCE},
+    "profile.csv": {
+        "variant": "str",
+        "encoder": "str",
+        **_PAIR,
+        **_LAYER,
+        "runs": "int64",
+        **_DISTANCE,
+    },
+    "evidence.parquet": {
+        **_GRID,
+        **_PAIR,
+        "layer": "str",
+        **_KIND,
+        "groups": "str",
+        "permuted": "object",
+        "squares": "object",
+        "kinds": "object",
+        "power": "float64",
+    },
     "carry.csv": {
         "path": "str",
         "iou": "float64",

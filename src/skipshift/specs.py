@@ -143,10 +143,7 @@ class ProfileSpec:
     """
 
     null_draws: int = 100
-    """Random splits of the reference, by group, to average the null (the noise floor) over."""
-
-    bootstrap_draws: int = 200
-    """Bootstrap resamples of the groups for the 95 % interval."""
+    """Random comparisons without a shift, by group, to average the null (the noise floor) over."""
 
     permutation_draws: int = 1000
     """Permutations of the groups between the two sets for p."""
@@ -158,7 +155,7 @@ class ProfileSpec:
     """Images per forward pass."""
 
     seed: int = 0
-    """Seed of splits, resamples, permutations and random positions."""
+    """Seed of nulls, permutations and random positions."""
 
     def __post_init__(self) -> None:
         for name, known in (("distances", DISTANCES), ("pooling", POOLINGS)):
@@ -171,7 +168,7 @@ class ProfileSpec:
                 )
         if self.bins != "fd" and self.bins < 2:
             raise ArgumentError(f"bins must be at least 2, or fd, got {self.bins}")
-        check_least(self, 0, "null_draws", "bootstrap_draws", "permutation_draws", "memory")
+        check_least(self, 0, "null_draws", "permutation_draws", "memory")
         check_least(self, 1, "batch_size")
 
 

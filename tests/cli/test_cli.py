@@ -251,7 +251,7 @@ def test_profile_takes_its_whole_spec_from_the_command_line():
     _, bound, _ = app.parse_args(["profile", "n", "a", "b", "o", *words], exit_on_error=False)
     assert bound.arguments["spec"].settings == ProfileSpec(
         distances=("auc", "energy"), pooling=("none",), bins="fd", null_draws=1,
-        bootstrap_draws=2, permutation_draws=3, memory=0.5, batch_size=4, seed=5,
+        permutation_draws=3, memory=0.5, batch_size=4, seed=5,
     )  # fmt: skip
 
 

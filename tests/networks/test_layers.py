@@ -12,7 +12,7 @@ from skipshift.networks.layers import layers_of
 from skipshift.networks.unet import Unet
 from skipshift.specs import ProfileSpec
 
-QUICK = ProfileSpec(null_draws=1, bootstrap_draws=1)
+QUICK = ProfileSpec(null_draws=1)
 
 
 def maps_of(net, images, layers):

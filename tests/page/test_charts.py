@@ -123,30 +123,35 @@ def test_a_profile_follows_depth_and_joins_the_layers_of_kept_skips(shift):
     rows = planted.layers_of(shift)
     rows = rows[(rows["variant"] == "L1-pruned") & (rows["fold"] == 0)]
     figure = profile_figure(rows.sample(frac=1, random_state=0), "a label")
-    distance = next(line for line in figure.axes[0].lines if line.get_marker() == "o")
-    assert np.allclose(distance.get_ydata(), rows.sort_values("depth")["distance"])
+    excess = next(line for line in figure.axes[0].lines if line.get_marker() == "o")
+    assert np.allclose(excess.get_ydata(), rows.sort_values("depth")["excess"])
     arcs = [patch for patch in figure.axes[1].patches if isinstance(patch, Arc)]
     assert len(arcs) == len(skips_of("L1-pruned"))
 
 
 def test_a_profile_without_null_or_variant_is_drawn_all_the_same(shift):
     rows = planted.layers_of(shift).query("variant == 'baseline' and fold == 0")
-    bare = rows[["layer", "depth", "distance"]].assign(null=np.nan, low=np.nan, high=np.nan)
+    bare = rows.drop(columns="variant")
+    bare[["null", "excess", "low", "high", "p_adjusted"]] = np.nan
     assert to_svg(profile_figure(bare, "one group")).startswith(b"<?xml")
 
 
 def test_skips_stand_off_the_line_of_a_profile():
     names = ["e2", "e4", "s2", "d2"]
-    rows = pd.DataFrame({"layer": names, "depth": range(4), "distance": [0.4, 0.3, 0.6, 0.5]})
-    axes = profile_figure(rows.assign(null=0.1, low=0.2, high=0.7), "net").axes[0]
+    rows = pd.DataFrame({"layer": names, "depth": range(4), "excess": [0.4, 0.3, 0.6, 0.5]})
+    rows = rows.assign(distance=0.7, null=0.1, low=0.2, high=0.7, p_adjusted=0.01)
+    axes = profile_figure(rows, "net").axes[0]
     line, skips = (next(x for x in axes.lines if x.get_marker() == mark) for mark in "oD")
     assert line.get_ydata().tolist() == [0.4, 0.3, 0.5]
     assert (skips.get_xdata().tolist(), skips.get_ydata().tolist()) == ([2], [0.6])
 
 
 def test_modules_of_any_name_are_on_the_line_of_a_profile():
-    rows = pd.DataFrame({"layer": ["stem", "s2"], "depth": range(2), "distance": [0.4, 0.3]})
-    axes = profile_figure(rows.assign(null=0.1, low=0.2, high=0.7), "net").axes[0]
+    rows = pd.DataFrame({"layer": ["stem", "s2"], "depth": range(2), "excess": [0.4, 0.3]})
+    rows = rows.assign(distance=0.7, null=0.1, low=0.2, high=0.7, p_adjusted=[0.01, 0.3])
+    axes = profile_figure(rows, "net").axes[0]
+    hollow = next(line for line in axes.lines if line.get_marker() == ".")
+    assert hollow.get_xdata().tolist() == [1]  # not significantly above its null
     assert not [line for line in axes.lines if line.get_marker() == "D"]
 
 

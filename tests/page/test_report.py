@@ -291,28 +291,43 @@ def test_the_uncertainty_names_what_the_runs_leave_open():
     assert "With one seed, the variance between seeds cannot be separated" in folds
 
 
-def layers(excess: dict[str, float], width: float = 0.02) -> pd.DataFrame:
-    rows = planted.layers_of(planted.plant_shift(replace(SMALL, variants=("baseline",))))
+def layers(excess: dict[str, float], **columns: object) -> pd.DataFrame:
+    rows = planted.networks_of(planted.plant_shift(replace(SMALL, variants=("baseline",))))
     rows["excess"] = rows["layer"].map(excess).fillna(0.1)
     rows["distance"] = rows["null"] + rows["excess"]
-    return rows.assign(low=rows["distance"] - width, high=rows["distance"] + width)
+    return rows.assign(low=rows["excess"] - 0.02, high=rows["excess"] + 0.02, **columns)
 
 
 @pytest.mark.parametrize("layer", planted.LAYERS)
 def test_the_layer_with_the_planted_excess_is_named(layer):
-    text = entry(layers({layer: 0.5}))
+    text = entry(layers({layer: 0.5}, behind_low=0.2))
     assert f"is largest at {layer} (" in text
+    assert "(95 % interval 0.48 to 0.52, adjusted p 0.02)" in text
     assert "uncertain" not in text
 
 
-def test_the_order_of_layers_with_overlapping_intervals_is_uncertain():
-    assert "their order is uncertain" in entry(layers({"e2": 0.5, "d1": 0.49}))
+def test_layers_whose_difference_may_be_0_have_no_order():
+    table = layers({"e2": 0.5, "d1": 0.49}, behind_low=0.2)
+    table.loc[table["layer"] == "d1", "behind_low"] = -0.01
+    assert "The order of the largest layers is uncertain in baseline: in baseline the " in entry(
+        table
+    )
+    assert "not significantly larger than d1." in entry(table)
+    assert "which layer shifts most is uncertain" in headline(
+        replace(results_of(SMALL), layers=table)
+    )
 
 
-def test_an_excess_within_its_interval_of_the_null_is_no_shift():
-    table = layers({"e2": 0.15}, width=0.2)
-    assert "reaches down to its null" in entry(table)
-    assert "No layer shows a shift" in headline(replace(results_of(SMALL), layers=table))
+def test_a_layer_is_clear_where_its_p_is_small_and_not_where_its_interval_says_so():
+    table = layers({"e2": 0.5}, p_adjusted=0.051)
+    assert "no layer is significantly above its null in baseline" in entry(table)
+    said = headline(replace(results_of(SMALL), layers=table))
+    assert "No layer shows a significant shift from" in said
+
+
+def test_groups_too_few_for_any_p_are_given_as_the_reason():
+    table = layers({"e2": 0.5}, p_adjusted=0.34, least_p=1 / 3, groups="2 + 2")
+    assert "in baseline: with 2 + 2 groups no p can fall below 0.33." in entry(table)
 
 
 def test_a_profile_without_null_names_no_layer():

@@ -2,15 +2,20 @@ import numpy as np
 import pytest
 
 from skipshift.statistics.resampling import (
+    FEWEST,
     Groups,
-    bootstrap,
-    centred_interval,
+    comparisons,
     holm,
+    left_out,
+    mixed,
+    mixed_halves,
     p_value,
     percentile_interval,
     permutations,
     resamples,
-    splits,
+    rest_of,
+    sample,
+    smallest_p,
 )
 
 DESIGNS = {
@@ -28,41 +33,90 @@ def groups(request):
     return DESIGNS[request.param]
 
 
-def test_a_split_and_its_matched_draw_have_the_same_sizes_and_share_no_label(groups, rng):
-    (near, far), (again, moved) = splits(groups, 50, rng)
+@pytest.mark.parametrize("draw", [mixed, mixed_halves])
+def test_sides_without_a_shift_hold_either_domain_alike_and_every_group_once(draw, groups, rng):
+    sides = draw(groups, 400, rng)
+    first, second = sides
+    assert np.allclose([first.sum(1), second.sum(1)], 1)
+    assert ((first > 0) ^ (second > 0)).all()
+    for a, b in groups.pairs:
+        assert ((first[:, a] > 0) ^ (first[:, b] > 0)).all()
+    # numbers that do not divide leave a rest, to neither side
+    alone, others = groups.singles
+    if draw is mixed_halves or bool(len(alone)) == bool(len(others)):
+        assert rest_of(sides, groups).mean() == pytest.approx(0, abs=0.04)
+    assert (np.abs(rest_of(sides, groups)) < 0.4).all()
+
+
+def test_a_mixed_draw_has_as_many_groups_as_the_sets(groups, rng):
+    first, second = mixed(groups, 50, rng)
     own, others = groups.sizes
-    names = np.concatenate([groups.reference, groups.shifted])
-    assert np.array_equal(near, again)
-    assert (far.sum(1) == moved.sum(1)).all()
-    assert ((near + far)[:, :own] == 1).all()
-    assert (moved.sum(1) == min(others, own // 2)).all()
-    for a, b in zip(near > 0, moved > 0, strict=True):
-        assert not set(names[a]) & set(names[b])
+    assert ((first > 0).sum(1) == own).all()
+    assert ((second > 0).sum(1) == others).all()
 
 
-def test_every_group_is_as_often_on_either_side_of_a_split(rng):
-    (near, _), (_, moved) = splits(DESIGNS["pairs"], 4000, rng)
-    expected = np.full(10, 0.5)
-    assert near[:, :10].mean(0) == pytest.approx(expected, abs=0.04)
-    assert moved[:, 10:].mean(0) == pytest.approx(expected, abs=0.04)
+def test_mixed_halves_have_the_noise_of_the_sets(rng):
+    groups, spread = Groups(np.arange(8), np.arange(8, 38)), np.repeat([5.0, 1.0], [8, 30])
+    expected = 25 / 8 + 1 / 30
+    first, second = mixed_halves(groups, 4000, rng)
+    values = ((first - second) * rng.normal(size=first.shape) * spread).sum(1)
+    assert values.var() == pytest.approx(expected, rel=0.1)
+
+
+def test_thinned_comparisons_have_the_sizes_asked_for_on_both_twin_and_null(groups, rng):
+    found = comparisons(groups, (2, 3), 20, rng)
+    assert [(side > 0).sum(1).tolist() for side in found.twin] == [[2] * 20, [3] * 20]
+    assert ((found.null[0] + found.null[1] > 0).sum(1) == 5).all()
+    parts = found.split(np.arange(len(found.sides[0])))
+    assert [len(part) for part in parts] == [
+        len(s[0]) for s in (found.whole, found.twin, found.null)
+    ]
+
+
+def test_a_single_shifted_group_meets_the_reference_as_each_of_its_groups_does(rng):
+    found = comparisons(Groups(np.arange(4), np.array([3])), None, 50, rng)
+    assert found.twin[0].tolist() == found.null[0].tolist()  # the rest of the reference
+    assert (found.twin[1] == [0, 0, 0, 0, 1]).all()
+    assert np.argmax(found.null[1], 1).tolist() == [0, 1, 2]
+    assert not found.null[0][:, 3].any()  # the pair of the shifted group never stands beside it
+
+
+def test_leaving_out_takes_pairs_and_single_groups_in_turn(groups):
+    (first, second), kinds = left_out(groups)
+    if min(map(len, groups.units)) < FEWEST:
+        assert not len(kinds)
+        return
+    own = groups.sizes[0]
+    assert len(kinds) == sum(groups.sizes) - len(groups.pairs)
+    assert np.allclose([first.sum(1), second.sum(1)], 1)
+    whole = (sample(groups)[0] + sample(groups)[1] > 0)[0]
+    missing = whole & ~((first + second) > 0)
+    assert np.array_equal(
+        np.sort(missing.sum(1)), np.sort([u.shape[1] for k in groups.units for u in [k] for _ in k])
+    )
+    assert (missing[:, :own].sum() + missing[:, own:].sum()) == sum(groups.sizes)
 
 
 def test_a_permutation_keeps_sizes_and_swaps_pairs_as_pairs(groups, rng):
     first, second = permutations(groups, 50, rng)
     own, others = groups.sizes
-    assert (first + second == 1).all()
-    assert (second[0] == np.repeat([0, 1], [own, others])).all()
-    assert (second.sum(1) == others).all()
+    assert ((first > 0) ^ (second > 0)).all()
+    assert np.allclose([first * own + second * others], 1)
+    assert ((second[0] > 0) == np.repeat([0, 1], [own, others])).all()
+    assert ((second > 0).sum(1) == others).all()
     for a, b in groups.pairs:
-        assert (second[:, a] + second[:, b] == 1).all()
+        assert ((second[:, a] > 0) ^ (second[:, b] > 0)).all()
 
 
-def test_the_two_of_a_pair_are_resampled_together(rng):
-    first, second = bootstrap(DESIGNS["pairs"], 20, rng)
-    assert np.array_equal(first[:, :10], second[:, 10:])
-    first, second = bootstrap(DESIGNS["few shifted"], 20, rng)
-    assert (first.sum(1) == 10).all()
-    assert (second[:, 10:].sum(1) == 3).all()
+def test_the_smallest_p_is_the_share_of_permutations_that_change_nothing(groups, rng):
+    own, others = groups.sizes
+    second = permutations(groups, 20_000, rng)[1] > 0
+    mirrored = (second == ~second[0]).all(1) if own == others else False
+    share = ((second == second[0]).all(1) | mirrored).mean()
+    assert smallest_p(groups, 20_000) == pytest.approx(share, abs=3e-3)
+    assert smallest_p(groups, 9) >= 0.1
+    assert np.isnan(smallest_p(groups, 0))
+    assert smallest_p(Groups(np.arange(2), np.arange(2, 4)), 1000) == pytest.approx(1 / 3)
 
 
 def test_p_is_the_share_of_permutations_as_large_as_the_sample():
@@ -80,20 +134,13 @@ def test_holm_gives_the_adjusted_p_of_the_textbook_and_leaves_nan_out():
 
 def test_a_single_group_cannot_be_split(rng):
     with pytest.raises(ValueError, match="at least 2 groups"):
-        splits(Groups(np.arange(1), np.arange(1, 5)), 5, rng)
+        comparisons(Groups(np.arange(1), np.arange(1, 5)), None, 5, rng)
 
 
 def test_a_resample_draws_as_many_groups_as_there_are(rng):
     weights = resamples(6, 4000, rng)
     assert (weights.sum(1) == 6).all()
     assert weights.var(0) == pytest.approx(np.full(6, 5 / 6), abs=0.08)
-
-
-def test_the_centred_interval_is_not_moved_by_an_offset_of_the_draws(rng):
-    draws = rng.normal(size=(2000, 3))
-    low, high = centred_interval(np.zeros(3), draws)
-    assert np.allclose(centred_interval(np.zeros(3), draws + 5), (low, high))
-    assert np.r_[-low, high] == pytest.approx(np.full(6, 1.96), abs=0.2)
 
 
 def test_percentiles_leave_nan_draws_out_and_keep_nan_columns():

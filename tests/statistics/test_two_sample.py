@@ -4,7 +4,7 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import roc_auc_score
 from sklearn.metrics.pairwise import rbf_kernel
 
-from skipshift.statistics.resampling import Groups, permutations, splits
+from skipshift.statistics.resampling import Groups, mixed, permutations, sample
 from skipshift.statistics.two_sample import TWO_SAMPLE_STATISTICS, PooledSample
 
 
@@ -19,7 +19,7 @@ def pool(a, b, groups=None):
 
 
 def whole(own):
-    return permutations(own.groups, 0, np.random.default_rng(0))
+    return sample(own.groups)
 
 
 @pytest.fixture
@@ -103,11 +103,21 @@ def test_cka_needs_pairs(vectors):
 def test_a_draw_of_groups_is_the_draw_of_their_images(rng):
     a, b = rng.normal(size=(12, 4)), rng.normal(1, 1, (12, 4))
     own, single = pool(a, b, (np.arange(12) // 2, np.arange(12) // 2 + 6)), pool(a, b)
-    sides, _ = splits(own.groups, 5, rng)
-    images = tuple(side[:, own.group_index] for side in sides)
+    sides = mixed(own.groups, 5, rng)
+    images = tuple(side[:, own.group_index] / 2 for side in sides)
     for name in ("mmd", "gdv"):
         of = TWO_SAMPLE_STATISTICS[name]
         assert of(own)(sides) == pytest.approx(of(single)(images))
+
+
+@pytest.mark.parametrize("name", ["mmd", "gdv", "auc"])
+def test_groups_count_alike_whatever_their_images(name, rng):
+    a, b = rng.normal(size=(2, 12, 4))
+    twice = (np.r_[a, a[:3]], np.r_[np.arange(12), np.arange(3)])
+    once, more = pool(a, b), pool(twice[0], b, (twice[1], np.arange(12, 24)))
+    of, sides = TWO_SAMPLE_STATISTICS[name], sample(once.groups)
+    # the median of MMD's kernel and the scale of the others see all images
+    assert of(more)(sides) == pytest.approx(of(once)(sides), abs=0.08)
 
 
 @pytest.mark.parametrize("name", ["mmd", "gdv", "auc"])

@@ -34,7 +34,7 @@ def spec(small_set):
         shifts=(),
         profile_shifts=(),
         training=TrainingSpec(encoder_weights=None, epochs=2, crop=32),
-        profile=ProfileSpec(null_draws=5, bootstrap_draws=5, permutation_draws=9),
+        profile=ProfileSpec(null_draws=5, permutation_draws=9),
         threads=1,
     )
 

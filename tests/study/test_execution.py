@@ -38,7 +38,7 @@ def spec_of(manifest):
         shifts=("brightness:0.5",),
         profile_shifts=("brightness:0.5",),
         training=TrainingSpec(encoder_weights=None, epochs=2, learning_rate=1e-3, crop=32),
-        profile=ProfileSpec(null_draws=5, bootstrap_draws=5, permutation_draws=9),
+        profile=ProfileSpec(null_draws=5, permutation_draws=9),
         threads=1,
     )
 

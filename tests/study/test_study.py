@@ -37,7 +37,7 @@ def spec(small_set):
         profile_shifts=("brightness:0.5",),
         training=FAST,
         threads=1,
-        profile=ProfileSpec(null_draws=5, bootstrap_draws=5, permutation_draws=9),
+        profile=ProfileSpec(null_draws=5, permutation_draws=9),
     )
 
 

@@ -18,6 +18,7 @@ from skipshift.errors import ArgumentError
 from skipshift.names import skips_of
 from skipshift.page.ordering import Marks, Panel, grid, layer_order, ordered_variants, panels
 from skipshift.page.style import INK, MUTED, NULL, WIDTH, colour_of, frame, styled, write
+from skipshift.statistics.layer_tests import is_clear
 
 _CELL_W, _CELL_H = 0.46, 0.30
 _COLOURS = mpl.colormaps["viridis"]
@@ -281,16 +282,18 @@ def _by_kind(names: Sequence[str]) -> bool:
 
 @styled()
 def profile_figure(layers: pd.DataFrame, label: str) -> Figure:
-    """One network's profile: distance with its 95 % interval, null (noise floor) and excess.
+    """One network's profile: excess with its 95 % interval, distance and null (noise floor).
 
-    The excess is the bias-corrected distance. Skips with layers of their own (s4) are drawn off the
-    line, before the block that reads them. Arcs below join the layers of kept skips if the table
-    names a variant. `ArgumentError` if a layer has several rows.
+    The excess is the bias-corrected distance; hollow points are layers that are not significantly
+    above their nulls. Without a null the distance stands alone. Skips with layers of their own (s4)
+    are drawn off the line, before the block that reads them. Arcs below join the layers of kept
+    skips if the table names a variant. `ArgumentError` if a layer has several rows.
 
     Parameters
     ----------
     layers
-        One row per layer: layer, depth, distance, null, low, high, and variant if known.
+        One row per layer: layer, depth, distance, null, excess, low, high, p_adjusted, and variant
+        if known.
     label
         Title of the figure.
     """
@@ -305,8 +308,9 @@ def profile_figure(layers: pd.DataFrame, label: str) -> Figure:
     figure = Figure(figsize=(8.2, bottom + 3.1))
     axes = frame(figure, 0.62, bottom, 7.45, 2.65)
     _path_and_skips(axes, rows, names)
-    top = float(np.nanmax(rows[["distance", "null", "high"]].to_numpy(float))) * 1.12
-    axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(0, top or 1.0), ylabel="distance")
+    values = rows[["distance", "null", "excess", "low", "high"]].to_numpy(float)
+    top, least = float(np.nanmax(values)) * 1.12, min(0.0, float(np.nanmin(values)) * 1.12)
+    axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(least, top or 1.0), ylabel="distance")
     axes.set_xticks(range(len(names)), names, va="top" if crowded else "baseline")
     axes.tick_params(
         axis="x",
@@ -328,28 +332,32 @@ def profile_figure(layers: pd.DataFrame, label: str) -> Figure:
 
 def _path_and_skips(axes: Axes, rows: pd.DataFrame, names: Sequence[str]) -> None:
     x = np.arange(len(names))
-    distance, null, low, high = (
-        rows[c].to_numpy(float) for c in ("distance", "null", "low", "high")
+    distance, null, excess, low, high = (
+        rows[c].to_numpy(float) for c in ("distance", "null", "excess", "low", "high")
     )
+    clear = is_clear(rows).to_numpy()
     aside = np.array([_by_kind(names) and name[0] == "s" for name in names])
     path = ~aside
-    axes.fill_between(
-        x[path], null[path], distance[path], where=list(distance[path] > null[path]),
-        interpolate=True, color=_PATH, alpha=0.14, lw=0, label="excess (bias-corrected distance)",
-    )  # fmt: skip
-    axes.plot(x[path], null[path], color=MUTED, ls=(0, (4, 2)), lw=1.5, label="null (noise floor)")
-    errors = np.nan_to_num(np.stack([distance - low, high - distance])).clip(0)
-    error_bars: dict[str, Any] = {"mec": "white", "capsize": 3, "elinewidth": 1.3}
+    axes.axhline(0, color=MUTED, lw=0.8, zorder=1)
+    axes.plot(x[path], distance[path], color=MUTED, lw=1.2, label="distance")
+    axes.plot(x[path], null[path], color=MUTED, ls=(0, (4, 2)), lw=1.2, label="null (noise floor)")
+    errors = np.nan_to_num(np.stack([excess - low, high - excess])).clip(0)
+    bars: dict[str, Any] = {"mec": "white", "capsize": 3, "elinewidth": 1.3, "zorder": 3}
     axes.errorbar(
-        x[path], distance[path], errors[:, path], color=_PATH, marker="o", ms=5,
-        label="distance, 95 % interval", **error_bars,
+        x[path], excess[path], errors[:, path], color=_PATH, marker="o", ms=6,
+        label="excess (bias-corrected distance), 95 % interval", **bars,
     )  # fmt: skip
     if aside.any():
-        axes.plot(x[aside], null[aside], "_", color=MUTED, ms=9, mew=1.5)
+        axes.plot(x[aside], distance[aside], "_", color=MUTED, ms=9, mew=1.2)
+        axes.plot(x[aside], null[aside], ls="", marker=".", color=MUTED, ms=4)
         axes.errorbar(
-            x[aside], distance[aside], errors[:, aside], color=_SKIP, marker="D", ms=6, ls="",
-            label="distance at a skip", **error_bars,
+            x[aside], excess[aside], errors[:, aside], color=_SKIP, marker="D", ms=6, ls="",
+            label="excess at a skip", **bars,
         )  # fmt: skip
+    hollow = ~clear & ~np.isnan(excess)
+    axes.plot(
+        x[hollow], excess[hollow], ls="", marker=".", ms=5, mfc="white", mec="white", zorder=4
+    )
 
 
 def _skip_pairs(rows: pd.DataFrame, names: Sequence[str]) -> list[tuple[int, int, str]]:

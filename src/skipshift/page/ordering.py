@@ -114,7 +114,7 @@ def layer_order(layers: pd.DataFrame) -> list[str]:
 
 
 def excesses(layers: pd.DataFrame) -> pd.DataFrame:
-    """Excess of one pair of domains, mean over runs: rows (encoder, variant), columns layers."""
+    """Excess of one pair of domains: rows (encoder, variant), columns layers."""
     wide = layers.pivot_table(
         index=["encoder", "variant"], columns="layer", values="excess", sort=False
     )

@@ -2,45 +2,108 @@
 
 from collections.abc import Mapping
 
+import numpy as np
 import pandas as pd
 
 from skipshift.names import listed
+from skipshift.page.wording import counted
+from skipshift.statistics.layer_tests import ALPHA, is_clear
 
-LEVEL = 0.025
-"""Significance level of a layer, one-sided, which corresponds to a 95 % interval."""
 
-
-def profile_verdict(rows: pd.DataFrame, skips: tuple[int, ...] | None, smallest_p: float) -> str:
-    """Say in two sentences where the shift is largest, which skips pass it on, and how sure.
+def profile_verdict(rows: pd.DataFrame) -> str:
+    """Say in two sentences where the excess is largest, and how sure that is.
 
     Parameters
     ----------
     rows
         Columns of a profile's layers.csv, of one distance and one pooling.
-    skips
-        Skip levels that the network keeps; None where they are not known.
-    smallest_p
-        Smallest attainable p-value of the permutation test.
     """
-    known = rows.dropna(subset=["excess", "low", "p_adjusted"])
+    known = rows.dropna(subset=["excess", "p_adjusted"])
     if known.empty:
         return (
-            "No verdict is possible: it needs the null (noise floor), intervals and "
-            "permutations: draws of each, and at least 2 groups in the reference (for a "
-            "fingerprint 2 parts, and in the other set at least as many groups as in a part)."
+            "No verdict is possible: it needs the null (noise floor) and permutations: draws of "
+            "each, and at least 2 groups in the reference (for a fingerprint 2 parts, and in the "
+            "other set at least as many groups as in a part)."
         )
-    clear = known[known["p_adjusted"] < LEVEL]
+    if reason := no_verdict(known):
+        return f"No verdict is possible: {reason}. {_largest(known)}"
+    clear = known[is_clear(known)]
     if clear.empty:
-        return _no_shift(known, smallest_p)
+        return (
+            f"No shift is detected: no layer is significantly above its null (noise floor). "
+            f"{_largest(known)} A shift smaller than the interval cannot be ruled out."
+        )
     top = clear.iloc[int(clear["excess"].argmax())]
     return (
-        f"The shift is largest at {top['layer']}: its excess (bias-corrected distance) is "
-        f"{top['excess']:.2f} over a null (noise floor) of "
-        f"{top['null']:.2f} (95 % interval {top['low'] - top['null']:.2f} to "
-        f"{top['high'] - top['null']:.2f}, p = {top['p_adjusted']:.2g} after Holm's correction)"
-        f", and {len(clear)} of {len(rows)} layers are significantly above their nulls. "
-        f"{_passed_on(rows, set(clear['layer']), skips)}"
+        f"The excess (bias-corrected distance) is largest at {top['layer']}: {top['excess']:.2f}"
+        f"{_interval(top)}, {_chance(top, len(known))}, a distance of {top['distance']:.2f} beside "
+        f"a null (noise floor) of {top['null']:.2f}; {len(clear)} of {len(rows)} layers are "
+        f"significantly above their nulls. {_order(known, top)}"
     )
+
+
+def no_verdict(rows: pd.DataFrame) -> str:
+    """Say why no data of these groups could show a shift; empty where they could.
+
+    Parameters
+    ----------
+    rows
+        With ``groups`` and ``least_p``.
+    """
+    least, groups = rows["least_p"].iloc[0], rows["groups"].iloc[0]
+    return f"with {groups} groups no p can fall below {least:.2g}" * bool(least >= ALPHA)
+
+
+def not_behind(rows: pd.DataFrame, top: str) -> list[str]:
+    """Layers of a profile whose excess is not significantly smaller than that of the largest.
+
+    Parameters
+    ----------
+    rows
+        With ``layer`` and ``behind_low``, which is NaN where it is not known.
+    top
+        The layer of the largest excess.
+    """
+    others = rows[rows["layer"] != top]
+    return [str(layer) for layer in others["layer"][~(others["behind_low"] > 0)]]
+
+
+def order_known(rows: pd.DataFrame) -> bool:
+    """Whether there are intervals of the differences between layers."""
+    return bool(rows["behind_low"].notna().any())
+
+
+def _order(rows: pd.DataFrame, top: pd.Series) -> str:
+    if len(rows) == 1:
+        return "No other layer was measured."
+    if not order_known(rows):
+        return "With fewer than 3 groups in a set the order of layers is unknown."
+    if float(top["excess"]) < rows["excess"].max():
+        return "A layer that is not significantly above its null has a larger excess."
+    near = not_behind(rows, str(top["layer"]))
+    if not near:
+        return "That is more than in any other layer: no 95 % interval of a difference holds 0."
+    return (
+        f"Its order with {listed(near)} is uncertain: the 95 % intervals of the differences hold 0."
+    )
+
+
+def _largest(rows: pd.DataFrame) -> str:
+    top = rows.iloc[int(rows["excess"].argmax())]
+    return (
+        f"The largest excess is {top['excess']:.2f} at {top['layer']}{_interval(top)}, "
+        f"{_chance(top, len(rows))}."
+    )
+
+
+def _interval(row: pd.Series) -> str:
+    if np.isnan(row["low"]):
+        return " (fewer than 3 groups in a set give no interval)"
+    return f" (95 % interval {row['low']:.2f} to {row['high']:.2f})"
+
+
+def _chance(row: pd.Series, layers: int) -> str:
+    return f"p = {row['p_adjusted']:.2g} adjusted for {counted(layers, 'layer')}"
 
 
 def beyond_edges(outside: Mapping[str, float]) -> str:
@@ -49,36 +112,3 @@ def beyond_edges(outside: Mapping[str, float]) -> str:
         return ""
     layer = max(outside, key=outside.__getitem__)
     return f"Up to {outside[layer]:.1%} of a layer ({layer}) lies beyond the fingerprint's edges."
-
-
-def _no_shift(rows: pd.DataFrame, smallest_p: float) -> str:
-    top = rows.iloc[int(rows["excess"].argmax())]
-    said = (
-        f"No shift is detected: no layer is significantly above its null (noise floor), and the "
-        f"largest excess is {top['excess']:.2f} at {top['layer']} (p = {top['p_adjusted']:.2g} "
-        f"after Holm's correction for {len(rows)} layers)."
-    )
-    least = smallest_p * len(rows)
-    if least >= LEVEL:
-        return f"{said} With this few groups the corrected p cannot fall below {min(least, 1):.2g}."
-    return f"{said} A shift smaller than the intervals cannot be ruled out."
-
-
-def _passed_on(rows: pd.DataFrame, clear: set[str], skips: tuple[int, ...] | None) -> str:
-    named = set(rows["layer"])
-    if skips is None or (skips and not any(f"d{2**level}" in named for level in skips)):
-        return "Which skips pass it on is unknown, because no measured layer is known to read one."
-    if not skips:
-        return "The network has no skips that could pass it on."
-    rising = clear & set(rows["layer"][rows["excess"].diff() > 0])
-    passing = [level for level in skips if f"e{2**level}" in clear and f"d{2**level}" in rising]
-    if not passing:
-        return (
-            "No skip passes it on: the excess rises in no decoder block that reads a shifted skip."
-        )
-    names = listed(f"L{level}" for level in passing)
-    blocks = listed(f"d{2**level}" for level in passing)
-    return (
-        f"{names} {'passes' if len(passing) == 1 else 'pass'} it on: at {blocks} the excess is "
-        f"larger than in the layer before."
-    )

@@ -232,20 +232,20 @@ def _profile(folder: Path, results: StudyResults, pair: tuple[str, str]) -> dict
         shown[names[0]] = _keep(folder, names[0], violins(shift, layers), alt)
     label, one = _first_network(results, layers)
     figure = profile_figure(one, f"{label}: {pair[0]} against {pair[1]}")
-    alt = f"Distance between {words} in each layer of {label}, and its null (noise floor)."
+    alt = f"Excess, distance and null (noise floor) between {words} in each layer of {label}."
     shown[names[1]] = _keep(folder, names[1], figure, alt)
     return shown
 
 
 def _first_network(results: StudyResults, layers: pd.DataFrame) -> tuple[str, pd.DataFrame]:
-    """Label and rows of the first profiled run, in the order of the runs."""
-    keys = ["encoder", "variant", "fold", "seed"]
+    """Label and rows of the first profiled network, in the order of the runs."""
+    keys = ["encoder", "variant"]
     profiled = set(layers[keys].itertuples(index=False, name=None))
     ordered = results.runs[keys].itertuples(index=False, name=None)
-    run = next((run for run in ordered if run in profiled), min(profiled))
-    encoder, variant, fold, seed = run
-    one = layers[(layers[keys] == list(run)).all(axis=1)]
-    return f"{encoder} {variant}, fold {fold}, seed {seed}", one
+    network = next((network for network in ordered if network in profiled), min(profiled))
+    one = layers[(layers[keys] == list(network)).all(axis=1)]
+    runs = int(one["runs"].iloc[0])
+    return f"{' '.join(network)}" + (f", {runs} runs" if runs > 1 else ""), one
 
 
 def _pictures(folder: Path, results: StudyResults, spec: StudySpec) -> dict[str, PageFigure]:

@@ -15,6 +15,7 @@ from skipshift.names import seen_domain
 from skipshift.page.ordering import in_domain, of_classes, ordered_variants
 from skipshift.specs import StudySpec, read_spec
 from skipshift.statistics.comparisons import AWAY, compare
+from skipshift.statistics.layer_tests import over_runs
 from skipshift.statistics.scores import estimates, headline_class
 
 RUN_KEYS = (
@@ -60,7 +61,7 @@ class StudyResults:
     """Equivalence margin: the largest negligible difference of a score."""
 
     layers: pd.DataFrame | None = None
-    """Columns of layers.csv, or None without a profile."""
+    """Columns of profile.csv, all runs of a network joined, or None without a profile."""
 
     shift: pd.DataFrame | None = None
     """Columns of shift.parquet, or None without a profile."""
@@ -105,10 +106,19 @@ def read_results(folder: Path, spec: StudySpec) -> StudyResults:
         tests=compare(cases, spec.margin, homes) if tests is None else tests,
         margin=spec.margin,
         runs=read_runs(folder, spec),
-        layers=_optional(tables / "layers.csv", ["measure", "pooling"]),
+        layers=_layers(tables),
         shift=_optional(tables / "shift.parquet", ["distance", "pooling"]),
         warnings=_warnings(folder / records.CHECK),
     )
+
+
+def _layers(tables: Path) -> pd.DataFrame | None:
+    """Read the profile of each network; join layers.csv if it was not joined yet."""
+    kinds = ["measure", "pooling"]
+    if (tables / "profile.csv").exists():
+        return _optional(tables / "profile.csv", kinds)
+    layers = _optional(tables / "layers.csv", kinds)
+    return None if layers is None else over_runs(layers, None)
 
 
 def _warnings(path: Path) -> tuple[str, ...]:

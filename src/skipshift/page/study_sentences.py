@@ -1,12 +1,15 @@
 """Sentences about a study: headline, answers, where the shift enters, and the uncertainty."""
 
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from skipshift.names import BASELINE, listed
 from skipshift.page.comparison_sentences import claim, leading, tally
-from skipshift.page.ordering import excesses, grid, layer_order, of_pair, pairs_of
+from skipshift.page.ordering import excesses, grid, of_pair, pairs_of
+from skipshift.page.profile_sentences import no_verdict, not_behind
 from skipshift.page.study_results import StudyResults, headline_tests, tests_on
 from skipshift.page.wording import chance, counted, many, on_domains
 from skipshift.statistics.comparisons import (
@@ -18,11 +21,13 @@ from skipshift.statistics.comparisons import (
     LOWER,
     OPEN,
 )
+from skipshift.statistics.layer_tests import is_clear
 from skipshift.statistics.multiplicity import ALPHA
 
 TERMS = (
     "The null is the noise floor, the distance expected without a shift; the excess is the "
-    "bias-corrected distance, the distance minus its null."
+    "bias-corrected distance, for which the null is subtracted where noise adds (on the square), "
+    "so it is not their difference."
 )
 """Definition of null and excess, once on the page."""
 
@@ -65,16 +70,22 @@ def headline(results: StudyResults) -> str:
 
 
 def _short_entry(layers: pd.DataFrame) -> str:
-    """Name the layer with the largest excess in most of the networks that show a shift."""
-    table = excesses(layers)
-    clear = [network for network in table.index if _is_clear(_layer_means(layers, network))]
+    """Say in how many networks the shift is clear, and where it is surely the largest."""
+    networks = _networks(layers)
     reference, shifted = pairs_of(layers)[0]
+    clear = [rows for rows in networks.values() if is_clear(rows).any()]
     if not clear:
-        return f"No layer shows a shift from {reference} to {shifted} above the noise floor."
-    tops = table.loc[clear].idxmax(axis=1).value_counts()
-    of = f" in {tops.iloc[0]} of {len(table)} networks" if len(table) > 1 else ""
-    layer = _position(str(tops.index[0]))
-    return f"The shift from {reference} to {shifted} is largest at {layer}{of}."
+        known = pd.concat(networks.values())
+        return f"No layer shows a significant shift from {reference} to {shifted}{_because(known)}."
+    text = f"The shift from {reference} to {shifted} is above the noise floor"
+    if len(networks) > 1:
+        text += f" in {len(clear)} of {len(networks)} networks"
+    sure = pd.Series([_top(rows) for rows in clear if not _rivals(rows)], dtype=object)
+    if sure.empty:
+        return f"{text}; which layer shifts most is uncertain."
+    layer, number = sure.value_counts().index[0], int(sure.value_counts().iloc[0])
+    of = f" in {number} of them" if len(networks) > 1 else ""
+    return f"{text}, and surely largest at {_position(str(layer))}{of}."
 
 
 def _encoders(results: StudyResults) -> list[str]:
@@ -155,65 +166,88 @@ def entry(layers: pd.DataFrame) -> str:
     Parameters
     ----------
     layers
-        Columns of layers.csv, one pair of domains.
+        Columns of profile.csv, one pair of domains.
     """
-    table = excesses(layers).dropna(how="all")
+    networks = _networks(layers)
     reference, shifted = pairs_of(layers)[0]
-    if table.empty:
+    if not networks:
         return (
             f"Between {reference} and {shifted} the distances have no null, because a reference of "
             "one group cannot be split; without a null no layer can be named."
         )
-    tops = table.idxmax(axis=1)
-    encoders = table.index.get_level_values("encoder").nunique()
-    names = [f"{e} {v}" if encoders > 1 else str(v) for e, v in table.index]
-    means = [_layer_means(layers, network) for network in table.index]
-    networks_at = {
-        str(layer): [n for n, at in zip(names, tops, strict=True) if at == layer]
-        for layer in tops.unique()
-    }
+    names = list(networks)
+    tops = {name: _top(rows) for name, rows in networks.items() if is_clear(rows).any()}
+    flat = [name for name in names if name not in tops]
+    if not tops:
+        name, rows = next(iter(networks.items()))
+        return (
+            f"Between {reference} and {shifted} no layer is significantly above its null "
+            f"{_inside(flat, names)}{_because(rows)}. The largest excess in {name} is "
+            f"{_told(rows, str(rows['excess'].idxmax()))} at {rows['excess'].idxmax()}."
+        )
     at = "; ".join(
-        f"at {_position(layer)} {_inside(who, names)}" for layer, who in networks_at.items()
+        f"at {_position(layer)} {_inside([n for n, top in tops.items() if top == layer], names)}"
+        for layer in dict.fromkeys(tops.values())
     )
-    ranked = means[0].sort_values("excess", ascending=False, kind="stable")
-    top = ranked.iloc[0]
+    name, top = next(iter(tops.items()))
+    row = networks[name].loc[top]
     text = (
-        f"Between {reference} and {shifted} the excess is largest {at}."
-        f" In {names[0]} it is {top['excess']:.2f} there: a distance of {top['distance']:.2f}"
-        f" over a null of {top['null']:.2f}."
+        f"Between {reference} and {shifted} the excess is largest {at}. In {name} it is "
+        f"{_told(networks[name], top)} there: a distance of {row['distance']:.2f} beside a null of "
+        f"{row['null']:.2f}."
     )
-    if len(ranked) > 1:
-        text += f" The next is {ranked.index[1]} with {ranked['excess'].iloc[1]:.2f}."
-    flat = [n for n, mean in zip(names, means, strict=True) if not _is_clear(mean)]
-    near = [n for n, mean in zip(names, means, strict=True) if _is_tied(mean) and n not in flat]
     if flat:
         text += (
-            f" The interval of the highest layer reaches down to its null {_inside(flat, names)}."
+            f" No layer is significantly above its null {_inside(flat, names)}"
+            f"{_because(pd.concat([networks[name] for name in flat]))}."
         )
-    if near:
+    unsure = {n: _rivals(networks[n]) for n in tops if _rivals(networks[n])}
+    if unsure:
+        first, rivals = next(iter(unsure.items()))
         text += (
-            f" The intervals of the two highest layers overlap {_inside(near, names)},"
-            " so their order is uncertain."
+            f" The order of the largest layers is uncertain {_inside(list(unsure), names)}: in "
+            f"{first} the largest is not significantly larger than {listed(rivals)}."
         )
     return text
 
 
-def _layer_means(layers: pd.DataFrame, network: tuple[str, str]) -> pd.DataFrame:
-    """Mean over runs of the columns of layers.csv, one row per layer."""
-    rows = layers[(layers["encoder"] == network[0]) & (layers["variant"] == network[1])]
-    columns = ["distance", "null", "excess", "low", "high"]
-    return rows.groupby("layer")[columns].mean().reindex(layer_order(layers))
+def _networks(layers: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Rows of each network that has a null, by its name, indexed by layer."""
+    encoders = layers["encoder"].nunique()
+    found = {}
+    for encoder, variant in excesses(layers).dropna(how="all").index:
+        rows = layers[(layers["encoder"] == encoder) & (layers["variant"] == variant)]
+        name = f"{encoder} {variant}" if encoders > 1 else str(variant)
+        found[name] = rows.set_index("layer", drop=False)
+    return found
 
 
-def _is_clear(mean: pd.DataFrame) -> bool:
-    top = mean.sort_values("excess", ascending=False, kind="stable").iloc[0]
-    return bool(top["low"] > top["null"])
+def _top(rows: pd.DataFrame) -> str:
+    """Find the clear layer with the largest excess."""
+    return str(rows[is_clear(rows)]["excess"].idxmax())
 
 
-def _is_tied(mean: pd.DataFrame) -> bool:
-    ranked = mean.sort_values("excess", ascending=False, kind="stable")
-    lows, highs = ranked["low"] - ranked["null"], ranked["high"] - ranked["null"]
-    return len(ranked) > 1 and bool(highs.iloc[1] > lows.iloc[0])
+def _rivals(rows: pd.DataFrame) -> list[str]:
+    """Layers whose excess is not surely smaller than that of the largest clear layer."""
+    largest = str(rows["excess"].idxmax())
+    # differences are to the largest excess of all, which may belong to a layer that is not clear
+    return not_behind(rows, largest) if largest == _top(rows) else [largest]
+
+
+def _told(rows: pd.DataFrame, layer: str) -> str:
+    row: Any = rows.loc[layer]
+    known = "" if np.isnan(row["low"]) else f"95 % interval {row['low']:.2f} to {row['high']:.2f}, "
+    p = "p unknown" if np.isnan(row["p_adjusted"]) else f"adjusted p {chance(row['p_adjusted'])}"
+    return f"{row['excess']:.2f} ({known}{p})"
+
+
+def _because(rows: pd.DataFrame) -> str:
+    """Say why no p could be small or is known, if that is so for all rows; else nothing."""
+    if (rows["least_p"] >= ALPHA).all():
+        return f": {no_verdict(rows)}"
+    if rows["p_adjusted"].isna().all():
+        return ": their p is not known"
+    return ""
 
 
 def _inside(who: Sequence[str], everyone: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ from skipshift.page.ordering import Marks, excesses, grid, marks, ordered_varian
 from skipshift.page.study_results import StudyResults, tests_on
 from skipshift.page.wording import many
 from skipshift.statistics.comparisons import AWAY
+from skipshift.statistics.layer_tests import is_clear
 from skipshift.statistics.scores import EMPTY
 
 # Table II: trainable parameters for two classes.
@@ -186,12 +187,18 @@ def parameters(runs: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def excess_rows(layers: pd.DataFrame) -> list[dict[str, Any]]:
-    """Excess of every network in every layer for one pair of domains, and the largest of each."""
+    """Excess of every network in every layer for one pair of domains, and which are clear."""
     table = excesses(layers)
-    return [
-        {**head, "excess": list(values), "top": max(values)}
-        for head, values in zip(labelled(table.index), table.to_numpy(), strict=True)
-    ]
+    clear = excesses(layers.assign(excess=is_clear(layers).astype(float))) == 1
+    lines = []
+    for network, head in zip(table.index, labelled(table.index), strict=True):
+        top = table.loc[network].where(clear.loc[network]).max()
+        cells = [
+            {"value": value, "clear": shown, "top": shown and value == top}
+            for value, shown in zip(table.loc[network], clear.loc[network], strict=True)
+        ]
+        lines.append({**head, "cells": cells})
+    return lines
 
 
 def training(runs: pd.DataFrame) -> list[dict[str, Any]]:

@@ -1,11 +1,11 @@
 """Distances, noise floor, intervals and p-values of one layer, from histograms of groups."""
 
 import os
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, reduce
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,151 +15,295 @@ from skipshift.specs import ProfileSpec
 from skipshift.statistics.distances import (
     DISTANCES,
     add_counts,
-    between,
     channel_range,
     freedman_diaconis,
     joint_range,
+    of_frequencies,
 )
+from skipshift.statistics.excess import (
+    Excess,
+    excess_of,
+    matching_sizes,
+    noise_of,
+    noise_of_bins,
+)
+from skipshift.statistics.layer_tests import statistic
 from skipshift.statistics.resampling import (
+    Comparisons,
     Groups,
-    GroupWeights,
-    bootstrap,
-    centred_interval,
-    p_value,
+    Sides,
+    comparisons,
     permutations,
-    splits,
+    sample,
+    smallest_p,
 )
-from skipshift.statistics.two_sample import TWO_SAMPLE_STATISTICS, PooledSample
+from skipshift.statistics.two_sample import TWO_SAMPLE_STATISTICS, PooledSample, mmd_kernel
 
 Blocks = Sequence[npt.NDArray[np.floating]]
 """Features of a set, each block (n, K, D): K positions and D channels of each of n images."""
 
-Measure = Callable[[GroupWeights], dict[str, npt.NDArray[np.float64]]]
-"""Group weights of draws -> values (draws, D) by name of the distance."""
+Counts = npt.NDArray[np.integer]
+"""(G, D, B): values of each group, channel and bin."""
+
+Floats = npt.NDArray[np.floating]
 
 _CELLS = 2**18
-"""Counts per matrix product: few enough to stay in the processor's cache."""
+"""Frequencies per matrix product: few enough to stay in the processor's cache."""
 
 
 @dataclass(frozen=True)
 class Draws:
-    """All comparisons between groups that a profile makes, drawn once for all layers."""
+    """Groups of two sets, and what of them is drawn for every layer alike."""
 
     groups: Groups
     group_index: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
     """Index in `groups` of each image's group, for the reference and the shifted set."""
 
-    weights: Mapping[str, GroupWeights]
-    """``observed``, the sets as they are; ``null``, ``matched``, ``bootstrap``, ``permuted``."""
+    spec: ProfileSpec
+    """Numbers of draws and their seed."""
+
+    permuted: Sides | None
+    """Permutations, the same for all layers and for all networks that see these groups."""
 
     @property
     def smallest_p(self) -> float:
-        """Smallest attainable p: fraction of permutations that keep the sets intact, or NaN."""
-        if "permuted" not in self.weights:
-            return np.nan
-        moved = self.weights["permuted"][1]
-        same, mirrored = ((moved == row).all(1) for row in (moved[0], 1 - moved[0]))
-        return float((same | mirrored).mean())
+        """Smallest attainable p; NaN without permutations."""
+        return (
+            np.nan if self.permuted is None else smallest_p(self.groups, len(self.permuted[0]) - 1)
+        )
+
+    @property
+    def has_null(self) -> bool:
+        """Whether there is a null: it is drawn, and the reference has groups to split."""
+        return bool(self.spec.null_draws) and self.groups.sizes[0] > 1
+
+    def comparisons(self, sizes: tuple[int, int] | None = None) -> Comparisons:
+        """Draw the comparisons for the excess, of ``sizes`` groups if those of the sets differ."""
+        rng = np.random.default_rng((self.spec.seed, 1))
+        return comparisons(self.groups, sizes, self.spec.null_draws, rng)
 
 
 def draw(
     labels: tuple[npt.NDArray[np.generic], npt.NDArray[np.generic]], spec: ProfileSpec
 ) -> Draws:
-    """Draw splits, resamples and permutations of the groups that label the images of two sets.
+    """Draw the permutations of the groups that label the images of two sets.
 
-    A reference of a single group cannot be split: then only the observed sets are compared.
+    A reference of a single group has neither null nor p: then only the sets are compared.
     """
-    rng = np.random.default_rng(spec.seed)
-    drawn = spec.null_draws or spec.bootstrap_draws or spec.permutation_draws
-    if not drawn and set(spec.distances) <= set(DISTANCES):
+    sides = [np.unique(side, return_inverse=True, return_counts=True) for side in labels]
+    alike = all((counts == counts[0]).all() for _, _, counts in sides)
+    drawn = spec.null_draws or spec.permutation_draws
+    if alike and not drawn and set(spec.distances) <= set(DISTANCES):
         # without draws, counts by group are not needed
-        labels = (np.zeros(len(labels[0])), np.zeros(len(labels[1])))
-    (first, a), (second, b) = (np.unique(side, return_inverse=True) for side in labels)
-    groups = Groups(first, second)
-    weights = {"observed": permutations(groups, 0, rng)}
-    if len(first) > 1:
-        if spec.null_draws:
-            weights["null"], weights["matched"] = splits(groups, spec.null_draws, rng)
-        if spec.bootstrap_draws:
-            weights["bootstrap"] = bootstrap(groups, spec.bootstrap_draws, rng)
-        if spec.permutation_draws:
-            weights["permuted"] = permutations(groups, spec.permutation_draws, rng)
-    return Draws(groups, (a, b + len(first)), weights)
+        groups = Groups(np.zeros(1), np.ones(1))
+        return Draws(groups, (0 * sides[0][1], 0 * sides[1][1] + 1), spec, None)
+    groups, permuted = Groups(sides[0][0], sides[1][0]), None
+    if groups.sizes[0] > 1 and spec.permutation_draws:
+        rng = np.random.default_rng((spec.seed, 0))
+        permuted = permutations(groups, spec.permutation_draws, rng)
+    return Draws(groups, (sides[0][1], sides[1][1] + groups.sizes[0]), spec, permuted)
 
 
 @dataclass(frozen=True)
 class Compared:
-    """One distance between two sets in one layer; NaN where nothing was drawn."""
+    """One distance between two sets in one layer."""
 
-    value: npt.NDArray[np.float64]
+    value: Floats
     """(D,), or (1,) for a distance of the layer as a whole."""
 
-    null: npt.NDArray[np.float64]
-    """Same shape: noise floor, the expected distance without a shift."""
+    null: Floats
+    """Same shape: noise floor, the expected distance without a shift; NaN without a null."""
 
-    low: float
-    high: float
-    p: float
+    excess: Excess | None = None
+    """None without a null."""
+
+    permuted: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    """(1 + draws,): what p compares, of the sets and of each permutation; empty without any."""
 
 
 def compare(a: Blocks, b: Blocks, draws: Draws, spec: ProfileSpec) -> dict[str, Compared]:
-    """Compare a layer's features of the reference and of the shifted set, distance by distance.
-
-    The excess (bias-corrected distance) is estimated at the sample sizes of `splits`: the distance
-    between the sets minus that within the reference, for the same numbers of groups. The null of
-    the whole sets is their distance minus this excess.
-    """
-    return _compared(list(_measures(a, b, draws, spec)), draws)
-
-
-def compare_counts(
-    counts: npt.NDArray[np.integer],
-    width: npt.NDArray[np.float64],
-    draws: Draws,
-    names: Sequence[str],
-) -> dict[str, Compared]:
-    """Compare a layer's histograms (G, D, B) of all groups, with bins of ``width`` (D,)."""
-    return _compared([lambda samples: _of_counts(counts, samples, names, width)], draws)
-
-
-def _compared(measures: Sequence[Measure], draws: Draws) -> dict[str, Compared]:
-    drawn: dict[str, dict[str, npt.NDArray[np.float64]]] = defaultdict(dict)
-    for kind, samples in draws.weights.items():
-        for measure in measures:
-            for name, values in measure(samples).items():
-                drawn[name][kind] = values
-    return {name: _summary(name, values) for name, values in drawn.items()}
-
-
-def _summary(name: str, drawn: Mapping[str, npt.NDArray[np.float64]]) -> Compared:
-    value = drawn["observed"][0]
-    null, ends = np.full(value.shape, np.nan), np.full(2, np.nan)
-    if "null" in drawn:
-        null = value - (drawn["matched"].mean(0) - drawn["null"].mean(0))
-    if "bootstrap" in drawn:
-        ends = np.stack(centred_interval(value.mean(), drawn["bootstrap"].mean(1)))
-        if name in DISTANCES:
-            ends = np.clip(ends, 0, DISTANCES[name].most)
-    p = p_value(drawn["permuted"].mean(1)) if "permuted" in drawn else np.nan
-    return Compared(value, null, float(ends[0]), float(ends[1]), p)
-
-
-def _measures(a: Blocks, b: Blocks, draws: Draws, spec: ProfileSpec) -> Iterator[Measure]:
+    """Compare a layer's features of the reference and of the shifted set, distance by distance."""
+    found: dict[str, Compared] = {}
     names = [name for name in spec.distances if name in DISTANCES]
     if names:
-        counts, width = _group_counts(a, b, draws, spec)
-        yield lambda samples: _of_counts(counts, samples, names, width)
+        found |= compare_counts(*_group_counts(a, b, draws, spec), draws, names)
     by_layer = [name for name in spec.distances if name in TWO_SAMPLE_STATISTICS]
     if by_layer:
         means = np.concatenate([block.mean(1, dtype=np.float64) for block in (*a, *b)])
         pool = PooledSample(means, np.concatenate(draws.group_index), draws.groups)
-        statistics = {name: TWO_SAMPLE_STATISTICS[name](pool) for name in by_layer}
-        yield lambda samples: {name: of(samples)[:, None] for name, of in statistics.items()}
+        found |= {name: _compare_images(name, pool, draws) for name in by_layer}
+    return found
 
 
-def _group_counts(
-    a: Blocks, b: Blocks, draws: Draws, spec: ProfileSpec
-) -> tuple[npt.NDArray[np.integer], npt.NDArray[np.float64]]:
+def compare_counts(
+    counts: Counts, width: Floats, draws: Draws, names: Sequence[str]
+) -> dict[str, Compared]:
+    """Compare a layer's histograms (G, D, B) of all groups, with bins of ``width`` (D,)."""
+    groups = draws.groups
+    values = _of_sets(counts, groups, names, width)
+    nothing = np.full(counts.shape[1], np.nan)
+    if not draws.has_null and draws.permuted is None:
+        return {name: Compared(value, nothing) for name, value in values.items()}
+    family = {name: _FAMILIES[DISTANCES[name].cumulated] for name in names}
+    tables = {of: _table(counts, of) for of in dict.fromkeys(family.values())}
+    permuted = {of: _statistic(table, draws) for of, table in tables.items()}
+    if not draws.has_null:
+        return {n: Compared(v, nothing, None, permuted[family[n]]) for n, v in values.items()}
+    plan = draws.comparisons(matching_sizes(_table(counts, _plain), groups))
+    drawn = _of_draws(counts, plan.sides, names, width)
+    found = {}
+    for name, of in family.items():
+        noise, bias = noise_of(tables[of], plan.whole, groups), _bias(counts, plan, name)
+        excess, null = excess_of(plan, drawn[name], noise, DISTANCES[name].scale, bias)
+        found[name] = Compared(values[name], null, excess, permuted[of])
+    return found
+
+
+def _compare_images(name: str, pool: PooledSample, draws: Draws) -> Compared:
+    of = TWO_SAMPLE_STATISTICS[name](pool)
+    value, nothing = of(sample(draws.groups)), np.full(1, np.nan)
+    if name == "cka":
+        return Compared(value, nothing)
+    kernel = mmd_kernel(pool) if name == "mmd" else None
+    if kernel is not None:
+        permuted = _statistic(kernel, draws)
+    else:
+        permuted = np.empty(0) if draws.permuted is None else of(draws.permuted)
+    if not draws.has_null:
+        return Compared(value, nothing, None, permuted)
+    plan = draws.comparisons()
+    noise, power = np.ones(len(plan.whole[0])), 1
+    if kernel is not None:  # the square is a quadratic form; the others are linear
+        noise, power = noise_of(kernel, plan.whole, draws.groups), 2
+    excess, null = excess_of(plan, of(plan.sides)[:, None], noise, power)
+    return Compared(value, null, excess, permuted)
+
+
+def _statistic(table: npt.NDArray[np.float64], draws: Draws) -> npt.NDArray[np.float64]:
+    if draws.permuted is None:
+        return np.empty(0)
+    return statistic(table, draws.permuted, draws.groups)
+
+
+def _bias(counts: Counts, plan: Comparisons, name: str) -> npt.NDArray[np.float64] | float:
+    """Estimate what noise adds to each channel under the shift beyond that to the null, (D,).
+
+    0 where it is not known: for distances without a bias, and where groups weigh otherwise in twin
+    and null (more of one set, thinned in neither).
+    """
+    bias = DISTANCES[name].bias
+    if bias is None or not plan.alike or min(plan.sizes) < 2:
+        return 0.0
+
+    def of(part: slice) -> Floats:
+        shares = _shares(counts, part)
+        noise = noise_of_bins(shares, plan.groups, plan.sizes)
+        twin, null = (
+            bias(*_weighted(shares, sides), noise).mean(0) for sides in (plan.twin, plan.null)
+        )
+        return np.asarray(twin - null)
+
+    rows = len(plan.twin[0]) + len(plan.null[0])
+    return np.concatenate(_by_channels(counts, rows, of)).astype(np.float64)
+
+
+def _plain(shares: Floats) -> Floats:
+    return shares
+
+
+def _like_hellinger(shares: Floats) -> Floats:
+    """Frequencies whose products are H^2 near no shift: sum (P - Q)^2 / 8 M + ..., M their mean.
+
+    With (M + 1 / B) / 2 for M, since 1 / M of sparse bins depends on which groups fill them.
+    """
+    mean = shares.mean(0)
+    return np.asarray((shares - mean) / np.sqrt(4 * (mean + 1 / shares.shape[2])))
+
+
+def _cumulated(shares: Floats) -> Floats:
+    return np.cumsum(shares - shares.mean(0), -1, dtype=shares.dtype)
+
+
+_FAMILIES: Mapping[bool, Callable[[Floats], Floats]] = {False: _like_hellinger, True: _cumulated}
+"""Features whose products test a distance, by whether it reads cumulated frequencies."""
+
+
+def _table(counts: Counts, of: Callable[[Floats], Floats]) -> npt.NDArray[np.float64]:
+    """Products of groups' features (G, G), mean over channels."""
+
+    def products(part: slice) -> Floats:
+        flat = of(_shares(counts, part)).reshape(len(counts), -1)
+        return flat @ flat.T
+
+    parts = _by_channels(counts, len(counts), products)
+    return np.asarray(sum(part.astype(np.float64) for part in parts) / counts.shape[1])
+
+
+def _of_sets(
+    counts: Counts, groups: Groups, names: Sequence[str], width: Floats
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Distance of each channel between the sets, in float64: exactly 0 between equal ones."""
+    own = groups.sizes[0]
+    p, q = (_mean_of_groups(side) for side in (counts[:own], counts[own:]))
+    return {name: of_frequencies(p, q, name, width) for name in names}
+
+
+def _mean_of_groups(counts: Counts) -> npt.NDArray[np.float64]:
+    totals = counts[:, 0].sum(-1)
+    alike = {total: np.flatnonzero(totals == total) for total in np.unique(totals)}
+    sums = (
+        reduce(np.add, (counts[g] for g in own), np.zeros(counts.shape[1:], np.int64)) / total
+        for total, own in alike.items()
+    )
+    return np.asarray(sum(sums) / len(counts))
+
+
+def _of_draws(
+    counts: Counts, sides: Sides, names: Sequence[str], width: Floats
+) -> dict[str, Floats]:
+    """Distances (draws, D) of each name."""
+
+    def of(part: slice) -> list[Floats]:
+        p, q = _weighted(_shares(counts, part), sides)
+        return [of_frequencies(p, q, name, width[part]) for name in names]
+
+    parts = zip(*_by_channels(counts, len(sides[0]), of), strict=True)
+    return {
+        name: np.concatenate(values, 1).astype(np.float64)
+        for name, values in zip(names, parts, strict=True)
+    }
+
+
+def _by_channels(counts: Counts, rows: int, work: Callable[[slice], Any]) -> list[Any]:
+    """Do work on slices of channels, of ``rows`` histograms each, in threads."""
+    channels, bins = counts.shape[1:]
+    step = max(1, _CELLS // (bins * rows))
+    parts = [slice(start, start + step) for start in range(0, channels, step)]
+    # products of few channels are too small to parallelise, so threads take channels instead
+    with _blas().limit(limits=1), ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(work, parts))
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    """Find the BLAS libraries once, because it takes milliseconds."""
+    return ThreadpoolController().select(user_api="blas")
+
+
+def _shares(counts: Counts, part: slice) -> npt.NDArray[np.float32]:
+    """Frequencies (G, D, B) of some channels, of each group by itself."""
+    totals = counts[:, :1].sum(-1, keepdims=True)
+    return np.asarray(np.divide(counts[:, part], totals, dtype=np.float32))
+
+
+def _weighted(shares: Floats, sides: Sides) -> tuple[Floats, Floats]:
+    """Mean frequencies of both sides in each draw, (draws, D, B)."""
+    flat = shares.reshape(len(shares), -1)
+    p, q = ((s.astype(shares.dtype) @ flat).reshape(-1, *shares.shape[1:]) for s in sides)
+    return p, q
+
+
+def _group_counts(a: Blocks, b: Blocks, draws: Draws, spec: ProfileSpec) -> tuple[Counts, Floats]:
     """(G, D, B) counts of all groups over the joint range of both sets, and the width of bins."""
     channels = a[0].shape[2]
     flat = [block.reshape(-1, channels) for block in (*a, *b)]
@@ -176,46 +320,3 @@ def _group_counts(
         add_counts(counts, block, index[start : start + len(block)], low, high)
         start += len(block)
     return counts, (high - low) / bins
-
-
-def _of_counts(
-    counts: npt.NDArray[np.integer],
-    samples: GroupWeights,
-    names: Sequence[str],
-    width: npt.NDArray[np.float64],
-) -> dict[str, npt.NDArray[np.float64]]:
-    draws, (_, channels, bins) = len(samples[0]), counts.shape
-    sums = max(float((side @ counts[:, 0].sum(-1)).max()) for side in samples)
-    # sums of integers are exact in float32 up to 2^24, in half the time
-    kind = np.float32 if sums < 2**24 and draws > 1 else np.float64
-    values = {name: np.empty((draws, channels)) for name in names}
-    step = max(1, _CELLS // (bins * draws))
-
-    def fill(start: int) -> None:
-        part = slice(start, start + step)
-        p, q = (_weighted(side, counts[:, part], kind) for side in samples)
-        for name in names:
-            values[name][:, part] = between(p, q, name, width[part])
-
-    # products of few channels are too small to parallelise, so threads take channels instead
-    with _blas().limit(limits=1), ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(fill, range(0, channels, step)))
-    return values
-
-
-@cache
-def _blas() -> ThreadpoolController:
-    """Find the BLAS libraries once, because it takes milliseconds."""
-    return ThreadpoolController().select(user_api="blas")
-
-
-def _weighted(
-    weights: npt.NDArray[np.float64], counts: npt.NDArray[np.integer], kind: type[np.floating]
-) -> npt.NDArray[np.floating]:
-    """Sum the counts (G, D, B) of all groups in each draw: (draws, D, B)."""
-    used = np.flatnonzero(weights.any(0))
-    own = slice(used[0], used[-1] + 1)
-    if (weights[:, own] == 1).all():  # the observed sample needs no product
-        return np.asarray(counts[own].sum(0, dtype=kind)[None])
-    flat = counts[own].astype(kind).reshape(own.stop - own.start, -1)
-    return (weights[:, own].astype(kind) @ flat).reshape(-1, *counts.shape[1:])

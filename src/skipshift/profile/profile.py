@@ -23,14 +23,21 @@ class Profile:
 
     layers: pd.DataFrame
     """One row per layer in depth order, for each distance and pooling of the spec:
-    ``layer, depth, distance, null, excess, low, high, p, p_adjusted, measure, pooling``.
+    ``layer, depth, distance, null, excess, low, high, p, p_adjusted, behind, behind_low,
+    behind_high, groups, least_p, measure, pooling``.
 
-    ``distance`` is the mean over channels (eq. 10). ``null`` is the noise floor: the distance
-    expected without a shift, from splits of the reference. ``excess`` is their difference, the
-    bias-corrected distance. ``low`` and ``high`` are a 95 % interval of ``distance`` by bootstrap
-    over groups. ``p`` is that of a permutation test of the groups' domains, ``p_adjusted`` the same
-    corrected for all layers (Holm 1979). ``measure`` names the distance. With a single group in the
-    reference all but ``distance`` is NaN.
+    ``distance`` is the mean over channels (eq. 10), of the mean histograms of groups. ``null`` is
+    the noise floor: what it would be without a shift, measured on both sets mixed. ``excess``
+    estimates the distance of the populations: the null is subtracted where noise adds, for most
+    distances on the square, so it is not ``distance`` minus ``null``, and can be negative. ``low``
+    and ``high`` are its 95 % interval, from leaving out one group at a time. ``p`` is that of a
+    permutation test of the groups' domains, ``p_adjusted`` the same for all layers together
+    (step-down max-T): below 0.05 a layer is clear of its null. ``behind`` is how much larger the
+    largest excess is, with its 95 % interval. ``groups`` counts those of both sets, ``least_p`` is
+    the smallest p that they allow. ``measure`` names the distance.
+
+    With a single group in the reference there is nothing but ``distance``, with fewer than 3 groups
+    in a set no interval.
     """
 
     channels: pd.DataFrame
@@ -50,6 +57,10 @@ class Profile:
     """Layer -> fraction of values beyond the edges of a fingerprint, the larger of both sets; empty
     if the edges are the joint range of both sets."""
 
+    evidence: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False, compare=False)
+    """What several runs of one network are joined by, a row per row of `layers`; not saved:
+    ``layer, measure, pooling, groups, permuted, squares, kinds, power``."""
+
     def of(self, measure: str | None = None, pooling: str | None = None) -> pd.DataFrame:
         """Rows of `layers` of one distance and one pooling, the first of the spec by default.
 
@@ -66,18 +77,17 @@ class Profile:
         return rows.reset_index(drop=True)
 
     def verdict(self) -> str:
-        """Say in two sentences where the shift is largest and which skips pass it on.
+        """Say in two sentences where the excess is largest, and how sure that is.
 
-        A layer is significant if its ``p_adjusted`` is below 0.025. A skip passes the shift on if
-        its encoder stage and decoder block are significant and the excess rises at that block. The
-        first distance and pooling are used.
+        A layer counts if `skipshift.statistics.layer_tests.is_clear` of its null. The first
+        distance and pooling are used.
         """
-        return profile_verdict(self.of(), self.skips, self.smallest_p)
+        return profile_verdict(self.of())
 
     def plot(
         self, label: str = "", measure: str | None = None, pooling: str | None = None
     ) -> "Figure":
-        """Draw distance, interval, null and excess of each layer.
+        """Draw excess, interval, distance and null of each layer.
 
         `ArgumentError` if the distance or pooling was not measured.
         """

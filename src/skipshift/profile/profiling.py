@@ -1,8 +1,9 @@
 """Profile a network between two sets, given as images, pooled features or fingerprints."""
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from string import ascii_lowercase
 from typing import Any
 
@@ -18,11 +19,12 @@ from skipshift.networks.features import Features, Groups, Images, batches_of, co
 from skipshift.networks.layers import Layers
 from skipshift.profile.counting import fingerprint_like
 from skipshift.profile.fingerprints import Fingerprint
-from skipshift.profile.layerwise import Compared, compare, compare_counts, draw
+from skipshift.profile.layerwise import Compared, Draws, compare, compare_counts, draw
 from skipshift.profile.profile import Profile
+from skipshift.records import PROFILE_LAYERS, TABLE_COLUMNS
 from skipshift.specs import ProfileSpec
 from skipshift.statistics.distances import DISTANCES
-from skipshift.statistics.resampling import holm
+from skipshift.statistics.layer_tests import layer_table
 
 
 def profile_shift(
@@ -45,7 +47,7 @@ def profile_shift(
         Source and target domain: arrays (N, C, H, W), of volumes (N, C, D, H, W), or loaders; uint8
         is divided by 255, floats are used as they are. Either may be a `Fingerprint` of this
         network: then its edges, layers, bins and pooling apply, images must be preprocessed as it
-        says, and parts replace groups in resampling and permutations; left-over groups that fill no
+        says, and parts replace groups as units; left-over groups that fill no
         part are not used.
     layers
         Names, addresses or patterns (`layers_of`). By default, for known architectures, encoder
@@ -53,8 +55,8 @@ def profile_shift(
         last module at each size of the feature maps.
     groups
         Group label of each image in the reference and in the shifted set; by default each image is
-        its own group. Groups with the same label in both sets are pairs: resampled together,
-        swapped in permutations, and never compared with each other in the null.
+        its own group. Groups count alike, whatever their images. Groups with the same label in
+        both sets are pairs: left out together and swapped in permutations.
 
     Returns
     -------
@@ -132,7 +134,7 @@ def profile_features(
                     f"got {widths[0]} and {widths[1]}"
                 )
             compared.append((pooling, name, compare(a, b, draws, spec)))
-    return Profile(*_tables(compared, spec), spec, skips, draws.smallest_p)
+    return _profile(compared, draws, spec, skips)
 
 
 def profile_fingerprints(
@@ -157,7 +159,7 @@ def profile_fingerprints(
     sizes = len(reference.groups), len(shifted.groups)
     drawn = spec
     if min(*reference.groups, *shifted.groups) < making.part:
-        drawn = replace(spec, null_draws=0, bootstrap_draws=0, permutation_draws=0)
+        drawn = replace(spec, null_draws=0, permutation_draws=0)
     draws = draw((np.arange(sizes[0]), sizes[0] + np.arange(sizes[1])), drawn)
     parts = np.concatenate([reference.counts, shifted.counts])
     index = np.concatenate(draws.group_index)
@@ -168,42 +170,56 @@ def profile_fingerprints(
         for name, own in reference.layers()
     ]
     outside = {n: max(share, shifted.outside()[n]) for n, share in reference.outside().items()}
-    return Profile(*_tables(compared, spec), spec, skips, draws.smallest_p, outside)
+    return replace(_profile(compared, draws, spec, skips), outside=outside)
 
 
-def _tables(
-    compared: Iterable[tuple[str, str, Mapping[str, Compared]]], spec: ProfileSpec
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Tables of layers and of channels, from (pooling, layer, distances)."""
-    layers, channels = [], []
-    depths: Counter[str] = Counter()
-    for pooling, name, measured in compared:
-        depths[pooling] += 1
-        for measure, one in measured.items():
-            kind = {"measure": measure, "pooling": pooling}
-            layers.append({"layer": name, "depth": depths[pooling], **_row(one), **kind})
+def _profile(
+    compared: Sequence[tuple[str, str, Mapping[str, Compared]]],
+    draws: Draws,
+    spec: ProfileSpec,
+    skips: tuple[int, ...] | None,
+) -> Profile:
+    """Tables of layers, channels and evidence, from (pooling, layer, distances)."""
+    layers, channels, evidence = [], [], []
+    about: dict[str, Any] = {
+        "groups": "{} + {}".format(*draws.groups.sizes),
+        "least_p": draws.smallest_p,
+    }
+    for pooling, measure in product(spec.pooling, spec.distances):
+        family = [(name, found[measure]) for at, name, found in compared if at == pooling]
+        kind = {"measure": measure, "pooling": pooling}
+        table = layer_table([one.excess for _, one in family], [one.permuted for _, one in family])
+        names = [name for name, _ in family]
+        table = table.assign(layer=names, depth=np.arange(len(names)) + 1, **about, **kind)
+        for column in ("value", "null"):
+            means = [float(getattr(one, column).mean()) for _, one in family]
+            table["distance" if column == "value" else column] = means
+        layers.append(table[list(TABLE_COLUMNS[PROFILE_LAYERS])])
+        for depth, (name, one) in enumerate(family, 1):
+            evidence.append(_evidence(one, draws) | {"layer": name, **kind})
             if measure in DISTANCES:
-                rows = _channels(one)
-                channels.append(rows.assign(layer=name, depth=depths[pooling], **kind))
-    table = pd.DataFrame(layers).sort_values(
-        ["pooling", "measure"],
-        key=lambda column: column.map([*spec.pooling, *spec.distances].index),
-        kind="stable",
-        ignore_index=True,
-    )
-    adjusted = table.groupby(["measure", "pooling"])["p"].transform(lambda p: holm(p.to_numpy()))
-    table.insert(list(table).index("measure"), "p_adjusted", adjusted)
-    order = ["layer", "depth", "channel", "value", "null", "measure", "pooling"]
-    parts = (
-        pd.concat(channels, ignore_index=True)[order] if channels else pd.DataFrame(columns=order)
-    )
-    return table, parts
+                channels.append(_channels(one).assign(layer=name, depth=depth, **kind))
+    empty = pd.DataFrame(columns=list(TABLE_COLUMNS["channels.parquet"]))
+    parts = pd.concat(channels, ignore_index=True)[list(empty)] if channels else empty
+    whole = pd.concat(layers, ignore_index=True)
+    return Profile(whole, parts, spec, skips, draws.smallest_p, evidence=pd.DataFrame(evidence))
 
 
-def _row(layer: Compared) -> dict[str, float]:
-    distance, null = float(layer.value.mean()), float(layer.null.mean())
-    row = {"distance": distance, "null": null, "excess": distance - null}
-    return row | {"low": layer.low, "high": layer.high, "p": layer.p}
+def _evidence(layer: Compared, draws: Draws) -> dict[str, Any]:
+    """Keep what joins the runs of a network: a layer under permutations, and without each unit."""
+    labels = [draws.groups.reference, draws.groups.shifted]
+    told = repr([[str(label) for label in side] for side in labels])
+    squares: npt.NDArray[np.floating] = np.empty(0)
+    kinds, power = np.empty(0, np.int64), 1.0
+    if layer.excess is not None:
+        squares, kinds, power = layer.excess.squares, layer.excess.kinds, layer.excess.power
+    return {
+        "groups": hashlib.sha256(told.encode()).hexdigest()[:16],
+        "permuted": layer.permuted.astype(np.float32),
+        "squares": squares,
+        "kinds": kinds,
+        "power": power,
+    }
 
 
 def _channels(layer: Compared) -> pd.DataFrame:

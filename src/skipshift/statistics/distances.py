@@ -177,6 +177,15 @@ def _hellinger(p: Frequencies, q: Frequencies) -> Floats:
     return np.asarray(np.sqrt(np.minimum(_squares(roots) / 2, 1)))
 
 
+def _hellinger_bias(p: Frequencies, q: Frequencies, noise: Frequencies) -> Floats:
+    # H^2 = sum (p - q)^2 / 2 (sqrt p + sqrt q)^2 exactly, and (p - q)^2 has the noise too much
+    total = np.sqrt(p) + np.sqrt(q)
+    np.square(total, out=total)
+    return np.asarray(
+        np.divide(noise, 2 * total, out=np.zeros_like(total), where=total > 0).sum(-1)
+    )
+
+
 def _jensen_shannon(p: Frequencies, q: Frequencies) -> Floats:
     middle = (p + q) / 2
     bits = (_relative_entropy(p, middle) + _relative_entropy(q, middle)) / (2 * np.log(2))
@@ -234,16 +243,28 @@ class Distance:
     most: float = np.inf
     """Upper bound."""
 
+    scale: float = 2.0
+    """Power of the distance to which noise adds, so that the null is subtracted there.
+
+    Measured (docs/log.md); a divergence is a square already.
+    """
+
+    cumulated: bool = False
+    """Whether it reads cumulated frequencies."""
+
+    bias: Callable[[Frequencies, Frequencies, Frequencies], Floats] | None = None
+    """What noise adds to distance^2, (..., B) -> (...): of both sides, and the noise of a bin."""
+
 
 DISTANCES: Mapping[str, Distance] = {
-    "hellinger": Distance(_hellinger, most=1),
+    "hellinger": Distance(_hellinger, most=1, bias=_hellinger_bias),
     "jensen-shannon": Distance(_jensen_shannon, most=1),
-    "kullback-leibler": Distance(_kullback_leibler),
+    "kullback-leibler": Distance(_kullback_leibler, scale=1),
     "total-variation": Distance(_total_variation, most=1),
-    "kolmogorov-smirnov": Distance(_kolmogorov_smirnov, most=1),
-    "wasserstein": Distance(_wasserstein, 1.0),
-    "wasserstein-scaled": Distance(_scaled_wasserstein),
-    "energy": Distance(_energy, 0.5),
+    "kolmogorov-smirnov": Distance(_kolmogorov_smirnov, most=1, cumulated=True),
+    "wasserstein": Distance(_wasserstein, 1.0, cumulated=True),
+    "wasserstein-scaled": Distance(_scaled_wasserstein, cumulated=True),
+    "energy": Distance(_energy, 0.5, cumulated=True),
 }
 """Distances of a channel, from histograms over the joint range of both sets.
 
@@ -278,8 +299,16 @@ def between(
     -------
     (..., D)
     """
+    first, second = (np.asarray(side / side.sum(-1, keepdims=True)) for side in (p, q))
+    return of_frequencies(first, second, distance, width)
+
+
+def of_frequencies(
+    p: Frequencies, q: Frequencies, distance: str, width: Floats | float = 1.0
+) -> npt.NDArray[np.float64]:
+    """Distance as by `between`, of frequencies that add up to 1."""
     chosen = DISTANCES[distance]
-    value = chosen.of(p / p.sum(-1, keepdims=True), q / q.sum(-1, keepdims=True))
+    value = chosen.of(p, q)
     return np.asarray(value * np.power(width, chosen.power) if chosen.power else value)
 
 

@@ -1,7 +1,7 @@
 """Two-sample statistics of a layer: MMD, classifier AUC, GDV and CKA.
 
-The vector of an image is the mean over its positions. The pairwise table of all images is summed
-over groups once; every draw is then a quadratic form of group weights.
+The vector of an image is the mean over its positions. The pairwise table of all images is averaged
+over groups once; every draw is then a quadratic form of group weights. Groups count alike.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from scipy.spatial.distance import pdist, squareform
 
 from skipshift.errors import ArgumentError
-from skipshift.statistics.resampling import Groups, GroupWeights, Weights
+from skipshift.statistics.resampling import Groups, Sides, Weights
 
 Vectors = npt.NDArray[np.float64]
 """(M, D): one vector per image, the reference first."""
@@ -41,59 +41,66 @@ class PooledSample:
         order = np.random.default_rng(0).permutation(codes.max() + 1)
         return np.asarray(order[codes][self.group_index] % _FOLDS)
 
-    def summed(self, table: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Sum a pairwise table of images (M, M) to one of groups (G, G)."""
-        member = np.eye(sum(self.groups.sizes))[self.group_index]
+    @property
+    def images(self) -> npt.NDArray[np.int64]:
+        """(G,): number of images in each group."""
+        return np.bincount(self.group_index, minlength=sum(self.groups.sizes))
+
+    def averaged(self, table: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Average a pairwise table of images (M, M) to one of groups (G, G)."""
+        member = np.eye(sum(self.groups.sizes))[self.group_index] / self.images
         return np.asarray(member.T @ table @ member)
 
-    def images(self, weights: Weights) -> npt.NDArray[np.float64]:
-        """Count the images in each draw: (draws, G) -> (draws,)."""
-        return weights @ np.bincount(self.group_index, minlength=weights.shape[1])
 
-
-TwoSampleStatistic = Callable[[PooledSample], Callable[[GroupWeights], npt.NDArray[np.float64]]]
+TwoSampleStatistic = Callable[[PooledSample], Callable[[Sides], npt.NDArray[np.float64]]]
 """Takes the pooled sample once; returns a function of the draws, group weights -> (draws,)."""
 
 
-def _mmd(pool: PooledSample) -> Callable[[GroupWeights], npt.NDArray[np.float64]]:
+def mmd_kernel(pool: PooledSample) -> npt.NDArray[np.float64]:
+    """Kernel of MMD between groups, (G, G): its form of the difference of weights is MMD^2."""
     squared = _squared_distances(pool.vectors)
     median = np.median(squared[np.triu_indices_from(squared, 1)])
-    kernel = pool.summed(np.exp(-squared / (median or 1.0)))
+    return pool.averaged(np.exp(-squared / (median or 1.0)))
 
-    def of(samples: GroupWeights) -> npt.NDArray[np.float64]:
-        a, b = (side / pool.images(side)[:, None] for side in samples)
-        return np.sqrt(np.maximum(_form(a - b, kernel, a - b), 0))
+
+def _mmd(pool: PooledSample) -> Callable[[Sides], npt.NDArray[np.float64]]:
+    kernel = mmd_kernel(pool)
+
+    def of(samples: Sides) -> npt.NDArray[np.float64]:
+        gap = samples[0] - samples[1]
+        return np.sqrt(np.maximum(_form(gap, kernel, gap), 0))
 
     return of
 
 
-def _gdv(pool: PooledSample) -> Callable[[GroupWeights], npt.NDArray[np.float64]]:
+def _gdv(pool: PooledSample) -> Callable[[Sides], npt.NDArray[np.float64]]:
     spread = pool.vectors.std(0)
     scaled = (pool.vectors - pool.vectors.mean(0)) / np.where(spread > 0, 2 * spread, 1)
-    table = pool.summed(np.sqrt(_squared_distances(scaled) / scaled.shape[1]))
+    table = pool.averaged(np.sqrt(_squared_distances(scaled) / scaled.shape[1]))
 
-    def of(samples: GroupWeights) -> npt.NDArray[np.float64]:
-        a, b = samples
-        n, m = pool.images(a), pool.images(b)
+    def of(samples: Sides) -> npt.NDArray[np.float64]:
+        # an image is no pair with itself
+        same = [(side**2 / pool.images).sum(1) for side in samples]
         inner = [
-            _form(side, table, side) / np.maximum(count * (count - 1), 1)
-            for side, count in ((a, n), (b, m))
+            _form(side, table, side) / np.where(alone < 1, 1 - alone, 1)
+            for side, alone in zip(samples, same, strict=True)
         ]
-        return np.asarray(_form(a, table, b) / (n * m) - (inner[0] + inner[1]) / 2)
+        return np.asarray(_form(samples[0], table, samples[1]) - (inner[0] + inner[1]) / 2)
 
     return of
 
 
-def _auc(pool: PooledSample) -> Callable[[GroupWeights], npt.NDArray[np.float64]]:
+def _auc(pool: PooledSample) -> Callable[[Sides], npt.NDArray[np.float64]]:
     spread = pool.vectors.std(0)
     scaled = (pool.vectors - pool.vectors.mean(0)) / np.where(spread > 0, spread, 1)
     kernel = scaled @ scaled.T / scaled.shape[1]
 
-    def of(samples: GroupWeights) -> npt.NDArray[np.float64]:
-        a, b = (side[:, pool.group_index] for side in samples)
+    def of(samples: Sides) -> npt.NDArray[np.float64]:
+        a, b = (side[:, pool.group_index] / pool.images[pool.group_index] for side in samples)
         scores = np.zeros(a.shape)
-        # draws of the same images, such as permutations, share their factorisations
-        weights, which = np.unique(a + b, axis=0, return_inverse=True)
+        # draws of the same groups, such as permutations, share their factorisations
+        used = (samples[0] + samples[1] > 0) / pool.images * pool.images.mean()
+        weights, which = np.unique(used[:, pool.group_index], axis=0, return_inverse=True)
         for number, weight in enumerate(weights):
             rows = np.flatnonzero(which.ravel() == number)
             scores[rows] = _scores(kernel, pool.folds, weight, np.sign(b[rows] - a[rows]))
@@ -142,7 +149,7 @@ def _auc_of(scores: Vectors, a: Weights, b: Weights) -> float:
     return float(b[second] @ wins @ a[first] / (a.sum() * b.sum()))
 
 
-def _cka(pool: PooledSample) -> Callable[[GroupWeights], npt.NDArray[np.float64]]:
+def _cka(pool: PooledSample) -> Callable[[Sides], npt.NDArray[np.float64]]:
     split = len(pool.groups.reference)
     names = np.concatenate([pool.groups.reference, pool.groups.shifted])[pool.group_index]
     first, second = (
@@ -154,9 +161,9 @@ def _cka(pool: PooledSample) -> Callable[[GroupWeights], npt.NDArray[np.float64]
         raise ArgumentError("cka needs paired sets: the same groups, with equal numbers of images")
     x, y = (pool.vectors[side] @ pool.vectors[side].T for side in (first, second))
 
-    def of(samples: GroupWeights) -> npt.NDArray[np.float64]:
+    def of(samples: Sides) -> npt.NDArray[np.float64]:
         weights = samples[0][:, pool.group_index[first]]
-        paired = np.array_equal(weights, samples[1][:, pool.group_index[second]])
+        paired = np.allclose(weights, samples[1][:, pool.group_index[second]])
         paired &= not samples[0][:, split:].any()
         similar = [_cka_of(x, y, weight) for weight in weights] if paired else np.nan
         return np.broadcast_to(1 - np.asarray(similar), len(weights))
@@ -187,6 +194,8 @@ TWO_SAMPLE_STATISTICS: Mapping[str, TwoSampleStatistic] = {
     "cka": _cka,
 }
 """Statistics of a layer, from one vector per image.
+
+Every group counts alike, and so do its images.
 
 ``mmd``: maximum mean discrepancy (Gretton et al. 2012), biased estimator, with the kernel
 exp(-d^2 / m), m the median of d^2 over all pairs of images.

@@ -198,7 +198,7 @@ def _write_profiles(study: Study, run: Run, progress: Progress) -> None:
     reference = list(read_cases(_home(study, run), classes, crop))
     home = "+".join(dict.fromkeys(case.domain for case in reference))
     half = spec.profile.memory * 2**29
-    layers, channels = [], []
+    layers, channels, evidence = [], [], []
     with FeatureStore(half) as held:
         shown = progress(_stacks(reference, spec.profile), f"profile {run.name} {home}")
         base = _features(net, shown, spec.profile, held)
@@ -221,7 +221,9 @@ def _write_profiles(study: Study, run: Run, progress: Progress) -> None:
             layers.append(profile.layers.assign(**about))
             named = profile.channels.rename(columns={"measure": "distance"})
             channels.append(named.assign(**about))
-    for name, parts in (("shift.parquet", channels), ("layers.csv", layers)):
+            evidence.append(profile.evidence.assign(**about))
+    tables = {"shift.parquet": channels, "evidence.parquet": evidence, "layers.csv": layers}
+    for name, parts in tables.items():
         empty = pd.DataFrame(columns=list(records.TABLE_COLUMNS[name]))
         records.write_table(folder / name, pd.concat(parts) if parts else empty)
 

@@ -28,6 +28,7 @@ from skipshift.page.report import write_report
 from skipshift.progress import Progress, silent
 from skipshift.specs import ExecutionSpec, Precision, StudySpec, to_plain
 from skipshift.statistics.comparisons import AWAY, compare
+from skipshift.statistics.layer_tests import over_runs
 from skipshift.statistics.metric_scores import metric_scores
 from skipshift.statistics.scores import estimates, pooled_iou
 from skipshift.study.cluster import precision_of_tasks, run_tasks
@@ -306,6 +307,7 @@ def gather(study: Study, runs: Sequence[Run]) -> None:
     for name in ("cases.parquet", "shift.parquet", "layers.csv"):
         parts = [records.read_table(study.folder(run) / name) for run in runs]
         tables[name] = pd.concat(parts, ignore_index=True)
+    tables["profile.csv"] = over_runs(tables["layers.csv"], _evidence(study, runs))
     homes = list(study.folds["domain"].unique())
     if study.spec.leave_one_domain_out:
         homes = [seen_domain(domain) for domain in homes]
@@ -320,3 +322,11 @@ def gather(study: Study, runs: Sequence[Run]) -> None:
     tables["tests.csv"] = compare(tables["cases.parquet"], study.spec.margin, homes)
     for name, table in tables.items():
         records.write_table(study.out / records.TABLES / name, table)
+
+
+def _evidence(study: Study, runs: Sequence[Run]) -> pd.DataFrame | None:
+    """Join what the profiles of several runs are joined by; None if a run has not kept it."""
+    paths = [study.folder(run) / "evidence.parquet" for run in runs]
+    if not all(path.exists() for path in paths):
+        return None
+    return pd.concat([records.read_table(path) for path in paths], ignore_index=True)

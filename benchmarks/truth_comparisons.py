@@ -61,7 +61,7 @@ def difference(parts: np.ndarray, network: int = 1) -> Crossed:
     scores, errors = ratios(parts)
     apart = errors[:, :, network] - errors[:, :, 0]
     effects = (scores[:, network] - scores[:, 0]).mean(0)
-    return crossed(effects, apart, parts[:, :, [0, network], :, 1].mean((2, 3)))
+    return crossed(effects, apart, parts[..., 1][:, :, [0, network]].mean((2, 3)))
 
 
 def trainings(repeats: int) -> None:

@@ -110,7 +110,11 @@ def test_at_the_margin_the_interval_holds_95_and_equivalence_is_found_5_times_in
 def test_noise_is_called_a_difference_about_5_times_in_100(rng):
     tests = compare(simulated(rng, 300, 12), 0.01).query("metric == 'iou'")
     assert 0.02 <= (tests["p"] < 0.05).mean() <= 0.08
-    assert (tests["p_adjusted"] < 0.05).sum() == 0
+
+
+def test_noise_gives_any_verdict_of_a_difference_in_few_families(rng):
+    families = [compare(simulated(rng, 10, 12), 0.01).query("metric == 'iou'") for _ in range(20)]
+    assert sum((tests["p_adjusted"] < 0.05).any() for tests in families) <= 4
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))

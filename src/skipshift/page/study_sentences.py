@@ -99,13 +99,13 @@ def _means(results: StudyResults, encoder: str, domains: Sequence[str]) -> "pd.S
 
 
 _VERDICTS = {
-    HIGHER: ("is", "are", "higher than {it}"),
-    LOWER: ("is", "are", "lower than {it}"),
-    EQUIVALENT: ("is", "are", "equivalent to {it} within {margin:g}"),
-    OPEN: ("is", "are", "not told apart from {it}"),
-    BOTH_FAIL: ("fails", "fail", "as {it} does"),
+    HIGHER: ("is", "are", "higher", " than {baseline}"),
+    LOWER: ("is", "are", "lower", " than {baseline}"),
+    EQUIVALENT: ("is", "are", "equivalent within {margin:g}", " to {baseline}"),
+    OPEN: ("is", "are", "not told apart", " from {baseline}"),
+    BOTH_FAIL: ("fails", "fail", "as the baseline does", " ({baseline})"),
 }
-"""Words of each verdict, of one network and of several."""
+"""Words of each verdict: of one network, of several, and the baseline where it is first named."""
 
 
 def _claims(results: StudyResults, encoder: str, domains: Sequence[str], where: str) -> str:
@@ -116,13 +116,13 @@ def _claims(results: StudyResults, encoder: str, domains: Sequence[str], where: 
         return f"{where} {listed(f'{variant} has {value:.3f}' for variant, value in mean.items())}"
     said: list[str] = []
     for (verdict, of), rows in tests.groupby(["verdict", "of"], sort=False):
-        one, several, words = _VERDICTS[str(verdict)]
+        one, several, words, first = _VERDICTS[str(verdict)]
         names = listed(f"{name} ({mean[name]:.3f})" for name in rows["variant"])
         who = f"the checkpoint{'s' * (len(rows) > 1)} of {names}" if of == CHECKPOINT else names
         verb = one if len(rows) == 1 else several
         base = f"{'that of ' * (of == CHECKPOINT)}the baseline ({mean[BASELINE]:.3f})"
-        it = "it" if said else base
-        said.append(f"{who} {verb} {words.format(it=it, margin=results.margin)}")
+        words = words.format(margin=results.margin)
+        said.append(f"{who} {verb} {words}{'' if said else first.format(baseline=base)}")
     return f"{where} {', '.join(said)}"
 
 

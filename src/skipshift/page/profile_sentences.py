@@ -7,7 +7,8 @@ import pandas as pd
 
 from skipshift.names import listed
 from skipshift.page.wording import counted
-from skipshift.statistics.layer_tests import ALPHA, is_clear
+from skipshift.statistics.layer_tests import is_clear
+from skipshift.statistics.multiplicity import ALPHA
 
 
 def profile_verdict(rows: pd.DataFrame) -> str:

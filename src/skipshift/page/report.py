@@ -5,7 +5,7 @@ import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jinja2
 import pandas as pd
@@ -132,7 +132,8 @@ def _text_block(title: str, panel: Panel, values: pd.DataFrame, bold: Marks) -> 
     for i in range(0, len(panel.domains), each):
         heads = "".join(f" {text[:58]:>{width - 1}} " for text in panel.labels[i : i + each])
         lines.append(" " * label + heads.rstrip())
-        for name, (network, row) in zip(names, values.iterrows(), strict=True):
+        for name, (key, row) in zip(names, values.iterrows(), strict=True):
+            network = cast(tuple[str, str], key)
             cells = "".join(
                 f" {_three(row[d]):>{width - 1}}{'*' if (*network, d) in bold else ' '}"
                 for d in panel.domains[i : i + each]

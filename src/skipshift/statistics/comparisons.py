@@ -213,7 +213,7 @@ def decide(
 
 def _by_level(levels: Sequence[Flags], found: Sequence[Array]) -> Array:
     adjusted = np.full(len(levels[0]), np.nan)
-    for level, values in zip(levels, two_levels(*found), strict=True):
+    for level, values in zip(levels, two_levels(found[0], found[1]), strict=True):
         adjusted[level] = values
     return adjusted
 
@@ -316,9 +316,10 @@ def _columns(
 def _verdicts(tests: pd.DataFrame, margin: float) -> npt.NDArray[np.str_]:
     """Verdict of each row of tests.csv."""
     theirs = tests["baseline"].to_numpy(float)
-    ours = theirs + tests["effect"].to_numpy(float)
-    fail = both_fail(ours, theirs, tests["floor"].to_numpy(float), margin)
-    differs = tests["p_adjusted"] < ALPHA
-    choices = [fail, differs & (tests["effect"] > 0), differs]
-    choices.append(tests["p_equivalence_adjusted"] < ALPHA)
-    return np.select(choices, [BOTH_FAIL, HIGHER, LOWER, EQUIVALENT], OPEN)
+    effect = tests["effect"].to_numpy(float)
+    fail = both_fail(theirs + effect, theirs, tests["floor"].to_numpy(float), margin)
+    differs = tests["p_adjusted"].to_numpy(float) < ALPHA
+    equal = tests["p_equivalence_adjusted"].to_numpy(float) < ALPHA
+    conditions = [fail, differs & (effect > 0), differs, equal]
+    verdicts = [np.array(verdict) for verdict in (BOTH_FAIL, HIGHER, LOWER, EQUIVALENT)]
+    return np.select(conditions, verdicts, OPEN)

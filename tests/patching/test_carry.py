@@ -270,7 +270,8 @@ class Noisy(nn.Module):
         self.net, self.layer = net, {path: address}
         with torch.no_grad():
             logits = logits_of(net(example)).float()
-        self.level = float((logits[:, 1] - logits[:, 0]).median())
+        background = logits[:, 0] if logits.shape[1] > 1 else torch.zeros(())
+        self.level = float((logits[:, -1] - background).median())
 
     def forward(self, images):
         flag = images[:, -1:].amax(tuple(range(1, images.ndim)), keepdim=True)
@@ -283,7 +284,8 @@ class Noisy(nn.Module):
 
         with hooked(self.net, self.layer, add):
             logits = logits_of(self.net(images[:, :-1]))
-        return torch.cat([logits[:, :1], logits[:, 1:2] - self.level], 1)
+        background = logits[:, :1] if logits.shape[1] > 1 else torch.zeros_like(logits)
+        return torch.cat([background, logits[:, -1:] - self.level], 1)
 
 
 DOWNSTREAM = {"smp UnetPlusPlus", "MONAI BasicUNetPlusPlus", "MONAI AttentionUnet"}

@@ -31,7 +31,10 @@ class Labelled:
     """(N,): group labels."""
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Masks | None, Codes]]:
-        """Yield images, masks and indices of their groups, in batches."""
+        """Yield images, masks and indices of their groups, in batches.
+
+        `ArgumentError` where the sizes or numbers of images and masks differ.
+        """
         codes = np.unique(self.groups, return_inverse=True)[1]
         number, seen = len(self.groups), 0
         for images in batches_of(self.images, size, self.name):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 
 class SkipshiftError(Exception):
@@ -10,6 +11,18 @@ class SkipshiftError(Exception):
 
 class ArgumentError(SkipshiftError, ValueError):
     """An argument or setting is wrong: the message names it, the rule and the value given."""
+
+
+def unreadable(path: Path | str, kind: str, error: Exception) -> SkipshiftError:
+    """Create the error that says in one line why ``path`` could not be read as a ``kind``.
+
+    >>> str(unreadable("a.json", "JSON", FileNotFoundError(2, "No such file", "a.json")))
+    'a.json: does not exist'
+    """
+    if isinstance(error, FileNotFoundError):
+        return SkipshiftError(f"{path}: does not exist")
+    reason = " ".join(str(getattr(error, "strerror", None) or error).split())
+    return SkipshiftError(f"{path}: cannot be read as {kind}: {reason}")
 
 
 @contextmanager

@@ -84,8 +84,13 @@ def check_sides(*sides: int) -> None:
 def check_skips(skips: tuple[int, ...]) -> tuple[int, ...]:
     """Sort skip levels; `ArgumentError` unless they are distinct levels 1..4."""
     if not set(skips) <= set(LEVELS) or len(set(skips)) != len(skips):
-        raise ArgumentError(f"skips must be distinct levels 1..4, got {tuple(skips)}")
+        raise ArgumentError(f"skips must be distinct levels 1..4, got {shown(skips)}")
     return tuple(sorted(skips))
+
+
+def shown(values: Iterable[object]) -> str:
+    """Join values with commas for a message; 'none' if there are none, '' for an empty name."""
+    return ", ".join(str(value) or "''" for value in values) or "none"
 
 
 def skips_of(variant: str) -> tuple[int, ...]:
@@ -167,7 +172,8 @@ def seen_domain(domain: str) -> str:
 def import_function(name: str) -> Callable[..., Any]:
     """Import ``module:function``, also from modules of the current folder.
 
-    `ArgumentError` if the name has another form, or the module or function does not exist.
+    `ArgumentError` if the name has another form, the module or function does not exist, or an
+    import of the module fails.
 
     >>> import_function("math:sqrt")(4)
     2.0
@@ -175,12 +181,18 @@ def import_function(name: str) -> Callable[..., Any]:
     module, colon, function = name.partition(":")
     if not (module and colon and function):
         raise ArgumentError(f"{name!r} must have the form module:function")
+    if module.endswith(".py"):
+        bare = module.removesuffix(".py")
+        raise ArgumentError(f"{name!r} must name a module, without .py: {bare}:{function}")
     folder = str(Path.cwd())
     sys.path.insert(0, folder)
     try:
         value = getattr(importlib.import_module(module), function, None)
-    except ModuleNotFoundError as error:
-        raise ArgumentError(f"{name}: {error}; run from the folder that contains it") from None
+    except ImportError as error:
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing is not None and f"{module}.".startswith(f"{missing}."):
+            raise ArgumentError(f"{name}: {error}; run from the folder that contains it") from None
+        raise ArgumentError(f"{name}: {module} cannot be imported: {error}") from None
     finally:
         sys.path.remove(folder)
     if not callable(value):

@@ -20,7 +20,7 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from skipshift.errors import ArgumentError, SkipshiftError
+from skipshift.errors import ArgumentError, SkipshiftError, unreadable
 
 REPORT = "report.html"
 STUDY = "study.yaml"
@@ -308,7 +308,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise SkipshiftError(f"{path}: cannot be read as JSON: {error}") from None
+        raise unreadable(path, "JSON", error) from None
 
 
 def write_table(path: Path, frame: pd.DataFrame, table: str | None = None) -> None:
@@ -330,8 +330,7 @@ def read_table(path: Path, table: str | None = None) -> pd.DataFrame:
         frame = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
         return frame[list(columns)].astype(dict(columns))
     except (OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())
-        raise SkipshiftError(f"{path}: cannot be read as a table: {reason}") from None
+        raise unreadable(path, "a table", error) from None
 
 
 def run_name(encoder: str, variant: str, fold: int, seed: int) -> str:

@@ -4,12 +4,13 @@ Imports neither torch nor pandas, pydantic or yaml, so that help starts at once.
 """
 
 import dataclasses
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, get_args
 
-from skipshift.errors import ArgumentError, SkipshiftError
+from skipshift.errors import ArgumentError, SkipshiftError, unreadable
 from skipshift.names import (
     DISTANCES,
     PAPER_SHIFTS,
@@ -19,6 +20,7 @@ from skipshift.names import (
     all_variants,
     paper_shifts,
     parse_shift,
+    shown,
     skips_of,
 )
 
@@ -98,6 +100,7 @@ class TrainingSpec:
     """GPUs (without one: processes) that share each batch of a run."""
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         check_least(self, 1, "epochs", "batch_size", "decay_every", "crops_per_image", "devices")
         check_least(self, 0, "workers")
         if self.batch_size % self.devices:
@@ -111,7 +114,7 @@ class TrainingSpec:
         if min(self.cross_entropy, self.dice) < 0 or self.cross_entropy + self.dice == 0:
             raise ArgumentError("cross_entropy and dice must be >= 0 and not both 0")
         if not 0 < self.scale[0] <= self.scale[1]:
-            raise ArgumentError(f"scale must be 0 < LOW <= HIGH, got {self.scale}")
+            raise ArgumentError(f"scale must be 0 < LOW <= HIGH, got {shown(self.scale)}")
         if not 0 <= self.flip <= 1:
             raise ArgumentError(f"flip must be a probability in [0, 1], got {self.flip}")
 
@@ -158,17 +161,12 @@ class ProfileSpec:
     """Seed of nulls, permutations and random positions."""
 
     def __post_init__(self) -> None:
-        for name, known in (("distances", DISTANCES), ("pooling", POOLINGS)):
-            given = getattr(self, name)
-            if not given or len(set(given)) != len(given) or not set(given) <= set(known):
-                choices = ", ".join(known)
-                raise ArgumentError(
-                    f"{name} must be one or more of {choices}, each once, "
-                    f"got {', '.join(map(str, given)) or 'none'}"
-                )
+        check_numbers(self)
+        check_choices("distances", "distance", self.distances, DISTANCES)
+        check_choices("pooling", "pooling", self.pooling, POOLINGS)
         if self.bins != "fd" and self.bins < 2:
             raise ArgumentError(f"bins must be at least 2, or fd, got {self.bins}")
-        check_least(self, 0, "null_draws", "permutation_draws", "memory")
+        check_least(self, 0, "null_draws", "permutation_draws", "memory", "seed")
         check_least(self, 1, "batch_size")
 
 
@@ -198,12 +196,13 @@ class FingerprintSpec:
     """Seed of random positions, and of which groups share a part."""
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         if self.pooling not in POOLINGS:
             raise ArgumentError(
                 f"pooling must be one of {', '.join(POOLINGS)}, got {self.pooling!r}"
             )
         check_least(self, 2, "bins")
-        check_least(self, 0, "memory")
+        check_least(self, 0, "memory", "seed")
         check_least(self, 1, "batch_size")
         if self.part is not None:
             check_least(self, 1, "part")
@@ -238,10 +237,12 @@ class CarrySpec:
     """Seed of the random positions that quantiles and means are taken from."""
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         if self.mode not in get_args(CarryMode):
             choices = ", ".join(get_args(CarryMode))
             raise ArgumentError(f"mode must be one of {choices}, got {self.mode!r}")
         check_least(self, 1, "draws", "batch_size")
+        check_least(self, 0, "seed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -315,12 +316,15 @@ class StudySpec:
     """Runs at a time on one machine; --jobs of the command line overrides it."""
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         for variant in self.variants:
             skips_of(variant)
         axes = {"encoders": self.encoders, "skips": self.variants, "seeds": self.seeds}
         for name, values in axes.items():
             if len(set(values)) != len(values) or not values:
-                raise ArgumentError(f"{name} must be distinct, at least one, got {list(values)}")
+                raise ArgumentError(f"{name} must be distinct, at least one, got {shown(values)}")
+        if min(self.seeds) < 0:
+            raise ArgumentError(f"seeds must be at least 0, got {min(self.seeds)}")
         _check_shifts(self.shifts)
         if len({*self.classes, "mean"}) != len(self.classes) + 1 or len(self.classes) < 2:
             raise ArgumentError("classes must be at least two distinct names, none of them 'mean'")
@@ -371,6 +375,7 @@ class ExecutionSpec:
     """Memory of the Ray cluster per run, in GiB."""
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         if self.jobs is not None:
             check_least(self, 1, "jobs")
         check_least(self, 0, "gpus", "memory_per_run")
@@ -402,6 +407,9 @@ class DemoSpec:
 
     seed: int = field(default=0, kw_only=True)
     """Seed of images and training."""
+
+    def __post_init__(self) -> None:
+        check_least(self, 0, "seed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -438,17 +446,49 @@ class EvaluationSpec:
     """Unit of the tolerance: px, or mm by the manifest's column spacing."""
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         check_metrics(self.metrics, self.tolerance)
         check_least(self, 1, "processes", "batch_size")
         _check_shifts(self.shifts)
         check_crop("crop", self.crop)
 
 
+def check_numbers(spec: Any) -> None:
+    """Raise `ArgumentError` for the first field that is NaN, or a tuple that contains NaN."""
+    for setting in dataclasses.fields(spec):
+        value = getattr(spec, setting.name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float) and math.isnan(number):
+                raise ArgumentError(f"{setting.name} must be a number, got nan")
+
+
 def check_least(spec: object, least: int, *names: str) -> None:
     """Raise `ArgumentError` for the first of these fields that is below ``least``."""
     for name in names:
-        if getattr(spec, name) < least:
+        if not getattr(spec, name) >= least:
             raise ArgumentError(f"{name} must be at least {least}, got {getattr(spec, name)}")
+
+
+def check_names(name: str, given: tuple[str, ...]) -> None:
+    """Raise `ArgumentError` unless the names in a field are distinct and none is empty."""
+    if not all(given) or len(set(given)) != len(given):
+        raise ArgumentError(f"{name} must be distinct names, none empty, got {shown(given)}")
+
+
+def check_choices(
+    name: str, kind: str, given: tuple[str, ...], known: tuple[str, ...], least: int = 1
+) -> None:
+    """Raise `ArgumentError` unless a field has ``least`` known names or more, each once.
+
+    >>> check_choices("pooling", "pooling", ("max",), ("average", "none"))
+    Traceback (most recent call last):
+    skipshift.errors.ArgumentError: pooling: unknown pooling max; choose of average, none
+    """
+    choices = ", ".join(known)
+    if unknown := [text for text in given if text not in known]:
+        raise ArgumentError(f"{name}: unknown {kind} {unknown[0]}; choose of {choices}")
+    if len(given) < least or len(set(given)) != len(given):
+        raise ArgumentError(f"{name} must be of {choices}, each once, got {shown(given)}")
 
 
 def _check_shifts(names: tuple[str, ...]) -> None:
@@ -460,11 +500,7 @@ def _check_shifts(names: tuple[str, ...]) -> None:
 
 def check_metrics(names: tuple[str, ...], tolerance: float) -> None:
     """Raise `ArgumentError` unless metrics are known, each named once, and the tolerance >= 0."""
-    if len(set(names)) != len(names) or not set(names) <= set(SEGMENTATION_METRICS):
-        raise ArgumentError(
-            f"metrics must be of {', '.join(SEGMENTATION_METRICS)}, each once, "
-            f"got {', '.join(names)}"
-        )
+    check_choices("metrics", "metric", names, SEGMENTATION_METRICS, least=0)
     if not tolerance >= 0:
         raise ArgumentError(f"tolerance must be at least 0, got {tolerance}")
 
@@ -506,11 +542,8 @@ def read_spec(kind: type[Spec], path: Path) -> Spec:
 
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SkipshiftError(f"{path}: cannot be read: {error.strerror}") from None
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise SkipshiftError(f"{path}: cannot be read as YAML: {reason}") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise unreadable(path, "YAML", error) from None
     return from_plain(kind, values, str(path))
 
 

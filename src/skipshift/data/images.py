@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from skipshift.errors import ArgumentError, SkipshiftError
+from skipshift.errors import ArgumentError, SkipshiftError, unreadable
+from skipshift.names import shown
 from skipshift.records import write_bytes
 
 Pixels = npt.NDArray[np.uint8]
@@ -82,7 +83,7 @@ def centre_crop(pixels: npt.NDArray[Level], side: int) -> npt.NDArray[Level]:
     """Crop (H, W, ...) to the centred square of ``side``; `ArgumentError` if it does not fit."""
     height, width = pixels.shape[:2]
     if side > min(height, width):
-        raise ArgumentError(f"a crop of {side} does not fit an image of {width} x {height}")
+        raise ArgumentError(f"a crop of {side} does not fit an image of {height} x {width}")
     top, left = (height - side) // 2, (width - side) // 2
     return pixels[top : top + side, left : left + side]
 
@@ -97,7 +98,7 @@ def square_crop(pixels: npt.NDArray[Level]) -> npt.NDArray[Level]:
     """
     height, width = pixels.shape[:2]
     if min(height, width) < 32:
-        raise ArgumentError(f"an image must be at least 32 x 32, got {width} x {height}")
+        raise ArgumentError(f"an image must be at least 32 x 32, got {height} x {width}")
     return centre_crop(pixels, min(height, width) // 32 * 32)
 
 
@@ -120,8 +121,7 @@ def read_array(path: Path) -> NativePixels:
     try:
         array = np.load(path, allow_pickle=False)
     except (OSError, EOFError, ValueError) as error:
-        reason = " ".join(str(getattr(error, "strerror", None) or error).split())
-        raise SkipshiftError(f"{path}: cannot be read as an array: {reason}") from None
+        raise unreadable(path, "an array", error) from None
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "buif" or not array.size:
         raise SkipshiftError(f"{path}: is not an array of numbers; save one with numpy.save")
     return array
@@ -133,7 +133,7 @@ def read_mask(path: Path, classes: int) -> Pixels:
     unknown = sorted(int(value) for value in np.unique(labels) if value >= classes)
     if unknown:
         raise SkipshiftError(
-            f"{path}: mask has labels {unknown[:5]}, but the classes are 0..{classes - 1}; "
+            f"{path}: mask has labels {shown(unknown[:5])}, but the classes are 0..{classes - 1}; "
             f"name every class or correct the mask"
         )
     return labels.astype(np.uint8, copy=False)
@@ -188,8 +188,7 @@ def _opened(path: Path, floats: bool = False) -> Iterator[Image.Image]:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         raise SkipshiftError(f"{path}: has more than {limit} pixels; cut it into tiles") from None
     except (OSError, SyntaxError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise SkipshiftError(f"{path}: cannot be read as an image: {reason}") from None
+        raise unreadable(path, "an image", error) from None
 
 
 def _is_16_bit(image: Image.Image) -> bool:

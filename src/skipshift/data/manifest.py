@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from skipshift.data.images import Pixels, centre_crop, read_image, read_mask
-from skipshift.errors import ArgumentError, SkipshiftError
+from skipshift.errors import ArgumentError, SkipshiftError, unreadable
 
 COLUMNS = ("case", "image", "mask", "domain", "group", "split", "stratum")
 """Required columns; further ones, such as ``spacing``, are kept."""
@@ -71,8 +71,7 @@ def read_rows(path: Path) -> pd.DataFrame:
     try:
         cases = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise SkipshiftError(f"{path}: cannot be read as a manifest: {reason}") from None
+        raise unreadable(path, "a manifest", error) from None
     if missing := [column for column in COLUMNS if column not in cases]:
         raise SkipshiftError(
             f"{path}: lacks the column {missing[0]}; the header must be {','.join(COLUMNS)}"
@@ -144,8 +143,8 @@ def read_cases(
 def check_sizes(file: Path, mask: tuple[int, ...], image: tuple[int, ...]) -> None:
     """Raise a `SkipshiftError` unless mask and image have the same height and width."""
     if image[:2] != mask:
-        sizes = [f"{shape[1]} x {shape[0]}" for shape in (mask, image)]
-        raise SkipshiftError(f"{file}: is {sizes[0]}, but its image is {sizes[1]}")
+        sizes = [f"{shape[0]} x {shape[1]}" for shape in (mask, image)]
+        raise SkipshiftError(f"{file}: is {sizes[0]}, but its image is {sizes[1]} (height x width)")
 
 
 def _read_case(row: pd.DataFrame, classes: int, crop: int | None) -> Case:

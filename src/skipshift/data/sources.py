@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from skipshift.data.images import centre_crop, read_array, read_native
 from skipshift.data.manifest import Case, read_cases, read_manifest
 from skipshift.data.slices import ENDINGS
 from skipshift.errors import ArgumentError, SkipshiftError
-from skipshift.names import parse_shift
+from skipshift.names import PAPER_SHIFTS, parse_shift, shown
+
+_SETS = "a folder of images, a manifest or MANIFEST#domain"
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,9 @@ def read_set(source: str, crop: int | None = None, volumes: bool = False) -> Ima
     """Read the images of a folder, or of the test cases of a manifest or of one of its domains.
 
     Each slice of a NIfTI file is an image, all in one group. With ``volumes`` each file is one
-    image instead: NIfTI, or an array (D, H, W) or (D, H, W, C). `SkipshiftError` if there are no
-    images, a file is broken, the domain is unknown, or sizes differ or are below the crop.
+    image instead: NIfTI, or an array (D, H, W) or (D, H, W, C). `SkipshiftError` if the source is
+    not a set, there are no images, a file is broken, the domain is unknown, or sizes differ or are
+    below the crop.
     """
     files, groups, images = [], [], []
     for file, group in zip(*_files(source), strict=True):
@@ -71,12 +75,13 @@ def read_pair(
     first = read_set(reference, crop, volumes)
     if parse_shift(shifted):
         return first, shift_set(first, shifted)
+    _check_shifted(shifted)
     second = read_set(shifted, crop, volumes)
-    if first.images.shape[1:] != second.images.shape[1:]:
-        shapes = [" x ".join(map(str, s.images.shape[1:])) for s in (first, second)]
+    one, other = (images.images.shape[1:] for images in (first, second))
+    if one != other:
         raise SkipshiftError(
-            f"{shifted}: images are {shapes[1]}, but those of the reference {shapes[0]} "
-            f"(height x width x channels); crop both to one size"
+            f"{shifted}: images are {_sides(other)}, but those of the reference are {_sides(one)} "
+            f"({_AXES[len(one)]}); {_remedy(one, other, 'both')}"
         )
     return first, second
 
@@ -86,8 +91,6 @@ def read_labelled(source: str, classes: int, crop: int | None = None) -> list[Ca
 
     `SkipshiftError` if the source is a folder, has no test cases, or sizes differ.
     """
-    if Path(source).is_dir():
-        raise SkipshiftError(f"{source}: is a folder without masks; give a manifest of cases")
     rows = read_test_rows(source)
     cases = list(read_cases(rows, classes, crop))
     _check_shapes([Path(file) for file in rows["image"]], [case.image for case in cases])
@@ -105,6 +108,7 @@ def read_labelled_pair(
     first = read_labelled(reference, classes, crop)
     if parse_shift(shifted):
         return first, [replace(c, image=shifts.apply(c.image, shifted)) for c in first]
+    _check_shifted(shifted)
     second = read_labelled(shifted, classes, crop)
     if not paired:
         return first, second
@@ -123,6 +127,8 @@ def _read(file: Path, volumes: bool) -> list[npt.NDArray[Any]]:
         slices = nifti.open_single_frame(file).frame(0)[..., None]
         return [slices] if volumes else list(slices)
     axes = 3 if volumes else 2
+    if volumes and file.suffix.lower() != ".npy":
+        raise SkipshiftError(f"{file}: is an image, but --volumes takes NIfTI or NPY files")
     if file.suffix.lower() != ".npy":
         image = read_native(file, floats=True)
     else:
@@ -130,7 +136,7 @@ def _read(file: Path, volumes: bool) -> list[npt.NDArray[Any]]:
         image = image[..., None] if image.ndim == axes else image
     if image.ndim != axes + 1:
         sides = "(D, H, W)" if volumes else "(H, W) or (H, W, C)"
-        raise SkipshiftError(f"{file}: must be {sides}, got {image.shape}")
+        raise SkipshiftError(f"{file}: must be {sides}, got ({shown(image.shape)})")
     return [image]
 
 
@@ -141,8 +147,11 @@ def _cropped(image: npt.NDArray[Any], side: int) -> npt.NDArray[Any]:
 
 
 def _files(source: str) -> tuple[list[Path], list[str]]:
-    path = source.partition("#")[0]
+    _check_set(source, _SETS)
+    path, _, domain = source.partition("#")
     if Path(path).is_dir():
+        if domain:
+            raise SkipshiftError(f"{source}: is a folder, which has no domains; give {path}")
         files = sorted(f for f in Path(path).iterdir() if f.name.lower().endswith(ENDINGS))
         if not files:
             raise SkipshiftError(f"{path}: contains no images ({' '.join(ENDINGS)})")
@@ -154,16 +163,21 @@ def _files(source: str) -> tuple[list[Path], list[str]]:
 def read_test_rows(source: str) -> pd.DataFrame:
     """Read the rows of a manifest's test cases, or of one domain of them (``MANIFEST#domain``).
 
-    `SkipshiftError` if there are none.
+    `SkipshiftError` if there are none, or the source is not a manifest.
     """
     path, _, domain = source.partition("#")
+    _check_set(source, "a manifest or MANIFEST#domain")
+    if Path(path).is_dir():
+        raise SkipshiftError(f"{path}: is a folder without masks; give a manifest of cases")
     cases = read_manifest(Path(path))
     cases = cases[cases["split"] == "test"]
     if domain:
         known = list(cases["domain"].unique())
         cases = cases[cases["domain"] == domain]
         if cases.empty:
-            raise SkipshiftError(f"{path}: has no test cases of domain {domain!r}, only {known}")
+            raise SkipshiftError(
+                f"{path}: has no test cases of domain {domain!r}, only {shown(known)}"
+            )
     if cases.empty:
         raise SkipshiftError(f"{path}: has no test cases; set the split of some to test")
     return cases
@@ -172,7 +186,45 @@ def read_test_rows(source: str) -> pd.DataFrame:
 def _check_shapes(files: Sequence[Path], images: Sequence[npt.NDArray[Any]]) -> None:
     for file, image in zip(files, images, strict=True):
         if image.shape != images[0].shape:
+            first = images[0].shape
             raise SkipshiftError(
-                f"{file}: is {' x '.join(map(str, image.shape[-2:0:-1]))} with {image.shape[-1]} "
-                f"channels, unlike {files[0].name}; crop all images to one size"
+                f"{file}: is {_sides(image.shape)}, but {files[0].name} is {_sides(first)} "
+                f"({_AXES[len(first)]}); {_remedy(image.shape, first, 'all images')}"
             )
+
+
+_AXES = {3: "height x width x channels", 4: "depth x height x width x channels"}
+
+
+def _sides(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _remedy(one: tuple[int, ...], other: tuple[int, ...], which: str) -> str:
+    """Say how images of two shapes, channels last, can be made equal."""
+    ways = [f"convert {which} to the same channels"] if one[-1] != other[-1] else []
+    ways += [f"crop {which} to one size"] if one[:-1] != other[:-1] else []
+    return " and ".join(ways)
+
+
+def _check_set(source: str, wanted: str) -> None:
+    """Raise a `SkipshiftError` for a shift, an image or nothing in place of a set."""
+    path = Path(source.partition("#")[0])
+    if parse_shift(source):
+        raise SkipshiftError(f"{source}: a shift can only be SHIFTED; give {wanted}")
+    if not path.exists():
+        raise SkipshiftError(f"{path}: does not exist; give {wanted}")
+    if path.is_file() and path.name.lower().endswith(ENDINGS):
+        instead = "its folder" if wanted == _SETS else wanted
+        raise SkipshiftError(f"{path}: is an image; give {instead}")
+
+
+def _check_shifted(name: str) -> None:
+    """Raise a `SkipshiftError` for what is neither a file nor a folder and may be a shift."""
+    kind, colon, _ = name.partition(":")
+    if not Path(name.partition("#")[0]).exists() and (
+        colon or get_close_matches(kind, PAPER_SHIFTS, cutoff=0.8)
+    ):
+        raise SkipshiftError(
+            f"{name}: is not a file, folder or shift; shifts are {', '.join(PAPER_SHIFTS)}:FACTOR"
+        )

@@ -1,5 +1,8 @@
 """Loading of checkpoints: skipshift, smp, nnU-Net, torch.export, or a file of weights."""
 
+import inspect
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -8,11 +11,11 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn
 
-from skipshift.errors import ArgumentError, SkipshiftError
+from skipshift.errors import ArgumentError, SkipshiftError, unreadable
 from skipshift.extras import load_extra
 from skipshift.names import import_function
 from skipshift.networks.unet import Unet, load_weights, read_weights
-from skipshift.records import read_json
+from skipshift.records import RUN_RECORD, read_json
 
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "net.")
 """Prefixes that data-parallel, compiled and Lightning modules add to parameter names."""
@@ -33,17 +36,22 @@ def load_net(source: Path | str, builder: str | None = None) -> nn.Module:
         lie in the current folder.
 
     `SkipshiftError` if the file cannot be loaded; names the file and its first wrong keys or
-    shapes. `ArgumentError` if the builder does not return a network.
+    shapes. `ArgumentError` if the builder needs arguments or does not return a network.
     """
     source = Path(source)
     net: nn.Module
     if builder is not None:
-        net = import_function(builder)()
+        build = import_function(builder)
+        _check_no_arguments(builder, build)
+        _check_weights(source)
+        net = build()
         if not isinstance(net, nn.Module):
             raise ArgumentError(
                 f"{builder} must return a torch.nn.Module, got {type(net).__name__}"
             )
         load_weights(net, _matching_names(net, read_weights(source)), str(source))
+    elif not source.exists():
+        raise SkipshiftError(f"{source}: does not exist")
     elif source.suffix == ".pt2":
         net = _exported(source)
     elif (source / "config.json").exists():
@@ -51,13 +59,54 @@ def load_net(source: Path | str, builder: str | None = None) -> nn.Module:
     elif any((folder / "plans.json").exists() for folder in (source, source.parent)):
         net = _nnunet(source)
     elif source.is_file():
+        _check_weights(source)
         raise SkipshiftError(
             f"{source}: contains only weights; name the function that builds the network as well, "
             f"--builder module:function"
         )
-    else:
+    elif (source / RUN_RECORD).exists():
         net = Unet.load(source)
+    else:
+        raise SkipshiftError(
+            f"{source}: is not a run folder (no {RUN_RECORD}), nor an smp or nnU-Net folder"
+        )
     return net.eval()
+
+
+def _check_no_arguments(name: str, build: Callable[..., Any]) -> None:
+    try:
+        signature = inspect.signature(build)
+    except (TypeError, ValueError):  # some built-in functions have none
+        return
+    try:
+        signature.bind()
+    except TypeError as error:
+        raise ArgumentError(f"{name} must take no arguments: {error}") from None
+
+
+def _check_weights(path: Path) -> None:
+    """Raise a `SkipshiftError` unless a file looks like weights, safetensors or torch's."""
+    if not path.exists():
+        raise SkipshiftError(f"{path}: does not exist; give a file of weights")
+    if path.is_dir():
+        raise SkipshiftError(f"{path}: is a folder; with --builder give a file of weights")
+    if path.suffix == ".safetensors":
+        return
+    if not zipfile.is_zipfile(path):
+        # before version 1.6 torch wrote pickles, which start with this byte
+        with path.open("rb") as file:
+            if file.read(1) != b"\x80":
+                raise SkipshiftError(f"{path}: is not a file of torch weights")
+        return
+    try:
+        classes = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:
+        # torch raises many kinds of errors for a zip file of another kind
+        raise SkipshiftError(f"{path}: is not a file of torch weights") from None
+    if any(name.startswith("torch.nn.modules.") for name in classes):
+        raise SkipshiftError(
+            f"{path}: holds a whole pickled network, which is not loaded; save its state_dict"
+        )
 
 
 def _matching_names(net: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -140,7 +189,7 @@ def _nnunet_checkpoint(path: Path) -> dict[str, Any]:
         with torch.serialization.safe_globals(safe):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise SkipshiftError(f"{path}: cannot be read: {error.strerror}") from None
+        raise unreadable(path, "weights", error) from None
     except Exception as error:
         # torch raises UnpicklingError and many others
         raise SkipshiftError(

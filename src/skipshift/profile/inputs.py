@@ -1,7 +1,10 @@
 """Inputs of a profile or fingerprint by name: folders, manifests, shifts and fingerprint files."""
 
+import json
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from skipshift.data.batches import Batches
@@ -83,13 +86,35 @@ def is_fingerprint(name: str) -> bool:
 
 def read_matching(name: str, preprocess: str) -> Fingerprint:
     """Read fingerprints; `SkipshiftError` unless they were made with this preprocessing."""
-    fingerprint = read_fingerprint(name)
+    try:
+        fingerprint = read_fingerprint(name)
+    except SkipshiftError:
+        for path in map(Path, name.split(",")):
+            _check_fingerprint(path)
+        raise
     made = fingerprint.making.preprocess
     if made != preprocess:
         raise SkipshiftError(
             f"{name}: was made with preprocess {made}, not {preprocess}; add --preprocess {made}"
         )
     return fingerprint
+
+
+def _check_fingerprint(path: Path) -> None:
+    """Raise a `SkipshiftError` for a file that is absent, or another one than a fingerprint."""
+    if not path.exists():
+        raise SkipshiftError(f"{path}: does not exist; give a fingerprint, or images")
+    try:
+        if path.suffix == ".json":
+            values = json.loads(path.read_text(encoding="utf-8"))
+            made = isinstance(values, dict) and "making" in values
+        else:
+            with zipfile.ZipFile(path) as archive:
+                made = "about.npy" in archive.namelist()
+    except (OSError, ValueError, zipfile.BadZipFile):
+        made = False
+    if not made:
+        raise SkipshiftError(f"{path}: is not a fingerprint; make one with skipshift fingerprint")
 
 
 def _batched(images: ImageSet, how: Reading, label: str, progress: Progress) -> InputSet:

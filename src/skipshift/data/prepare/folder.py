@@ -26,6 +26,7 @@ from skipshift.data.slices import read_slices
 from skipshift.data.splits import draw_holdout
 from skipshift.data.volumes import Values
 from skipshift.errors import ArgumentError, SkipshiftError
+from skipshift.names import shown
 from skipshift.progress import Progress, silent
 from skipshift.specs import to_plain
 
@@ -91,7 +92,7 @@ def split_cases(
     train = spec.train or tuple(domains)
     if not set(train) <= set(domains) or (not spec.train and len(domains) > 1):
         raise ArgumentError(
-            f"train must be one or more of the domains {', '.join(domains)}; got {list(spec.train)}"
+            f"train must be one or more of the domains {shown(domains)}; got {shown(spec.train)}"
         )
     strata = {case.group: case.stratum for case in cases if case.domain in train}
     held_out = draw_holdout(list(strata.values()), spec.holdout, spec.seed)

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from skipshift.errors import ArgumentError
+from skipshift.names import shown
+from skipshift.specs import check_least, check_names, check_numbers
 
 
 def _cpu_count() -> int:
@@ -69,20 +71,22 @@ class SynthSpec:
     """Number of threads; does not affect the output."""
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         low, high = self.cells
         if not 1 <= low <= high:
-            raise ArgumentError(f"cells must be two numbers 1 <= LOW <= HIGH, got {low} {high}")
+            raise ArgumentError(f"cells must be two numbers 1 <= LOW <= HIGH, got {low},{high}")
         if not 32 <= self.size <= self.canvas <= 20000:
             raise ArgumentError(
                 f"size and canvas must be 32 <= size <= canvas <= 20000, "
                 f"got {self.size} and {self.canvas}"
             )
         if self.smear is None and (self.templates or self.boxes):
-            raise ArgumentError("templates and boxes need a smear: give smear too")
+            raise ArgumentError("templates and boxes need smear")
         if self.templates and self.boxes:
-            raise ArgumentError("give templates or boxes, not both")
+            raise ArgumentError("templates and boxes exclude each other")
         _check_fractions(self, "holdout")
-        _check_at_least(self, images=1, seed=0, workers=1)
+        check_least(self, 1, "images", "workers")
+        check_least(self, 0, "seed")
 
 
 @dataclass(frozen=True)
@@ -128,14 +132,18 @@ class MmsSpec:
     """Number of threads; does not affect the output."""
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         vendors = [text.partition(":")[0] for text in self.centres]
         if not all(all(text.partition(":")) for text in self.centres):
-            raise ArgumentError(f"centres must be VENDOR:CENTRE, got {' '.join(self.centres)}")
+            raise ArgumentError(f"centres must be VENDOR:CENTRE, got {shown(self.centres)}")
         if len(set(vendors)) != len(vendors):
-            raise ArgumentError(f"centres must name each vendor once, got {' '.join(self.centres)}")
+            raise ArgumentError(f"centres must name each vendor once, got {shown(self.centres)}")
         if self.train not in vendors:
-            raise ArgumentError(f"train must be one of the vendors {vendors}, got {self.train!r}")
-        _check_at_least(self, train_subjects=1, test_subjects=1, seed=0, workers=1)
+            raise ArgumentError(
+                f"train must be one of the vendors {shown(vendors)}, got {self.train}"
+            )
+        check_least(self, 1, "train_subjects", "test_subjects", "workers")
+        check_least(self, 0, "seed")
 
 
 @dataclass(frozen=True)
@@ -201,19 +209,23 @@ class FolderSpec:
     """Number of threads; does not affect the output."""
 
     def __post_init__(self) -> None:
+        check_numbers(self)
+        check_names("classes", self.classes)
         named = ["=" in text for text in self.masks]
         if not self.masks or (any(named) and not all(named)) or named.count(False) > 1:
             raise ArgumentError(
-                f"masks must be one pattern, or NAME=PATTERN for each class, got {list(self.masks)}"
+                "masks must be one pattern, or NAME=PATTERN for each class, "
+                f"got {shown(self.masks)}"
             )
         if sum((bool(self.colours), self.instances, any(named))) > 1:
             raise ArgumentError("colours, instances and masks of NAME=PATTERN exclude each other")
         if self.border and not self.instances:
-            raise ArgumentError("border needs instances: give instances too")
+            raise ArgumentError("border needs instances")
         if self.columns and self.table is None:
-            raise ArgumentError("columns need a table: give table too")
+            raise ArgumentError("columns need table")
         _check_fractions(self, "holdout")
-        _check_at_least(self, seed=0, workers=1)
+        check_least(self, 0, "seed")
+        check_least(self, 1, "workers")
 
 
 @dataclass(frozen=True)
@@ -249,7 +261,10 @@ class RegisterSpec:
     """Number of threads; does not affect the output."""
 
     def __post_init__(self) -> None:
-        _check_at_least(self, depth=0, side=128, workers=1)
+        check_numbers(self)
+        check_least(self, 0, "depth")
+        check_least(self, 128, "side")
+        check_least(self, 1, "workers")
 
 
 @dataclass(frozen=True)
@@ -313,15 +328,18 @@ class SccSpec:
     """Number of threads; does not affect the output."""
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         pairs = [text.partition("=") for text in self.scanners]
         names = [[domain for domain, _, _ in pairs], [scanner for _, _, scanner in pairs]]
         if not pairs or not all(map(all, pairs)) or any(len(set(n)) < len(n) for n in names):
             raise ArgumentError(
-                f"scanners must be DOMAIN=SCANNER, each once, got {' '.join(self.scanners)}"
+                f"scanners must be DOMAIN=SCANNER, each once, got {shown(self.scanners)}"
             )
         if not set(self.train) <= set(names[0]):
-            raise ArgumentError(f"train must be some of the domains {names[0]}, got {self.train}")
-        if self.mpp is not None and self.mpp <= 0:
+            raise ArgumentError(
+                f"train must be some of the domains {shown(names[0])}, got {shown(self.train)}"
+            )
+        if self.mpp is not None and not self.mpp > 0:
             raise ArgumentError(f"mpp must be above 0, got {self.mpp}")
         for text in self.labels:
             if not re.fullmatch(r".+=(background|non-tumor|tumor)", text):
@@ -330,7 +348,8 @@ class SccSpec:
                 )
         _check_patch_size(self.size)
         _check_fractions(self, "tissue", "holdout")
-        _check_at_least(self, patches=1, seed=0, workers=1)
+        check_least(self, 1, "patches", "workers")
+        check_least(self, 0, "seed")
 
 
 @dataclass(frozen=True)
@@ -408,27 +427,23 @@ class MitosisSpec:
     """Number of threads; does not affect the output."""
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         if not all(all(text.rpartition("=")) for text in self.scanners):
-            raise ArgumentError(f"scanners must be DOMAIN=SCANNER, got {' '.join(self.scanners)}")
+            raise ArgumentError(f"scanners must be DOMAIN=SCANNER, got {shown(self.scanners)}")
         kinds = {text.rpartition("=")[2] for text in self.labels}
         if not kinds <= {"figure", "negative", "other"}:
             raise ArgumentError(
-                f"labels must be NAME=figure, =negative or =other, got {' '.join(self.labels)}"
+                f"labels must be NAME=figure, =negative or =other, got {shown(self.labels)}"
             )
-        if not min(self.mpp or 1.0, self.most_error) > 0:
+        if not min(1.0 if self.mpp is None else self.mpp, self.most_error) > 0:
             raise ArgumentError(
                 f"mpp and most_error must be above 0, got {self.mpp} and {self.most_error}"
             )
         if self.proposals is None and (self.builder or self.preprocess != "unit"):
-            raise ArgumentError("builder and preprocess need proposals: give proposals too")
+            raise ArgumentError("builder and preprocess need proposals")
         _check_patch_size(self.size)
-        _check_at_least(self, holdout=1, seed=0, workers=1)
-
-
-def _check_at_least(spec: Any, **minima: int) -> None:
-    for name, minimum in minima.items():
-        if getattr(spec, name) < minimum:
-            raise ArgumentError(f"{name} must be at least {minimum}, got {getattr(spec, name)}")
+        check_least(self, 1, "holdout", "workers")
+        check_least(self, 0, "seed")
 
 
 def _check_fractions(spec: Any, *names: str) -> None:

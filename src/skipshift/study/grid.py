@@ -53,7 +53,7 @@ class Study:
         return self.out / records.RUNS / run.name
 
     def runs(self) -> list[Run]:
-        """Every run of the grid, in order."""
+        """List every run of the grid in order; `ArgumentError` for a fold that does not exist."""
         spec, number = self.spec, self.folds["fold"].max() + 1
         folds = range(number) if spec.run_folds is None else spec.run_folds
         if outside := set(folds) - set(range(number)):

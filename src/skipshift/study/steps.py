@@ -34,7 +34,8 @@ SAMPLE_CASES = 2
 def attempt(study: Study, run: Run, progress: Progress = silent) -> None:
     """Do the missing steps of a run; if one fails, record the reason and return.
 
-    A full or read-only disk is not the run's failure: it is raised as an `UnwritableError`.
+    A full or read-only disk is not the run's failure: it is raised as an `UnwritableError`, made
+    by `unwritable`.
     """
     try:
         do(study, run, progress)

@@ -120,7 +120,7 @@ def tally(tests: pd.DataFrame, margin: float) -> str:
     """Count the verdicts on one variant over several domains; name the domains if few."""
     said = []
     for _, rows in tests.groupby("of", sort=False):
-        ours, theirs = sides(rows.iloc[0].to_dict())
+        ours, theirs = sides(leading(rows))
         counts = [_counted(rows, verdict, margin, len(tests)) for verdict in _WORDS]
         parts = [text for text in counts if text]
         failed = _where(rows, BOTH_FAIL, len(tests))

@@ -131,9 +131,11 @@ def _text_block(title: str, panel: Panel, values: pd.DataFrame, bold: Marks) -> 
     for i in range(0, len(panel.domains), each):
         heads = "".join(f" {text[:58]:>{width - 1}} " for text in panel.labels[i : i + each])
         lines.append(" " * label + heads.rstrip())
-        for name, (network, row) in zip(names, values.iterrows(), strict=True):
+        for name, (encoder, variant), (_, row) in zip(
+            names, values.index, values.iterrows(), strict=True
+        ):
             cells = "".join(
-                f" {_three(row[d]):>{width - 1}}{'*' if (*network, d) in bold else ' '}"
+                f" {_three(row[d]):>{width - 1}}{'*' if (encoder, variant, d) in bold else ' '}"
                 for d in panel.domains[i : i + each]
             )
             lines.append(f"{name[:label]:<{label}}{cells}".rstrip())

@@ -283,7 +283,7 @@ def _beyond_reach(results: StudyResults) -> str:
     few = tests[tests["least_p"] >= ALPHA].drop_duplicates("domain")
     if few.empty:
         return ""
-    best = few.loc[few["least_p"].idxmin()]
+    best = few.sort_values("least_p").iloc[0]
     places = [domain for domain in few["domain"] if domain != AWAY]
     names = on_domains(places, tests[tests["domain"] != AWAY]["domain"].nunique())
     where = [f"on {names}"] * bool(places) + ["on the mean"] * (AWAY in set(few["domain"]))

@@ -213,7 +213,8 @@ def decide(
 
 def _by_level(levels: Sequence[Flags], found: Sequence[Array]) -> Array:
     adjusted = np.full(len(levels[0]), np.nan)
-    for level, values in zip(levels, two_levels(*found), strict=True):
+    first, rest = found
+    for level, values in zip(levels, two_levels(first, rest), strict=True):
         adjusted[level] = values
     return adjusted
 
@@ -318,7 +319,8 @@ def _verdicts(tests: pd.DataFrame, margin: float) -> npt.NDArray[np.str_]:
     theirs = tests["baseline"].to_numpy(float)
     ours = theirs + tests["effect"].to_numpy(float)
     fail = both_fail(ours, theirs, tests["floor"].to_numpy(float), margin)
-    differs = tests["p_adjusted"] < ALPHA
-    choices = [fail, differs & (tests["effect"] > 0), differs]
-    choices.append(tests["p_equivalence_adjusted"] < ALPHA)
-    return np.select(choices, [BOTH_FAIL, HIGHER, LOWER, EQUIVALENT], OPEN)
+    differs = tests["p_adjusted"].to_numpy(float) < ALPHA
+    equal = tests["p_equivalence_adjusted"].to_numpy(float) < ALPHA
+    above = tests["effect"].to_numpy(float) > 0
+    found = np.where(differs, np.where(above, HIGHER, LOWER), np.where(equal, EQUIVALENT, OPEN))
+    return np.where(fail, BOTH_FAIL, found)

@@ -5,6 +5,7 @@ Every score is a ratio of sums over groups, on each domain and of each run.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -78,14 +79,15 @@ class Measured:
         return stacked(cells).reshaped(shape)
 
     def _cell(self, domains: npt.NDArray[np.int64], at: tuple[int, ...]) -> Crossed:
-        scores = self.scores[..., *at][domains]
+        place: tuple[Any, ...] = (..., *at)
+        scores = self.scores[place][domains]
         known = np.isfinite(scores)
         if not known.any():
             return unknown(scores.shape[1])
         runs, used = known.any(0), known.any(1)
         known, scores = known[used][:, runs], scores[used][:, runs]
         errors, weights = (
-            np.where(known, values[..., *at][:, domains[used]][:, :, runs], 0)
+            np.where(known, values[place][:, domains[used]][:, :, runs], 0)
             for values in (self.errors, self.weights)
         )
         number = known.sum(0)
@@ -94,7 +96,7 @@ class Measured:
 
     def groups(self, domains: Sequence[int]) -> npt.NDArray[np.int64]:
         """(shown, metrics): number of groups with anything to divide by."""
-        return (self.weights[:, list(domains)] > 0).any((1, 2)).sum(0)
+        return np.asarray((self.weights[:, list(domains)] > 0).any((1, 2)).sum(0))
 
 
 @dataclass(frozen=True)

@@ -313,6 +313,7 @@ def test_profile_writes_tables_and_a_picture(skipshift, small_set, run_folder):
     assert len(read_table(out / "layers.csv", PROFILE_LAYERS)) == 10
 
 
+@pytest.mark.slow  # starts processes that import torch
 def test_evaluate_takes_a_foreign_network_with_its_own_preprocess(
     skipshift, small_set, monkeypatch
 ):
@@ -383,13 +384,14 @@ def test_profile_measures_what_is_named_side_by_side(skipshift, small_set, run_f
     assert code == 0
     table = read_table(out / "layers.csv", PROFILE_LAYERS)
     assert table.groupby(["measure", "pooling"]).size().tolist() == [10] * 4
-    assert "shift" in shown
+    assert "adjusted for 10 layers" in shown
     assert len(list(out.glob("profile-*-*.svg"))) == 3
     code, _, error = skipshift("profile", run_folder, small_set, "x", out, "--distances", "l2")
     assert code == 2
     assert "distances must be one or more of hellinger, " in error
 
 
+@pytest.mark.slow  # profiles several times
 def test_a_fingerprint_stands_for_a_set_of_images(skipshift, small_set, run_folder, tmp_path):
     a, b, both = (tmp_path / name for name in ("a.npz", "b.json", "both.npz"))
     make = ("fingerprint", run_folder, small_set)
@@ -446,6 +448,7 @@ def test_carry_pairs_two_domains_by_the_names_of_their_cases(skipshift, small_se
     assert "The shift costs no IoU" in shown
 
 
+@pytest.mark.slow  # trains a network
 def test_a_study_file_is_read_from_its_own_folder(skipshift, small_set, tmp_path_factory):
     plan = {
         "manifest": "manifest.csv",

@@ -63,7 +63,14 @@ def points_in_tissue():
     return SIDE / 2 + points[np.linalg.norm(points, axis=1) < 0.38 * SIDE]
 
 
-@pytest.mark.parametrize("back", [similarity, waves, lambda points: points])
+@pytest.mark.parametrize(
+    "back",
+    [
+        similarity,
+        pytest.param(waves, marks=pytest.mark.slow),  # registers two slides
+        pytest.param(lambda points: points, marks=pytest.mark.slow),
+    ],
+)
 def test_points_are_transferred_to_their_true_position(tmp_path, back):
     with open_slide(pair(tmp_path, back)[0]) as a, open_slide(tmp_path / "b.tif") as b:
         registration = register(a, b, depth=3, side=512)
@@ -78,6 +85,7 @@ def test_points_are_transferred_to_their_true_position(tmp_path, back):
     assert registration.target_error["median"] < 0.5
 
 
+@pytest.mark.slow  # registers two slides twice
 def test_a_deeper_tree_follows_a_deformation(tmp_path):
     a, b = pair(tmp_path, waves)
     with open_slide(a) as first, open_slide(b) as second:
@@ -88,6 +96,7 @@ def test_a_deeper_tree_follows_a_deformation(tmp_path):
     assert coarse.errors[0, 0] > 2
 
 
+@pytest.mark.slow  # registers two slides
 def test_empty_glass_keeps_the_map_of_its_parent(tmp_path):
     a, b = pair(tmp_path, similarity)
     with open_slide(a) as first, open_slide(b) as second:
@@ -136,6 +145,7 @@ def test_a_registration_survives_saving_and_loading(tmp_path):
         Registration.load(tmp_path / "none.json")
 
 
+@pytest.mark.slow  # registers two slides
 def test_the_command_transfers_annotations(tmp_path, capsys):
     from skipshift.cli.main import main
 

@@ -106,6 +106,7 @@ def test_a_constant_channel_is_told_from_another_value_only(rng):
     assert values[:6].tolist() == [1, 1, 1, 0, 0, 0]
 
 
+@pytest.mark.slow  # hundreds of draws
 def test_with_nothing_shifted_the_excess_is_zero_and_p_is_uniform():
     found = []
     for seed in range(300):

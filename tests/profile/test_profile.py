@@ -156,6 +156,7 @@ def test_a_folder_without_a_profile_is_an_error(tmp_path):
         Profile.load(tmp_path)
 
 
+@pytest.mark.slow  # every pooling and distance
 def test_poolings_and_distances_side_by_side_take_one_pass_of_each_set(net, images):
     passes = []
     net.register_forward_hook(lambda *_: passes.append(1))
@@ -209,6 +210,7 @@ def verdict(rng, shifts, images=20, spec=QUICK):
     return profile_features((sides[0], sides[1]), groups, spec).verdict()
 
 
+@pytest.mark.slow  # many profiles
 def test_two_halves_of_one_domain_show_no_shift():
     said = [verdict(np.random.default_rng(seed), [0] * 10) for seed in range(100)]
     # 3 standard errors of a share of 0.95

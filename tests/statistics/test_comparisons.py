@@ -99,6 +99,7 @@ def simulated(rng, studies, groups, lift=0.0):
     return pd.concat([pair(*of, domain=str(i)) for i, of in enumerate(zip(*counts, strict=True))])
 
 
+@pytest.mark.slow  # hundreds of draws
 @pytest.mark.parametrize("groups", [8, 40])
 def test_at_the_margin_the_interval_holds_95_and_equivalence_is_found_5_times_in_100(rng, groups):
     tests = compare(simulated(rng, 300, groups, lift=0.02), 0.02, swaps=1).query("metric == 'iou'")
@@ -107,6 +108,7 @@ def test_at_the_margin_the_interval_holds_95_and_equivalence_is_found_5_times_in
     assert 0.01 <= (tests["p_equivalence"] < 0.05).mean() <= 0.08
 
 
+@pytest.mark.slow  # hundreds of draws
 def test_noise_is_called_a_difference_about_5_times_in_100(rng):
     tests = compare(simulated(rng, 300, 12), 0.01).query("metric == 'iou'")
     assert 0.02 <= (tests["p"] < 0.05).mean() <= 0.08

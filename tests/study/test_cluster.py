@@ -33,7 +33,7 @@ def spec(small_set):
         run_folds=(0,),
         shifts=(),
         profile_shifts=(),
-        training=TrainingSpec(encoder_weights=None, epochs=2, crop=32),
+        training=TrainingSpec(encoder_weights=None, epochs=2, crop=32, precision="fp32"),
         profile=ProfileSpec(null_draws=5, permutation_draws=9),
         threads=1,
     )

@@ -359,7 +359,7 @@ def spoil_side(src):
         (spoil_masks, r"A2\.tif: is a mask of case 'A2', and so is .*A2\.png; narrow"),
         (spoil_solid, r"A2\.npy: a mask must be \(H, W\), got \(2, 40, 50\)"),
         (spoil_text, r"A2\.npy: is not an array of numbers"),
-        (spoil_side, r"A2\.png: an image must be at least 32 x 32, got 50 x 20"),
+        (spoil_side, r"A2\.png: an image must be at least 32 x 32, got 20 x 50"),
         (spoil_colour, r"A2\.png: a mask must have one channel of class indices, got mode RGB"),
     ],
 )

@@ -43,12 +43,12 @@ def load_net(source: Path | str, builder: str | None = None) -> nn.Module:
     if builder is not None:
         build = import_function(builder)
         _check_no_arguments(builder, build)
-        _check_weights(source)
         net = build()
         if not isinstance(net, nn.Module):
             raise ArgumentError(
                 f"{builder} must return a torch.nn.Module, got {type(net).__name__}"
             )
+        _check_weights(source)
         load_weights(net, _matching_names(net, read_weights(source)), str(source))
     elif not source.exists():
         raise SkipshiftError(f"{source}: does not exist")

@@ -488,7 +488,9 @@ def check_choices(
     if unknown := [text for text in given if text not in known]:
         raise ArgumentError(f"{name}: unknown {kind} {unknown[0]}; choose from {choices}")
     if len(given) < least or len(set(given)) != len(given):
-        raise ArgumentError(f"{name} must be one or more of {choices}, each once, got {shown(given)}")
+        raise ArgumentError(
+            f"{name} must be one or more of {choices}, each once, got {shown(given)}"
+        )
 
 
 def _check_shifts(names: tuple[str, ...]) -> None:

@@ -95,7 +95,10 @@ def test_every_command_is_in_the_readme_and_has_help(skipshift):
         (["check", "m.csv", "--workers", "0"], "workers must be at least 1, got 0"),
         (["evaluate", "{net}", "{manifest}", "o", "--shifts", "brightness:-1"], "factor >= 0"),
         (["evaluate", "{net}", "{manifest}", "o", "--shifts", "hue:1"], "must be KIND:FACTOR"),
-        (["evaluate", "{net}", "{manifest}", "o", "--metrics", "hausdorff"], "unknown metric hausdorff"),
+        (
+            ["evaluate", "{net}", "{manifest}", "o", "--metrics", "hausdorff"],
+            "unknown metric hausdorff",
+        ),
         (["evaluate", "{net}", "{manifest}", "o", "--tolerance", "-1"], "tolerance must be at"),
         (["profile", "{net}", "a", "b", "o", "c"], "too many arguments: c"),
         (["profile", "{net}", "a", "b", "o", "--pooling"], "--pooling needs a value"),
@@ -127,7 +130,10 @@ def test_every_command_is_in_the_readme_and_has_help(skipshift):
         (["profile", "{net}", "a"], "SHIFTED is missing (see skipshift profile --help)"),
         (["profile", "{net}", "a", "b", "o", "--part", "2"], "Unknown option"),
         (["profile", "{net}", "a", "b", "o", "--crop", "40"], "crop must be a multiple of 32"),
-        (["profile", "{net}", "a", "b", "o", "--null-draws", "-1"], "--null-draws must be at least"),
+        (
+            ["profile", "{net}", "a", "b", "o", "--null-draws", "-1"],
+            "--null-draws must be at least",
+        ),
         (["fingerprint", "{net}", "a", "f.csv"], "OUT must end in .npz or .json, got f.csv"),
         (["fingerprint", "{net}", "a", "f.npz", "--bins", "fd"], "must be a whole number, got fd"),
         (
@@ -167,13 +173,19 @@ def test_a_bad_argument_is_one_line_and_exit_code_2(skipshift, small_set, run_fo
         (["prepare", "folder", "{tmp}", "{tmp}/o"], "no file matches the pattern"),
         (["prepare", "scc", "{tmp}/empty", "{tmp}/o"], "empty: has no annotations"),
         (["prepare", "mitosis", "{tmp}/empty", "{tmp}/o"], "empty: has no annotations"),
-        (["evaluate", "{tmp}", "{manifest}", "{tmp}/o"], "is not a run folder (no run.json), nor an smp"),
+        (
+            ["evaluate", "{tmp}", "{manifest}", "{tmp}/o"],
+            "is not a run folder (no run.json), nor an smp",
+        ),
         (["evaluate", "{net}", "{tmp}/odd", "{tmp}/o"], "is a folder without masks"),
         (
             ["evaluate", "{net}", "{manifest}", "{tmp}/o", "--classes", "a"],
             "the network predicts 2 classes but 1 name was given (a)",
         ),
-        (["evaluate", "{net}", "{tmp}/none.csv", "{tmp}/o"], "none.csv: does not exist; give a manifest"),
+        (
+            ["evaluate", "{net}", "{tmp}/none.csv", "{tmp}/o"],
+            "none.csv: does not exist; give a manifest",
+        ),
         (["profile", "{tmp}/none", "{manifest}", "{manifest}", "{tmp}/o"], "none: does not exist"),
         (["profile", "{net}", "{tmp}/empty", "brightness:0.5", "{tmp}/o"], "empty: contains no"),
         (["profile", "{net}", "{tmp}/odd", "brightness:0.5", "{tmp}/o"], "multiples of 32"),

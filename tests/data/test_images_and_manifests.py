@@ -14,7 +14,7 @@ from skipshift.data.images import (
     write_png,
 )
 from skipshift.data.manifest import COLUMNS, read_cases, read_manifest
-from skipshift.data.sources import read_pair, read_set
+from skipshift.data.sources import read_labelled_pair, read_pair, read_set
 from skipshift.data.splits import draw_folds
 from skipshift.errors import SkipshiftError
 
@@ -240,20 +240,23 @@ def test_an_unknown_shift_lists_the_shifts(small_set, name):
 
 
 @pytest.mark.parametrize(
-    ("shape", "fault"),
+    ("shape", "sides", "remedy"),
     [
-        ((50, 70, 3), r"b\.png: is 50 x 70 x 3, but a\.png is 64 x 32 x 3 .*; crop all images to"),
-        ((64, 32, 1), r"b\.png: is 64 x 32 x 1, .*; convert all images to the same channels$"),
+        ((50, 70, 3), "50 x 70 x 3", "crop {} to one size$"),
+        ((64, 32, 1), "64 x 32 x 1", "convert {} to the same channels$"),
     ],
 )
-def test_images_of_different_shapes_are_refused_with_both_shapes(tmp_path, shape, fault):
+def test_images_of_different_shapes_are_refused_with_both_shapes(tmp_path, shape, sides, remedy):
     write_png(tmp_path / "set" / "a.png", np.zeros((64, 32, 3), np.uint8))
     write_png(tmp_path / "set" / "b.png", np.zeros(shape, np.uint8))
+    fault = rf"b\.png: is {sides}, but a\.png is 64 x 32 x 3 .*; {remedy.format('all images')}"
     with pytest.raises(SkipshiftError, match=fault):
         read_set(str(tmp_path / "set"))
     write_png(tmp_path / "a" / "a.png", np.zeros((64, 32, 3), np.uint8))
     write_png(tmp_path / "b" / "b.png", np.zeros(shape, np.uint8))
-    with pytest.raises(SkipshiftError, match=fault[-20:].replace("all images", "both")):
+    with pytest.raises(
+        SkipshiftError, match=f"{sides}, .* 64 x 32 x 3 .*; {remedy.format('both')}"
+    ):
         read_pair(str(tmp_path / "a"), str(tmp_path / "b"))
 
 

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from typing import Annotated, Any, TypeVar
 
-from cyclopts import App, ArgumentCollection, CycloptsError, Parameter
+from cyclopts import App, Argument, CycloptsError, Parameter
 
 from skipshift.cli import commands
 from skipshift.cli.help_text import LISTS, ReflowedHelp, show_default, split_example
@@ -60,11 +60,11 @@ def _run(words: list[str], debug: bool) -> int:
     return 0
 
 
-def _arguments(words: list[str]) -> ArgumentCollection:
+def _arguments(words: list[str]) -> Sequence[Argument]:
     """Arguments of the command that the words call; none for the program itself."""
     chain, apps, _ = app.parse_commands(words)
     named = bool(chain) and apps[-1].default_command is not None
-    return apps[-1].assemble_argument_collection() if named else ArgumentCollection()
+    return apps[-1].assemble_argument_collection() if named else ()
 
 
 def _fail(message: str, code: int) -> int:

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -48,7 +48,7 @@ def prepare_words(_app: App, _commands: tuple[str, ...], arguments: ArgumentColl
                     raise ArgumentError(_must_be(argument, token.value))
 
 
-def split_pairs(words: list[str], arguments: ArgumentCollection) -> list[str]:
+def split_pairs(words: list[str], arguments: Sequence[Argument]) -> list[str]:
     """Split the values of options of a fixed number of values at commas: 1,100 is 1 100.
 
     `ArgumentError` if an option has fewer values.
@@ -80,7 +80,7 @@ def _split_pairs(words: list[str], counts: Mapping[str, int]) -> Iterator[str]:
         yield from (option, *values)
 
 
-def with_dashes(message: str, arguments: ArgumentCollection) -> str:
+def with_dashes(message: str, arguments: Sequence[Argument]) -> str:
     """Name the fields at the beginning of a message as the command line does.
 
     ``batch_size must be ...`` becomes ``--batch-size must be ...``, and so do fields that follow

@@ -95,18 +95,26 @@ def _check_weights(path: Path) -> None:
     if not zipfile.is_zipfile(path):
         # before version 1.6 torch wrote pickles, which start with this byte
         with path.open("rb") as file:
-            if file.read(1) != b"\x80":
-                raise SkipshiftError(f"{path}: is not a file of torch weights")
-        return
+            head = file.read(1 << 20)
+        torch_file, whole = head[:1] == b"\x80", b"ctorch.nn.modules." in head
+    else:
+        torch_file, whole = _torch_archive(path)
+    if not torch_file:
+        raise SkipshiftError(f"{path}: is not a file of torch weights")
+    if whole:
+        raise SkipshiftError(
+            f"{path}: holds a whole pickled network, which is not loaded; save its state_dict"
+        )
+
+
+def _torch_archive(path: Path) -> tuple[bool, bool]:
+    """Whether a zip file is torch's, and whether it holds a whole network."""
     try:
         classes = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception:
         # torch raises many kinds of errors for a zip file of another kind
-        raise SkipshiftError(f"{path}: is not a file of torch weights") from None
-    if any(name.startswith("torch.nn.modules.") for name in classes):
-        raise SkipshiftError(
-            f"{path}: holds a whole pickled network, which is not loaded; save its state_dict"
-        )
+        return False, False
+    return True, any(name.startswith("torch.nn.modules.") for name in classes)
 
 
 def _matching_names(net: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:

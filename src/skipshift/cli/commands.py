@@ -117,7 +117,10 @@ def demo(spec: DemoSpec, progress: Progress = silent) -> str:
 
 
 def check(spec: CheckSpec, progress: Progress = silent) -> str:
-    """Check a manifest; `CheckError` with all findings if one of them is an error."""
+    """Check a manifest; `CheckError` with all findings if one of them is an error.
+
+    `SkipshiftError` if it is not a whole manifest.
+    """
     from skipshift.data.checks import findings as checks
     from skipshift.data.checks.preflight import check_manifest
 
@@ -152,7 +155,7 @@ def study(spec: StudyRunSpec, progress: Progress = silent) -> str:
 
 
 def report(spec: ReportSpec, progress: Progress = silent) -> str:  # noqa: ARG001
-    """Write figures and page again."""
+    """Write figures and page again; `SkipshiftError` if the folder is not that of a study."""
     from skipshift.page.report import write_report
     from skipshift.records import STUDY
 

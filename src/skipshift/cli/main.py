@@ -63,7 +63,8 @@ def _run(words: list[str], debug: bool) -> int:
 def _arguments(words: list[str]) -> Sequence[Argument]:
     """Arguments of the command that the words call; none for the program itself."""
     chain, apps, _ = app.parse_commands(words)
-    named = bool(chain) and apps[-1].default_command is not None
+    # --help and --version are commands of cyclopts, whose arguments are not ours
+    named = bool(chain) and chain[-1][0] != "-" and apps[-1].default_command is not None
     return apps[-1].assemble_argument_collection() if named else ()
 
 

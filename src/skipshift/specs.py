@@ -482,13 +482,15 @@ def check_choices(
 
     >>> check_choices("pooling", "pooling", ("max",), ("average", "none"))
     Traceback (most recent call last):
-    skipshift.errors.ArgumentError: pooling: unknown pooling max; choose of average, none
+    skipshift.errors.ArgumentError: pooling: unknown pooling max; choose from average, none
     """
     choices = ", ".join(known)
     if unknown := [text for text in given if text not in known]:
-        raise ArgumentError(f"{name}: unknown {kind} {unknown[0]}; choose of {choices}")
+        raise ArgumentError(f"{name}: unknown {kind} {unknown[0]}; choose from {choices}")
     if len(given) < least or len(set(given)) != len(given):
-        raise ArgumentError(f"{name} must be of {choices}, each once, got {shown(given)}")
+        raise ArgumentError(
+            f"{name} must be one or more of {choices}, each once, got {shown(given)}"
+        )
 
 
 def _check_shifts(names: tuple[str, ...]) -> None:

@@ -60,29 +60,57 @@ def test_every_command_is_in_the_readme_and_has_help(skipshift):
 @pytest.mark.parametrize(
     ("words", "fault"),
     [
-        (["bogus"], 'Unknown command "bogus"'),
+        (["bogus"], "fingerprint, carry, report (see skipshift --help)"),
         (["synth"], "OUT is missing (see skipshift synth --help)"),
         (["synth", "o", "--images", "many"], "--images must be a whole number, got many"),
-        (["synth", "o", "--cells", "9", "3"], "1 <= LOW <= HIGH, got 9 3"),
+        (["synth", "o", "--cells", "9", "3"], "1 <= LOW <= HIGH, got 9,3"),
+        (["synth", "o", "--cells", "9,3"], "1 <= LOW <= HIGH, got 9,3"),
+        (["synth", "o", "--cells", "5"], "--cells needs two values, got 1"),
+        (["synth", "o", "--cells=5,6,7"], "--cells needs two values, got 3"),
+        (["synth", "o", "--cells", "5", "x"], "--cells must be whole numbers, got x"),
+        (["synth", "o", "--boxes", "b.json"], "--templates and --boxes need --smear"),
+        (["demo", "o", "--seed", "-1"], "--seed must be at least 0, got -1"),
+        (["check", "m.csv", "--json=maybe"], "--json takes no value, got maybe"),
+        (["check", "m.csv", "--classes", ""], "--classes must not be empty"),
+        (["check", "m.csv", "--classes", "a,a"], "--classes must be distinct names"),
+        (["evaluate", "n", "m.csv", "o", "--classes", "a,a"], "--classes must be distinct names"),
+        (["profile", "n", "a", "b", "o", "--layers", "a,"], "--layers must not be empty"),
+        (["profile", "n", "a", "b", "o", "--memory", "nan"], "--memory must be a number, got nan"),
+        (["profile", "n", "a", "b", "o", "--seed", "-1"], "--seed must be at least 0, got -1"),
+        (["carry", "n", "a", "b", "o", "--seed", "-1"], "--seed must be at least 0, got -1"),
+        (["fingerprint", "n", "a", "f.npz", "--seed", "-1"], "--seed must be at least 0, got -1"),
+        (["profile", "a", "b", "c", "d", "--net", "n"], "NET must be given by position"),
+        (["chekc"], 'Did you mean "check"? Commands are prepare, '),
+        (
+            ["profile", "n", "a", "b", "o", "--distances", "hellinger,energi"],
+            "--distances: unknown distance energi; choose from hellinger, ",
+        ),
+        (
+            ["profile", "n", "a", "b", "o", "--distances", "energy,energy"],
+            "each once, got energy, energy",
+        ),
         (["synth", "o", "--image", "9"], "Unknown option"),
         (["demo", "o", "--size", "huge"], "--size must be small or smallest, got huge"),
-        (["check", "m.csv", "--crop", "50"], "crop must be a multiple of 32, got 50"),
+        (["check", "m.csv", "--crop", "50"], "--crop must be a multiple of 32, got 50"),
         (["check", "m.csv", "--workers", "0"], "workers must be at least 1, got 0"),
         (["evaluate", "{net}", "{manifest}", "o", "--shifts", "brightness:-1"], "factor >= 0"),
         (["evaluate", "{net}", "{manifest}", "o", "--shifts", "hue:1"], "must be KIND:FACTOR"),
-        (["evaluate", "{net}", "{manifest}", "o", "--metrics", "hausdorff"], "metrics must be of"),
+        (
+            ["evaluate", "{net}", "{manifest}", "o", "--metrics", "hausdorff"],
+            "unknown metric hausdorff",
+        ),
         (["evaluate", "{net}", "{manifest}", "o", "--tolerance", "-1"], "tolerance must be at"),
         (["profile", "{net}", "a", "b", "o", "c"], "too many arguments: c"),
         (["profile", "{net}", "a", "b", "o", "--pooling"], "--pooling needs a value"),
         (["profile", "{net}", "a", "b", "o", "--bins", "x"], "must be a whole number or fd, got x"),
         (["profile", "{net}", "a", "b", "o", "--seed", "1.5"], "must be a whole number, got 1.5"),
         (["profile", "{net}", "a", "b", "o", "--memory", "1G"], "must be a number, got 1G"),
-        (["profile", "{net}", "a", "b", "o", "--pooling", "none,max"], "got none, max"),
+        (["profile", "{net}", "a", "b", "o", "--pooling", "none,max"], "unknown pooling max"),
         (["study", "s.yaml", "o", "--jobs", "0"], "at least 1, got 0 (see skipshift study --help)"),
         (["prepare", "mms"], "SRC is missing (see skipshift prepare mms --help)"),
         (["prepare", "dicom", "s", "o"], 'Unknown command "dicom"'),
         (["prepare", "mms", "s", "o", "--train", "Z"], "train must be one of the vendors"),
-        (["prepare", "folder", "s", "o", "--border"], "border needs instances"),
+        (["prepare", "folder", "s", "o", "--border"], "--border needs --instances (see"),
         (["prepare", "scc", "s", "o", "--size", "100"], "size must be a multiple of 32, got 100"),
         (["prepare", "mitosis", "s", "o", "--holdout", "0"], "holdout must be at least 1, got 0"),
         (
@@ -102,7 +130,10 @@ def test_every_command_is_in_the_readme_and_has_help(skipshift):
         (["profile", "{net}", "a"], "SHIFTED is missing (see skipshift profile --help)"),
         (["profile", "{net}", "a", "b", "o", "--part", "2"], "Unknown option"),
         (["profile", "{net}", "a", "b", "o", "--crop", "40"], "crop must be a multiple of 32"),
-        (["profile", "{net}", "a", "b", "o", "--null-draws", "-1"], "null_draws must be at least"),
+        (
+            ["profile", "{net}", "a", "b", "o", "--null-draws", "-1"],
+            "--null-draws must be at least",
+        ),
         (["fingerprint", "{net}", "a", "f.csv"], "OUT must end in .npz or .json, got f.csv"),
         (["fingerprint", "{net}", "a", "f.npz", "--bins", "fd"], "must be a whole number, got fd"),
         (
@@ -112,7 +143,7 @@ def test_every_command_is_in_the_readme_and_has_help(skipshift):
         (["fingerprint", "{net}", "{manifest}", "f.npz", "--part", "0"], "at least 1"),
         (
             ["fingerprint", "{net}", "a", "f.npz", "--edges", "e", "--part", "2"],
-            "part is fixed by the fingerprint given as edges or IMAGES: leave --part out",
+            "part is fixed by the fingerprint given as --edges or IMAGES; leave it out",
         ),
         (["carry", "{net}", "{manifest}", "brightness:0.5", "o", "--crop", "40"], "of 32"),
     ],
@@ -127,29 +158,43 @@ def test_a_bad_argument_is_one_line_and_exit_code_2(skipshift, small_set, run_fo
 @pytest.mark.parametrize(
     ("words", "fault"),
     [
-        (["synth", "{tmp}/o", "--smear", "{tmp}/none.png"], "none.png: cannot be read"),
+        (["synth", "{tmp}/o", "--smear", "{tmp}/none.png"], "none.png: does not exist"),
         (["synth", "{tmp}/o", "--smear", "{manifest}"], "manifest.csv: is not an image"),
         (["synth", "{tmp}/images"], "is not empty and has no synth.json"),
-        (["study", "{tmp}/none.yaml", "{tmp}/o"], "none.yaml: cannot be read: No such file"),
-        (["report", "{tmp}"], "study.yaml"),
+        (["study", "{tmp}/none.yaml", "{tmp}/o"], "none.yaml: does not exist"),
+        (["report", "{tmp}"], "is not a study folder (no study.yaml)"),
+        (["report", "{tmp}/none"], "none: does not exist"),
+        (["check", "{tmp}/none.csv"], "none.csv: does not exist"),
+        (["check", "{manifest}#original"], "'#domain' is not taken"),
+        (["check", "{tmp}"], "is a folder; give a manifest"),
+        (["prepare", "folder", "{tmp}/none", "{tmp}/o"], "none: does not exist"),
+        (["prepare", "mms", "{manifest}", "{tmp}/o"], "manifest.csv: is not a folder"),
         (["prepare", "mms", "{tmp}/empty", "{tmp}/o"], "empty: has no information CSV"),
         (["prepare", "folder", "{tmp}", "{tmp}/o"], "no file matches the pattern"),
         (["prepare", "scc", "{tmp}/empty", "{tmp}/o"], "empty: has no annotations"),
         (["prepare", "mitosis", "{tmp}/empty", "{tmp}/o"], "empty: has no annotations"),
-        (["evaluate", "{tmp}", "{manifest}", "{tmp}/o"], "run.json: cannot be read"),
+        (
+            ["evaluate", "{tmp}", "{manifest}", "{tmp}/o"],
+            "is not a run folder (no run.json), nor an smp",
+        ),
+        (["evaluate", "{net}", "{tmp}/odd", "{tmp}/o"], "is a folder without masks"),
         (
             ["evaluate", "{net}", "{manifest}", "{tmp}/o", "--classes", "a"],
             "the network predicts 2 classes but 1 name was given (a)",
         ),
-        (["evaluate", "{net}", "{tmp}/none.csv", "{tmp}/o"], "none.csv: cannot be read"),
+        (
+            ["evaluate", "{net}", "{tmp}/none.csv", "{tmp}/o"],
+            "none.csv: does not exist; give a manifest",
+        ),
         (["profile", "{tmp}/none", "{manifest}", "{manifest}", "{tmp}/o"], "none: does not exist"),
         (["profile", "{net}", "{tmp}/empty", "brightness:0.5", "{tmp}/o"], "empty: contains no"),
         (["profile", "{net}", "{tmp}/odd", "brightness:0.5", "{tmp}/o"], "multiples of 32"),
-        (["profile", "{net}", "{tmp}/none.npz", "{tmp}", "{tmp}/o"], "as a fingerprint: [Errno 2]"),
+        (["profile", "{net}", "{tmp}/none.npz", "{tmp}", "{tmp}/o"], "none.npz: does not exist"),
         (
             ["profile", "{net}", "{tmp}/f.json", "brightness:0.5", "{tmp}/o"],
             "needs images to change",
         ),
+        (["profile", "{net}", "{tmp}/g.json", "{tmp}", "{tmp}/o"], "g.json: is not a fingerprint"),
         (
             ["fingerprint", "{net}", "{manifest}", "{tmp}/f.npz"],
             "4 groups cannot fill a part of 5",
@@ -164,6 +209,7 @@ def test_a_bad_argument_is_one_line_and_exit_code_2(skipshift, small_set, run_fo
 def test_a_bad_file_is_one_line_and_exit_code_1(skipshift, small_set, run_folder, words, fault):
     tmp = small_set.parent
     (tmp / "empty").mkdir()
+    (tmp / "g.json").write_text("{}")
     write_png(tmp / "odd" / "a.png", np.zeros((50, 64, 3), np.uint8))
     pd.read_csv(small_set)[:-1].to_csv(tmp / "two.csv", index=False)
     places = {"tmp": tmp, "net": run_folder, "manifest": small_set}
@@ -238,6 +284,15 @@ def test_an_error_in_the_users_own_code_is_not_a_wrong_argument(skipshift, tmp_p
 def test_a_list_takes_repeated_options_and_commas(words, expected):
     _, bound, _ = app.parse_args(["check", "m.csv", *words], exit_on_error=False)
     assert bound.arguments["spec"].classes == expected
+
+
+@pytest.mark.parametrize("words", [["--cells", "5,6"], ["--cells=5,6"], ["--cells", "5", "6"]])
+def test_a_pair_takes_a_comma_or_two_values(monkeypatch, skipshift, words):
+    given = []
+    write = "skipshift.data.prepare.synthetic.write_synthetic"
+    monkeypatch.setattr(write, lambda spec, _: given.append(spec.cells))
+    assert skipshift("synth", *words, "o")[0] == 0
+    assert given == [(5, 6)]
 
 
 def test_profile_takes_its_whole_spec_from_the_command_line():
@@ -388,7 +443,7 @@ def test_profile_measures_what_is_named_side_by_side(skipshift, small_set, run_f
     assert len(list(out.glob("profile-*-*.svg"))) == 3
     code, _, error = skipshift("profile", run_folder, small_set, "x", out, "--distances", "l2")
     assert code == 2
-    assert "distances must be one or more of hellinger, " in error
+    assert "unknown distance l2; choose from hellinger, " in error
 
 
 @pytest.mark.slow  # profiles several times

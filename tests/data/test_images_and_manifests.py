@@ -14,7 +14,7 @@ from skipshift.data.images import (
     write_png,
 )
 from skipshift.data.manifest import COLUMNS, read_cases, read_manifest
-from skipshift.data.sources import read_pair, read_set
+from skipshift.data.sources import read_labelled_pair, read_pair, read_set
 from skipshift.data.splits import draw_folds
 from skipshift.errors import SkipshiftError
 
@@ -92,7 +92,7 @@ def test_masks_of_any_single_channel_mode_give_indices(tmp_path, mode):
 
 def test_labels_beyond_the_classes_are_an_error(tmp_path):
     write_png(tmp_path / "m.png", np.array([[0, 7]], np.uint8))
-    with pytest.raises(SkipshiftError, match=r"m\.png: mask has labels \[7\].*classes are 0\.\.1"):
+    with pytest.raises(SkipshiftError, match=r"m\.png: mask has labels 7, .*classes are 0\.\.1"):
         read_mask(tmp_path / "m.png", 2)
 
 
@@ -105,7 +105,7 @@ def test_files_that_are_not_a_whole_image_are_an_error(tmp_path, rng):
         "text": "is not an image",
         "cut": "truncated",
         "float": "is not of 8 or 16 bits",
-        "no": "No such",
+        "no": "does not exist",
     }
     for name, fault in faults.items():
         ending = "tif" if name == "float" else "png"
@@ -172,7 +172,7 @@ def test_cases_are_read_in_order_with_any_number_of_threads(small_set):
 
 def test_a_mask_of_another_size_than_its_image_is_an_error(small_set):
     write_png(small_set.parent / "masks" / "case-03.png", np.zeros((64, 32), np.uint8))
-    with pytest.raises(SkipshiftError, match=r"case-03\.png: is 32 x 64, but its image is 64 x 64"):
+    with pytest.raises(SkipshiftError, match=r"case-03\.png: is 64 x 32, but its image is 64 x 64"):
         list(read_cases(read_manifest(small_set), 2))
 
 
@@ -217,15 +217,52 @@ def test_a_shifted_reference_keeps_its_groups(small_set):
 @pytest.mark.parametrize(
     ("source", "fault"),
     [
-        ("{}/masks/none", "cannot be read as a manifest"),
+        ("{}/masks/none", "none: does not exist; give a folder of images, a manifest or"),
+        ("{}/images/case-00.png", "is an image; give its folder"),
+        ("{}/images#original", "is a folder, which has no domains"),
+        ("brightness:0.5", "a shift can only be SHIFTED"),
         ("{}/empty", "contains no images"),
-        ("{}/manifest.csv#scanner", r"no test cases of domain 'scanner', only \['original'\]"),
+        ("{}/manifest.csv#scanner", r"no test cases of domain 'scanner', only original"),
     ],
 )
 def test_a_source_without_images_is_an_error(small_set, source, fault):
     (small_set.parent / "empty").mkdir()
     with pytest.raises(SkipshiftError, match=fault):
         read_set(source.format(small_set.parent))
+
+
+@pytest.mark.parametrize("name", ["brigtness:0.75", "brightness", "hue:1"])
+def test_an_unknown_shift_lists_the_shifts(small_set, name):
+    with pytest.raises(SkipshiftError, match=f"{name}: is not a file, .* saturation:FACTOR"):
+        read_pair(str(small_set), name)
+    with pytest.raises(SkipshiftError, match=f"{name}: is not a file, .* saturation:FACTOR"):
+        read_labelled_pair(str(small_set), name, 2)
+
+
+@pytest.mark.parametrize(
+    ("shape", "sides", "remedy"),
+    [
+        ((50, 70, 3), "50 x 70 x 3", "crop {} to one size$"),
+        ((64, 32, 1), "64 x 32 x 1", "convert {} to the same channels$"),
+    ],
+)
+def test_images_of_different_shapes_are_refused_with_both_shapes(tmp_path, shape, sides, remedy):
+    write_png(tmp_path / "set" / "a.png", np.zeros((64, 32, 3), np.uint8))
+    write_png(tmp_path / "set" / "b.png", np.zeros(shape, np.uint8))
+    fault = rf"b\.png: is {sides}, but a\.png is 64 x 32 x 3 .*; {remedy.format('all images')}"
+    with pytest.raises(SkipshiftError, match=fault):
+        read_set(str(tmp_path / "set"))
+    write_png(tmp_path / "a" / "a.png", np.zeros((64, 32, 3), np.uint8))
+    write_png(tmp_path / "b" / "b.png", np.zeros(shape, np.uint8))
+    with pytest.raises(
+        SkipshiftError, match=f"{sides}, .* 64 x 32 x 3 .*; {remedy.format('both')}"
+    ):
+        read_pair(str(tmp_path / "a"), str(tmp_path / "b"))
+
+
+def test_volumes_are_not_read_from_images(small_set):
+    with pytest.raises(SkipshiftError, match=r"is an image, but --volumes takes NIfTI or NPY"):
+        read_set(str(small_set), volumes=True)
 
 
 @pytest.mark.parametrize(

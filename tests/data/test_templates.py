@@ -221,7 +221,7 @@ def write_bad_smear(path, kind):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("absent", "bad.png: cannot be read as an image: No such file"),
+        ("absent", "bad.png: does not exist"),
         ("text", "bad.png: is not an image"),
         ("truncated", "bad.png: cannot be read as an image"),
         ("grey", "bad.png: is grey; a smear must be an RGB colour image"),

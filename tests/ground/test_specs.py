@@ -5,11 +5,20 @@ from pathlib import Path
 import pytest
 import yaml
 
-from skipshift.data.prepare.options import SynthSpec
+from skipshift.data.prepare.options import FolderSpec, MitosisSpec, MmsSpec, SynthSpec
 from skipshift.errors import SkipshiftError
 from skipshift.names import LEVELS, VARIANTS, parse_shift, skips_of, variant_of
 from skipshift.records import atomic, read_table, write_table
-from skipshift.specs import ProfileSpec, StudySpec, TrainingSpec, from_plain, read_spec, to_plain
+from skipshift.specs import (
+    EvaluationSpec,
+    ExecutionSpec,
+    ProfileSpec,
+    StudySpec,
+    TrainingSpec,
+    from_plain,
+    read_spec,
+    to_plain,
+)
 
 
 def test_every_set_of_skips_has_one_name():
@@ -64,10 +73,10 @@ def test_a_fault_in_a_study_file_is_one_line_that_names_it(tmp_path, text, fault
 @pytest.mark.parametrize(
     ("kind", "values", "fault"),
     [
-        (SynthSpec, {"out": "o", "cells": [5, 2]}, "1 <= LOW <= HIGH, got 5 2"),
+        (SynthSpec, {"out": "o", "cells": [5, 2]}, "1 <= LOW <= HIGH, got 5,2"),
         (SynthSpec, {"out": "o", "images": 0}, "images must be at least 1"),
         (SynthSpec, {"out": "o", "holdout": 1.0}, r"holdout must be in \[0, 1\)"),
-        (SynthSpec, {"out": "o", "boxes": "b.json"}, "need a smear"),
+        (SynthSpec, {"out": "o", "boxes": "b.json"}, "need smear"),
         (TrainingSpec, {"epochs": 0}, "epochs must be at least 1"),
         (TrainingSpec, {"learning_rate": 0}, "learning_rate must be above 0"),
         (TrainingSpec, {"dice": 0, "cross_entropy": 0}, "not both 0"),
@@ -78,19 +87,40 @@ def test_a_fault_in_a_study_file_is_one_line_that_names_it(tmp_path, text, fault
         (
             ProfileSpec,
             {"distances": ["l2"]},
-            r"distances must be one or more of hellinger, .*, got l2",
+            r"distances: unknown distance l2; choose from hellinger, ",
         ),
         (ProfileSpec, {"pooling": []}, r"pooling must be one or more of average, .* got none"),
         (ProfileSpec, {"memory": -1}, "memory must be at least 0, got -1"),
         (ProfileSpec, {"batch_size": 0}, "batch_size must be at least 1, got 0"),
         (StudySpec, {"manifest": "m", "skips": ["baseline"] * 2}, "skips must be distinct"),
-        (StudySpec, {"manifest": "m", "seeds": [1, 1]}, "seeds must be distinct"),
+        (StudySpec, {"manifest": "m", "seeds": [1, 1]}, "seeds must be distinct, .* got 1, 1"),
+        (StudySpec, {"manifest": "m", "seeds": [-1]}, "seeds must be at least 0, got -1"),
+        (MmsSpec, {"src": "s", "out": "o", "train": "Z"}, "of the vendors A, B, C, D, got Z"),
+        (MitosisSpec, {"src": "s", "out": "o", "mpp": 0}, "mpp and most_error must be above 0"),
+        (FolderSpec, {"src": "s", "out": "o", "classes": ["a", "a"]}, "classes must be distinct"),
         (StudySpec, {"manifest": "m", "classes": ["a"]}, "at least two distinct names"),
     ],
 )
 def test_a_value_out_of_range_is_refused(kind, values, fault):
     with pytest.raises(SkipshiftError, match=fault):
         from_plain(kind, values, "file")
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "name"),
+    [
+        (TrainingSpec, {}, "decay_factor"),
+        (TrainingSpec, {}, "dice"),
+        (ProfileSpec, {}, "memory"),
+        (ExecutionSpec, {}, "gpus"),
+        (EvaluationSpec, {}, "tolerance"),
+        (SynthSpec, {"out": "o"}, "holdout"),
+        (MitosisSpec, {"src": "s", "out": "o"}, "mpp"),
+    ],
+)
+def test_nan_is_not_a_number(kind, values, name):
+    with pytest.raises(SkipshiftError, match=f"{name} must be a number, got nan"):
+        from_plain(kind, {**values, name: float("nan")}, "file")
 
 
 @pytest.mark.parametrize("domain", ["brightness:-1", "contrast:nan", "saturation:x"])

@@ -1,5 +1,6 @@
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -162,11 +163,15 @@ def test_wrong_keys_and_shapes_are_named(tmp_path, builder, change, fault):
         ("mine", "'mine' must have the form module:function"),
         ("mine:nothing", "mine has no function nothing"),
         ("absent:net", "No module named 'absent'; run from the folder that contains it"),
+        ("mine.py:net", "must name a module, without .py: mine:net"),
+        ("json:dump", "json:dump must take no arguments: missing a required argument: 'obj'"),
+        ("broken:net", "broken cannot be imported: No module named 'absent_library'"),
         ("mine:text", r"mine:text must return a torch.nn.Module, got str"),
     ],
 )
 @pytest.mark.usefixtures("builder")
 def test_a_wrong_builder_is_an_argument_at_fault(name, fault):
+    Path("broken.py").write_text("import absent_library\n")
     with pytest.raises(ValueError, match=fault):
         load_net("net.pt", name)
 
@@ -182,8 +187,31 @@ def test_files_that_are_something_else_say_so(tmp_path):
         SkipshiftError, match=r"net\.pt2: cannot be read as a torch\.export archive"
     ):
         load_net(tmp_path / "net.pt2")
-    with pytest.raises(SkipshiftError, match=r"run.json: cannot be read"):
+    with pytest.raises(SkipshiftError, match="absent: does not exist"):
         load_net(tmp_path / "absent")
+    with pytest.raises(SkipshiftError, match=r"is not a run folder \(no run.json\), nor an smp"):
+        load_net(tmp_path)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_whole_pickled_network_is_not_loaded(tmp_path, builder, legacy):
+    path = tmp_path / "whole.pt"
+    torch.save(small(), path, _use_new_zipfile_serialization=not legacy)
+    for name in (None, builder):
+        with pytest.raises(SkipshiftError, match=r"a whole pickled network.*; save its"):
+            load_net(path, name)
+
+
+@pytest.mark.parametrize("name", ["net.pt", "archive.pt", "absent.pt", "folder.pt"])
+def test_what_is_not_weights_says_so(tmp_path, builder, name):
+    (tmp_path / "net.pt").write_text("text")
+    (tmp_path / "folder.pt").mkdir()
+    np.savez(tmp_path / "archive.npz", a=np.zeros(1))
+    (tmp_path / "archive.npz").rename(tmp_path / "archive.pt")
+    faults = {"absent.pt": "does not exist", "folder.pt": "is a folder"}
+    fault = faults.get(name, "is not a file of torch weights")
+    with pytest.raises(SkipshiftError, match=f"{name}: {fault}"):
+        load_net(tmp_path / name, builder)
 
 
 def test_a_folder_of_another_library_says_so(tmp_path):
@@ -205,5 +233,5 @@ def test_a_broken_nnunet_folder_says_so(results):
     ):
         load_net(folder)
     (folder / "fold_0" / "checkpoint_final.pth").unlink()
-    with pytest.raises(SkipshiftError, match="cannot be read: No such file"):
+    with pytest.raises(SkipshiftError, match=r"checkpoint_final\.pth: does not exist"):
         load_net(folder)

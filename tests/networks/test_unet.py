@@ -101,7 +101,7 @@ def test_weights_of_another_network_name_the_first_keys(tmp_path):
 
 
 def test_a_folder_that_is_no_run_is_an_error(tmp_path):
-    with pytest.raises(SkipshiftError, match=r"run\.json: cannot be read"):
+    with pytest.raises(SkipshiftError, match=r"run\.json: does not exist"):
         Unet.load(tmp_path)
 
 

@@ -152,7 +152,7 @@ def test_a_saved_profile_loads_as_it_was(rng, tmp_path):
 
 
 def test_a_folder_without_a_profile_is_an_error(tmp_path):
-    with pytest.raises(SkipshiftError, match=r"profile\.json: cannot be read"):
+    with pytest.raises(SkipshiftError, match=r"profile\.json: does not exist"):
         Profile.load(tmp_path)
 
 

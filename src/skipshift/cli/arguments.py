@@ -20,6 +20,7 @@ from skipshift.specs import (
     ProfileSpec,
     check_crop,
     check_least,
+    check_names,
 )
 
 
@@ -73,6 +74,7 @@ class CheckSpec:
     """Threads that decode and measure images; one per CPU by default."""
 
     def __post_init__(self) -> None:
+        check_names("classes", self.classes)
         check_crop("crop", self.crop)
         check_least(self, 1, "workers")
 
@@ -103,6 +105,9 @@ class EvaluateSpec:
         default_factory=EvaluationSpec, kw_only=True
     )
     """How the network is evaluated."""
+
+    def __post_init__(self) -> None:
+        check_names("classes", self.classes)
 
 
 @dataclass(frozen=True)
@@ -204,7 +209,7 @@ class FingerprintRunSpec:
         merged = self.images.endswith(FINGERPRINTS)
         if self.settings.part is not None and (self.edges is not None or merged):
             raise ArgumentError(
-                "part is fixed by the fingerprint given as edges or IMAGES: leave --part out"
+                "part is fixed by the fingerprint given as --edges or IMAGES; leave it out"
             )
 
 

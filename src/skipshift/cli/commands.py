@@ -49,6 +49,7 @@ def prepare_mms(spec: MmsSpec, progress: Progress = silent) -> str:
     """Prepare the M&Ms challenge."""
     from skipshift.data.prepare import mms, writing
 
+    _check_folder(spec.src)
     mms.prepare_mms(spec, progress)
     return writing.describe(spec.out)
 
@@ -57,6 +58,7 @@ def prepare_folder(spec: FolderSpec, progress: Progress = silent) -> str:
     """Prepare folders of images and masks."""
     from skipshift.data.prepare import folder, writing
 
+    _check_folder(spec.src)
     folder.prepare_folder(spec, progress)
     return writing.describe(spec.out)
 
@@ -65,6 +67,7 @@ def prepare_scc(spec: SccSpec, progress: Progress = silent) -> str:
     """Prepare slides with outlined tissue."""
     from skipshift.data.prepare import scc, writing
 
+    _check_folder(spec.src)
     scc.prepare_scc(spec, progress)
     return writing.describe(spec.out)
 
@@ -74,6 +77,7 @@ def prepare_mitosis(spec: MitosisSpec, progress: Progress = silent) -> str:
     from skipshift.data.prepare import mitosis, stains, writing
     from skipshift.page.review import write_review
 
+    _check_folder(spec.src)
     propose: Propose = stains.propose
     if spec.proposals is not None:
         from skipshift.networks.mask_proposals import load_proposer
@@ -113,10 +117,22 @@ def demo(spec: DemoSpec, progress: Progress = silent) -> str:
 
 
 def check(spec: CheckSpec, progress: Progress = silent) -> str:
-    """Check a manifest; `CheckError` with all findings if one of them is an error."""
+    """Check a manifest; `CheckError` with all findings if one of them is an error.
+
+    `SkipshiftError` if it is not a whole manifest.
+    """
     from skipshift.data.checks import findings as checks
     from skipshift.data.checks.preflight import check_manifest
 
+    file, hash_, _ = str(spec.manifest).partition("#")
+    if hash_ and Path(file).exists():
+        raise SkipshiftError(
+            f"{spec.manifest}: '#domain' is not taken; check reads whole manifests"
+        )
+    if not spec.manifest.exists():
+        raise SkipshiftError(f"{spec.manifest}: does not exist; give a manifest")
+    if spec.manifest.is_dir():
+        raise SkipshiftError(f"{spec.manifest}: is a folder; give a manifest")
     findings = check_manifest(
         spec.manifest, spec.classes or None, spec.crop, spec.workers, progress
     )
@@ -139,9 +155,13 @@ def study(spec: StudyRunSpec, progress: Progress = silent) -> str:
 
 
 def report(spec: ReportSpec, progress: Progress = silent) -> str:  # noqa: ARG001
-    """Write figures and page again."""
+    """Write figures and page again; `SkipshiftError` if the folder is not that of a study."""
     from skipshift.page.report import write_report
+    from skipshift.records import STUDY
 
+    _check_folder(spec.out)
+    if not (spec.out / STUDY).exists():
+        raise SkipshiftError(f"{spec.out}: is not a study folder (no {STUDY})")
     return _study_text(write_report(spec.out))
 
 
@@ -236,6 +256,12 @@ def carry(spec: CarryRunSpec, progress: Progress = silent) -> str:
         table = patch(net, *inputs.images, inputs.masks, inputs.groups, spec.settings)
     _write_carry(spec, table, paths)
     return f"{_carry_text(table)}\n\n{carry_sentence(table)}\n\ncarry: {spec.out}"
+
+
+def _check_folder(path: Path) -> None:
+    """Raise a `SkipshiftError` unless a path is that of a folder."""
+    if not path.is_dir():
+        raise SkipshiftError(f"{path}: {'is not a folder' if path.exists() else 'does not exist'}")
 
 
 def _load(source: Path, builder: str | None, preprocess: str) -> "nn.Module":

@@ -7,11 +7,11 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from typing import Annotated, Any, TypeVar
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, Argument, CycloptsError, Parameter
 
 from skipshift.cli import commands
 from skipshift.cli.help_text import LISTS, ReflowedHelp, show_default, split_example
-from skipshift.cli.words import explain, prepare_words
+from skipshift.cli.words import explain, prepare_words, split_pairs, with_dashes
 from skipshift.data.checks.findings import CheckError
 from skipshift.errors import ArgumentError, SkipshiftError
 from skipshift.networks.allocator import keep_memory
@@ -33,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _run(words: list[str], debug: bool) -> int:
     keep_memory()
     try:
+        words = split_pairs(words, _arguments(words))
         app(words or ["--help"], exit_on_error=False, print_error=False)
     except KeyboardInterrupt:
         return _fail("interrupted; run the same command again to resume", 130)
@@ -40,7 +41,10 @@ def _run(words: list[str], debug: bool) -> int:
         if debug:
             traceback.print_exc()
         command = " ".join(("skipshift", *app.parse_commands(words)[0]))
-        return _fail(f"{explain(error)} (see {command} --help)", 2)
+        reason = explain(error)
+        if isinstance(error, ArgumentError):
+            reason = with_dashes(reason, _arguments(words))
+        return _fail(f"{reason} (see {command} --help)", 2)
     except CheckError as error:
         print(error.report)
         return _fail(_one_line(error), 1)
@@ -54,6 +58,14 @@ def _run(words: list[str], debug: bool) -> int:
         reason = f"{type(error).__name__}: {_one_line(error)}"
         return _fail(f"unexpected {reason} (add {DEBUG} to see where)", 1)
     return 0
+
+
+def _arguments(words: list[str]) -> Sequence[Argument]:
+    """Arguments of the command that the words call; none for the program itself."""
+    chain, apps, _ = app.parse_commands(words)
+    # --help and --version are commands of cyclopts, whose arguments are not ours
+    named = bool(chain) and chain[-1][0] != "-" and apps[-1].default_command is not None
+    return apps[-1].assemble_argument_collection() if named else ()
 
 
 def _fail(message: str, code: int) -> int:

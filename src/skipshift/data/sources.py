@@ -136,7 +136,7 @@ def _read(file: Path, volumes: bool) -> list[npt.NDArray[Any]]:
         image = image[..., None] if image.ndim == axes else image
     if image.ndim != axes + 1:
         sides = "(D, H, W)" if volumes else "(H, W) or (H, W, C)"
-        raise SkipshiftError(f"{file}: must be {sides}, got ({shown(image.shape)})")
+        raise SkipshiftError(f"{file}: must be {sides}, got {image.shape}")
     return [image]
 
 

@@ -43,12 +43,12 @@ def load_net(source: Path | str, builder: str | None = None) -> nn.Module:
     if builder is not None:
         build = import_function(builder)
         _check_no_arguments(builder, build)
-        _check_weights(source)
         net = build()
         if not isinstance(net, nn.Module):
             raise ArgumentError(
                 f"{builder} must return a torch.nn.Module, got {type(net).__name__}"
             )
+        _check_weights(source)
         load_weights(net, _matching_names(net, read_weights(source)), str(source))
     elif not source.exists():
         raise SkipshiftError(f"{source}: does not exist")
@@ -95,18 +95,26 @@ def _check_weights(path: Path) -> None:
     if not zipfile.is_zipfile(path):
         # before version 1.6 torch wrote pickles, which start with this byte
         with path.open("rb") as file:
-            if file.read(1) != b"\x80":
-                raise SkipshiftError(f"{path}: is not a file of torch weights")
-        return
+            head = file.read(1 << 20)
+        torch_file, whole = head[:1] == b"\x80", b"ctorch.nn.modules." in head
+    else:
+        torch_file, whole = _torch_archive(path)
+    if not torch_file:
+        raise SkipshiftError(f"{path}: is not a file of torch weights")
+    if whole:
+        raise SkipshiftError(
+            f"{path}: holds a whole pickled network, which is not loaded; save its state_dict"
+        )
+
+
+def _torch_archive(path: Path) -> tuple[bool, bool]:
+    """Whether a zip file is torch's, and whether it holds a whole network."""
     try:
         classes = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception:
         # torch raises many kinds of errors for a zip file of another kind
-        raise SkipshiftError(f"{path}: is not a file of torch weights") from None
-    if any(name.startswith("torch.nn.modules.") for name in classes):
-        raise SkipshiftError(
-            f"{path}: holds a whole pickled network, which is not loaded; save its state_dict"
-        )
+        return False, False
+    return True, any(name.startswith("torch.nn.modules.") for name in classes)
 
 
 def _matching_names(net: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:

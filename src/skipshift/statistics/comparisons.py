@@ -58,6 +58,8 @@ BOTH_FAIL = "both fail"
 CHECKPOINT, VARIANT = "checkpoint", "variant"
 """What a verdict is about: with one run, and with several."""
 
+_RESERVED = f"domain {AWAY!r} and class {MEAN!r} are reserved for means; rename yours"
+
 Flags = npt.NDArray[np.bool_]
 
 _TESTED = ("p", "p_adjusted", "p_equivalence", "p_equivalence_adjusted")
@@ -138,7 +140,7 @@ def compare(
         raise ArgumentError(f"margin must be in (0, 1), got {margin}")
     foreground = foreground_of(cases)
     if MEAN in foreground:
-        raise _reserved()
+        raise ArgumentError(_RESERVED)
     places = places_of([str(domain) for domain in cases["domain"].unique()], homes)
     sums = group_sums(cases, foreground, foreground)
     patterns = signs(len(sums.parts), swaps, np.random.default_rng(seed))
@@ -171,15 +173,11 @@ def places_of(domains: Sequence[str], homes: Sequence[str]) -> list[Place]:
     [('A', True), ('B', False), ('C', False), ('away', True)]
     """
     if AWAY in domains:
-        raise _reserved()
+        raise ArgumentError(_RESERVED)
     away = tuple(domain for domain in domains if domain not in homes)
     alone = bool(homes) and len(away) == 1
     places = [Place(name, (name,), name in homes or alone) for name in domains]
     return [*places, Place(AWAY, away, True)] if homes and len(away) > 1 else places
-
-
-def _reserved() -> ArgumentError:
-    return ArgumentError(f"domain {AWAY!r} and class {MEAN!r} are reserved for means; rename yours")
 
 
 def decide(

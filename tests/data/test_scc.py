@@ -431,7 +431,7 @@ def test_a_tissue_unknown_to_catch_must_be_assigned(slides):
     ("options", "message"),
     [
         ({"scanners": ("A",)}, "scanners must be DOMAIN=SCANNER, each once, got A"),
-        ({"scanners": ("A=x", "A=y")}, "each once, got A=x A=y"),
+        ({"scanners": ("A=x", "A=y")}, "each once, got A=x, A=y"),
         ({"train": ("Z",)}, "train must be some of the domains"),
         ({"size": 100}, "size must be a multiple of 32, got 100"),
         ({"mpp": 0.0}, "mpp must be above 0"),

@@ -149,6 +149,8 @@ def test_an_interrupted_study_goes_on_to_the_same_tables(spec, whole, tmp_path, 
 @pytest.mark.parametrize("step", ["written last.ckpt", "half_written run.json"])
 def test_a_study_that_is_killed_goes_on_to_the_same_tables(spec, whole, tmp_path, step):
     out = tmp_path / "out"
+    # the killed process is without this session's fp32
+    spec = replace(spec, training=replace(spec.training, precision="fp32"))
     code = (
         "import os; from pathlib import Path; from benchmarks.interrupts import arm, kill_group;"
         "from skipshift.specs import StudySpec, from_plain;"

@@ -213,7 +213,9 @@ def profile(spec: ProfileRunSpec, progress: Progress = silent) -> str:
         result = profile_shift(net, sets[0].images, sets[1].images, layers, groups, spec.settings)
     result.save(spec.out)
     _write_pictures(result, spec)
-    table = result.layers.round(3).to_string(index=False)
+    # the verdict tells what the other columns are for
+    hidden = ["behind", "behind_low", "behind_high", "groups", "least_p"]
+    table = result.layers.drop(columns=hidden).round(3).to_string(index=False)
     parts = [table, result.verdict(), beyond_edges(result.outside), f"profile: {spec.out}"]
     return "\n\n".join(filter(None, parts))
 

@@ -279,6 +279,8 @@ def _by_channels(counts: Counts, rows: int, work: Callable[[slice], Any]) -> lis
     channels, bins = counts.shape[1:]
     step = max(1, _CELLS // (bins * rows))
     parts = [slice(start, start + step) for start in range(0, channels, step)]
+    if len(parts) == 1:
+        return [work(parts[0])]
     # products of few channels are too small to parallelise, so threads take channels instead
     with _blas().limit(limits=1), ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(work, parts))

@@ -148,6 +148,9 @@ class ProfileSpec:
     null_draws: int = 100
     """Random comparisons without a shift, by group, to average the null (the noise floor) over."""
 
+    bootstrap_draws: int = 200
+    """Without effect: intervals leave out one group at a time. Kept for scripts that set it."""
+
     permutation_draws: int = 1000
     """Permutations of the groups between the two sets for p."""
 
@@ -166,7 +169,7 @@ class ProfileSpec:
         check_choices("pooling", "pooling", self.pooling, POOLINGS)
         if self.bins != "fd" and self.bins < 2:
             raise ArgumentError(f"bins must be at least 2, or fd, got {self.bins}")
-        check_least(self, 0, "null_draws", "permutation_draws", "memory", "seed")
+        check_least(self, 0, "null_draws", "bootstrap_draws", "permutation_draws", "memory", "seed")
         check_least(self, 1, "batch_size")
 
 

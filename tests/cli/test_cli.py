@@ -298,14 +298,15 @@ def test_a_pair_takes_a_comma_or_two_values(monkeypatch, skipshift, words):
 def test_profile_takes_its_whole_spec_from_the_command_line():
     options = {
         "distances": "auc,energy", "pooling": "none", "bins": "fd", "null-draws": "1",
-        "permutation-draws": "3", "memory": "0.5", "batch-size": "4", "seed": "5",
+        "bootstrap-draws": "2", "permutation-draws": "3", "memory": "0.5", "batch-size": "4",
+        "seed": "5",
     }  # fmt: skip
     assert {name.replace("-", "_") for name in options} == {f.name for f in fields(ProfileSpec)}
     words = [f"--{name}={value}" for name, value in options.items()]
     _, bound, _ = app.parse_args(["profile", "n", "a", "b", "o", *words], exit_on_error=False)
     assert bound.arguments["spec"].settings == ProfileSpec(
         distances=("auc", "energy"), pooling=("none",), bins="fd", null_draws=1,
-        permutation_draws=3, memory=0.5, batch_size=4, seed=5,
+        bootstrap_draws=2, permutation_draws=3, memory=0.5, batch_size=4, seed=5,
     )  # fmt: skip
 
 

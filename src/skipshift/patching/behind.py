@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from skipshift.patching.labelled import Codes
+from skipshift.statistics.crossed import Array
 from skipshift.statistics.passing import LEVELS, passed_between_sets, passed_in_pairs
-from skipshift.statistics.recovery import Array
 
 Maps = Mapping[str, Tensor]
 """Path -> map (N, D, ...) of the block behind it."""

@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from skipshift.statistics.recovery import Array, Linear, ratios, share_interval, t_interval
+from skipshift.statistics.crossed import Array, ratios
+from skipshift.statistics.recovery import Linear, share_interval, t_interval
 
 LEVELS = 8
 """Levels of each channel at which distributions are compared."""

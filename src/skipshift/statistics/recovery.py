@@ -14,8 +14,7 @@ from scipy.special import stdtrit
 from skipshift.errors import ArgumentError
 from skipshift.specs import CarrySpec
 from skipshift.statistics.counts import ratio
-
-Array = npt.NDArray[np.float64]
+from skipshift.statistics.crossed import Array, group_variance, ratios
 
 Counts = npt.NDArray[np.int64]
 """(groups, rows, classes, 3)."""
@@ -203,62 +202,6 @@ def _foreground(counts: Counts) -> tuple[Array, Array, Array]:
         np.where(known, errors, 0).sum(-1) / number,
         np.asarray((weights / number).mean(1)),
     )
-
-
-def ratios(parts: Array) -> tuple[Array, Array]:
-    """Divide sums (groups, ..., 2): the ratio (...), and each group's error in it (groups, ...).
-
-    Leaving group g out moves t / b by (t_g - s b_g) / (b - b_g); times sqrt((n-1)/n) the squares of
-    these add up to the jackknife variance (Efron and Stein 1981), n being the groups with b_g > 0.
-    """
-    top, bottom = parts[..., 0], parts[..., 1]
-    whole = parts.sum(0)
-    n = (bottom > 0).sum(0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        score = whole[..., 0] / whole[..., 1]
-        moved = (top - score * bottom) / (whole[..., 1] - bottom)
-        return score, np.sqrt((n - 1) / n) * np.where(bottom > 0, moved, 0)
-
-
-def group_variance(errors: Array, weights: Array) -> tuple[Array, Array]:
-    """Variance of a mean over domains, and its degrees of freedom.
-
-    Domains with groups of their own are strata: each centres its own groups, which `ratios` has
-    done; a group that is in several domains counts once, with its sum. Groups of the same domains
-    have as many degrees of freedom as groups of equal weight would (Kish 1965), less the part that
-    their domains' ratios cost, one each. They are joined as the errors are seen and as they would
-    be if all groups were alike, and the fewer count: two groups that happen to agree say little.
-
-    Parameters
-    ----------
-    errors
-        (groups, domains, ...) from `ratios`, or a difference of two.
-    weights
-        (groups, domains): what a group has to divide by there, 0 where it has nothing. A domain of
-        one group gives NaN.
-    """
-    seen = weights.any(1)
-    errors, weights = errors[seen], weights[seen]
-    total = (errors.mean(1) ** 2).sum(0)
-    if not len(weights) or ((weights > 0).sum(0) < 2).any():
-        return np.full(total.shape, np.nan), np.full(total.shape, np.nan)
-    weights = weights / weights.sum(0)
-    kinds, place = np.unique(weights > 0, axis=0, return_inverse=True)
-    seen_parts, alike_parts, free = [], [], []
-    for kind in range(len(kinds)):
-        own = place.ravel() == kind
-        each = weights[own].mean(1)
-        free.append(max(each.sum() ** 2 / (each**2).sum() - weights[own].sum(0).max(), 0.5))
-        seen_parts.append((errors[own].mean(1) ** 2).sum(0))
-        alike_parts.append((each**2).sum())
-    alike = _joined(np.array(alike_parts), np.array(free))
-    return total, np.fmin(_joined(np.array(seen_parts), np.array(free)), alike)
-
-
-def _joined(parts: Array, free: Array) -> Array:
-    """Degrees of freedom of a sum of variances (parts, ...) (Satterthwaite 1946)."""
-    squares = np.tensordot(1 / free, parts**2, 1)
-    return ratio(parts.sum(0) ** 2, squares)
 
 
 def t_interval(mean: Linear, weights: Array, level: float = 0.95) -> Interval:

@@ -10,9 +10,7 @@ from skipshift.statistics.resampling import (
     mixed,
     mixed_halves,
     p_value,
-    percentile_interval,
     permutations,
-    resamples,
     rest_of,
     sample,
     smallest_p,
@@ -135,16 +133,3 @@ def test_holm_gives_the_adjusted_p_of_the_textbook_and_leaves_nan_out():
 def test_a_single_group_cannot_be_split(rng):
     with pytest.raises(ValueError, match="at least 2 groups"):
         comparisons(Groups(np.arange(1), np.arange(1, 5)), None, 5, rng)
-
-
-def test_a_resample_draws_as_many_groups_as_there_are(rng):
-    weights = resamples(6, 4000, rng)
-    assert (weights.sum(1) == 6).all()
-    assert weights.var(0) == pytest.approx(np.full(6, 5 / 6), abs=0.08)
-
-
-def test_percentiles_leave_nan_draws_out_and_keep_nan_columns():
-    draws = np.column_stack([np.r_[np.nan, np.arange(101)], np.full(102, np.nan)])
-    low, high = percentile_interval(draws, 10**6, 0.9)
-    assert (low[0], high[0]) == pytest.approx((5, 95), abs=0.01)
-    assert np.isnan([low[1], high[1]]).all()

@@ -1,6 +1,6 @@
 """Metrics of every network on every domain: pooled value, interval over groups, worst case."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -9,27 +9,27 @@ import pandas as pd
 
 from skipshift.records import TABLE_COLUMNS
 from skipshift.statistics.counts import ratio
+from skipshift.statistics.crossed import (
+    Array,
+    Crossed,
+    amount_interval,
+    crossed,
+    score_interval,
+    unknown,
+)
 from skipshift.statistics.metrics import METRICS, Metric
-from skipshift.statistics.resampling import Weights, percentile_interval, resamples
-
-LEAST_GROUPS = 5
-"""Fewest groups with an interval: with fewer, a bootstrap's covers far less than it says."""
 
 LOWER_TAIL = 0.05
 """Share of the cases that are at most as good as the value of the column ``p5``."""
 
-Array = npt.NDArray[np.float64]
 
-
-def metric_scores(table: pd.DataFrame, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
+def metric_scores(table: pd.DataFrame) -> pd.DataFrame:
     """Put the cases of metrics.parquet together.
 
     Parameters
     ----------
     table
         Columns of metrics.parquet, and ``encoder`` and ``variant`` of each run.
-    draws, seed
-        Bootstrap resamples of the groups for the 95 % interval; none below 5 groups.
 
     Returns
     -------
@@ -38,27 +38,25 @@ def metric_scores(table: pd.DataFrame, draws: int = 1000, seed: int = 0) -> pd.D
     ``worst`` are of single cases (of groups) with the class in their mask, whatever was predicted:
     their mean, the case that 5 % of them are at most as good as, and the worst one; the worst bias
     is the one farthest from 0. ``cases`` counts all cases, ``present`` those with the class.
+    ``low`` and ``high`` are the t-interval of scores.csv (`Crossed`): over groups with one run,
+    over trainings and groups with several; NaN with fewer than 2 groups.
     """
     rows = []
     network = ["encoder", "variant", "metric", "domain", "class"]
     for key, own in table.groupby(network, sort=False):
         metric = METRICS[str(key[2])]
         groups = np.unique(own["group"].astype(str))
-        weights = resamples(len(groups), draws, np.random.default_rng(seed))
-        weights = np.concatenate([np.ones((1, len(groups))), weights])
         runs = [run for _, run in own.groupby("run", sort=False)]
-        drawn = np.mean([pooled(run, groups, weights, metric) for run in runs], axis=0)
-        low, high = (np.nan, np.nan)
-        if len(groups) >= LEAST_GROUPS:
-            low, high = (float(bound) for bound in percentile_interval(drawn[1:], len(groups)))
+        result = joined([pooled(run, groups, metric) for run in runs])
+        low, high = _interval(result, metric)
         cases = [case_values(run, metric) for run in runs]
         rows.append(
             {
                 **dict(zip(network, key, strict=True)),
                 **dict(_spread(cases, metric)),
-                "value": drawn[0],
-                "low": low,
-                "high": high,
+                "value": float(result.effect),
+                "low": float(low),
+                "high": float(high),
                 "cases": own["case"].nunique(),
                 "groups": len(groups),
                 "present": own.loc[own["present"], "case"].nunique(),
@@ -69,21 +67,51 @@ def metric_scores(table: pd.DataFrame, draws: int = 1000, seed: int = 0) -> pd.D
 
 
 def pooled(
-    run: pd.DataFrame, groups: npt.NDArray[np.str_], weights: Weights, metric: Metric
-) -> Array:
-    """Value of one run's cases for each row of weights (draws, groups): (draws,)."""
+    run: pd.DataFrame, groups: npt.NDArray[np.str_], metric: Metric
+) -> tuple[float, Array, Array]:
+    """Value of one run's cases, and each group's error in it and part of what is divided by.
+
+    A group's error is what leaving it out changes, times sqrt((n - 1) / n) with the number n of
+    groups that have anything to divide by, as in `ratios`.
+
+    Returns
+    -------
+    value, (groups,) errors, (groups,) weights.
+    """
     if metric.mean_of_groups:
         values = pd.Series(case_values(run, metric)).reindex(groups).to_numpy(np.float64)
-        known = np.isfinite(values)
-        return ratio(weights @ np.where(known, values, 0), weights @ known)
-    parts = int(run["part"].max()) + 1
-    cell = np.searchsorted(groups, run["group"].astype(str)) * parts + run["part"]
-    sums = [
-        np.bincount(cell, run[name], len(groups) * parts).reshape(len(groups), parts)
-        for name in ("numerator", "denominator")
-    ]
-    above, below = (weights @ each for each in sums)
-    return ratio((np.abs(above) if metric.binned else above).sum(1), below.sum(1))
+        above, below = np.nan_to_num(values)[:, None], 1.0 * np.isfinite(values)[:, None]
+    else:
+        parts = int(run["part"].max()) + 1
+        cell = np.searchsorted(groups, run["group"].astype(str)) * parts + run["part"]
+        above, below = (
+            np.bincount(cell, run[name], len(groups) * parts).reshape(-1, parts).astype(np.float64)
+            for name in ("numerator", "denominator")
+        )
+    # all groups, then all but each
+    tops, bottoms = (np.vstack([part.sum(0), part.sum(0) - part]) for part in (above, below))
+    scores = ratio((np.abs(tops) if metric.binned else tops).sum(1), bottoms.sum(1))
+    weights = below.sum(1)
+    number = max(int((weights > 0).sum()), 1)
+    errors = np.sqrt((number - 1) / number) * np.where(weights > 0, scores[0] - scores[1:], 0)
+    return float(scores[0]), errors, weights
+
+
+def joined(runs: Sequence[tuple[float, Array, Array]]) -> Crossed:
+    """Join the runs of a network that have a value; see `pooled` for each."""
+    known = [run for run in runs if np.isfinite(run[0])]
+    if not known:
+        return unknown(len(runs))
+    values, errors, weights = (np.array(part) for part in zip(*known, strict=True))
+    return crossed(values, errors.T[:, None], weights.mean(0)[:, None])
+
+
+def _interval(result: Crossed, metric: Metric) -> tuple[Array, Array]:
+    width = result.half_width()
+    if metric.range == "signed":
+        return result.effect - width, result.effect + width
+    of = score_interval if metric.range == "share" else amount_interval
+    return of(result.effect, width)
 
 
 def case_values(run: pd.DataFrame, metric: Metric) -> "pd.Series[float]":

@@ -220,18 +220,21 @@ class Metric:
     mean_of_groups: bool = False
     """Whether it is the mean over groups of the ratio of each group's sums."""
 
+    range: Literal["share", "amount", "signed"] = "share"
+    """Whether values lie in [0, 1], above 0, or on both sides of 0."""
+
 
 METRICS: Mapping[str, Metric] = {
     "iou": Metric(iou),
     "dice": Metric(dice),
     "group_dice": Metric(dice, mean_of_groups=True),
-    "volume_bias": Metric(volume_bias, worse="far"),
+    "volume_bias": Metric(volume_bias, worse="far", range="signed"),
     "boundary_iou": Metric(boundary_iou),
     "surface_dice": Metric(surface_dice),
     "object_f1": Metric(object_f1),
     "brier": Metric(brier, worse="high", soft=True),
     "ece": Metric(ece, worse="high", by_class=False, soft=True, binned=True),
-    "entropy": Metric(entropy, worse="high", by_class=False, soft=True),
+    "entropy": Metric(entropy, worse="high", by_class=False, soft=True, range="amount"),
 }
 """Every metric by its name, in the order of `skipshift.names.SEGMENTATION_METRICS`."""
 

@@ -1,16 +1,14 @@
-"""Draws of groups: permutations, comparisons without a shift, leaving out; bootstrap; Holm.
+"""Draws of groups: permutations, comparisons without a shift, leaving out; Holm.
 
 A draw is a row of weights over groups, so a statistic of sums is one matrix product.
 """
 
-import warnings
 from dataclasses import dataclass
 from math import comb
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtr, stdtrit
 
 from skipshift.errors import ArgumentError
 
@@ -286,44 +284,3 @@ def holm(p: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     steps = p[order] * np.arange(len(order), 0, -1)
     adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1)
     return adjusted
-
-
-def resamples(groups: int, draws: int, rng: np.random.Generator) -> Weights:
-    """Bootstrap resamples: each row draws ``groups`` groups with replacement.
-
-    `ArgumentError` if there is no group.
-    """
-    if groups < 1:
-        raise ArgumentError("a bootstrap needs at least one group")
-    # twice as fast as multinomial
-    picked = rng.integers(groups, size=(draws, groups)) + groups * np.arange(draws)[:, None]
-    counts = np.bincount(picked.ravel(), minlength=draws * groups)
-    return counts.reshape(draws, groups).astype(np.float64)
-
-
-def percentile_interval(
-    draws: npt.NDArray[np.float64], groups: int, level: float = 0.95
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Interval between outer quantiles of bootstrap draws, NaN where every draw is NaN.
-
-    The quantiles are those of the expanded percentile interval (Hesterberg 2015), which widens with
-    fewer groups as the t distribution does; the plain percentile interval is too narrow.
-
-    Parameters
-    ----------
-    draws
-        (draws, ...); NaN draws are left out.
-    groups
-        Number of groups resampled, at least 2.
-
-    Returns
-    -------
-    low, high : (...)
-    """
-    tail = ndtr(np.sqrt(groups / (groups - 1)) * stdtrit(groups - 1, (1 - level) / 2))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="All-NaN slice", category=RuntimeWarning)
-        # nanquantile loops over columns and is a hundred times slower
-        quantile = np.nanquantile if np.isnan(draws).any() else np.quantile
-        low, high = quantile(draws, [tail, 1 - tail], axis=0)
-    return low, high

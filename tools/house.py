@@ -29,7 +29,7 @@ ROOMS = {
     "page": "wording ordering style study_results comparison_sentences profile_sentences "
     "carry_sentences study_sentences charts carry_chart pictures tables paper_numbers report "
     "review",
-    "profile": "fingerprints inputs layerwise counting profile profiling",
+    "profile": "fingerprints inputs layerwise fingerprinting profile profiling",
     "patching": "cached_forward inputs paths labelled feeds patcher behind carry",
     "study": "loggers training evaluation grid steps workers cluster study plan demo",
     "cli": "arguments commands help_text words main",

@@ -10,7 +10,7 @@ from .networks.checkpoints import load_net as load_net
 from .networks.layers import layers_of as layers_of
 from .networks.unet import Unet as Unet
 from .patching.carry import carry as carry
-from .profile.counting import fingerprint as fingerprint
+from .profile.fingerprinting import fingerprint as fingerprint
 from .profile.fingerprints import Fingerprint as Fingerprint
 from .profile.profile import Profile as Profile
 from .profile.profiling import profile_shift as profile_shift

@@ -37,7 +37,7 @@ PAPER_SHIFTS: Mapping[str, tuple[float, ...]] = {
 ORIGINAL = "original"
 """Domain name of images without a synthetic shift."""
 
-DISTANCES = (
+DISTANCE_NAMES = (
     "hellinger",
     "jensen-shannon",
     "kullback-leibler",

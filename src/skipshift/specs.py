@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 from skipshift.errors import ArgumentError, SkipshiftError, unreadable
 from skipshift.names import (
-    DISTANCES,
+    DISTANCE_NAMES,
     PAPER_SHIFTS,
     POOLINGS,
     SEGMENTATION_METRICS,
@@ -165,7 +165,7 @@ class ProfileSpec:
 
     def __post_init__(self) -> None:
         check_numbers(self)
-        check_choices("distances", "distance", self.distances, DISTANCES)
+        check_choices("distances", "distance", self.distances, DISTANCE_NAMES)
         check_choices("pooling", "pooling", self.pooling, POOLINGS)
         if self.bins != "fd" and self.bins < 2:
             raise ArgumentError(f"bins must be at least 2, or fd, got {self.bins}")

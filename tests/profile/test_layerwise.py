@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from skipshift.names import DISTANCES
+from skipshift.names import DISTANCE_NAMES
 from skipshift.profile.layerwise import compare, draw
 from skipshift.specs import ProfileSpec
 from skipshift.statistics.distances import hellinger
@@ -62,7 +62,7 @@ def test_a_shift_has_an_excess_and_the_least_p_there_is(design, rng):
     assert p_value(found.permuted) == pytest.approx(0.01)
 
 
-@pytest.mark.parametrize("name", DISTANCES)
+@pytest.mark.parametrize("name", DISTANCE_NAMES)
 def test_every_distance_of_one_set_from_itself_has_no_excess_and_no_p(name, rng):
     spec = ProfileSpec(distances=(name,), permutation_draws=20, null_draws=5)
     a = noise(rng, 12)
@@ -202,7 +202,7 @@ def test_the_smallest_attainable_p_of_few_groups_is_known():
 def test_distances_side_by_side_are_those_measured_alone(rng):
     a, b = noise(rng, 12), noise(rng, 12) + 1
     labels = (np.arange(12), np.arange(12))
-    together = ProfileSpec(distances=DISTANCES, permutation_draws=9)
+    together = ProfileSpec(distances=DISTANCE_NAMES, permutation_draws=9)
     found = compare([a], [b], draw(labels, together), together)
     for name in ("wasserstein", "mmd"):
         alone = ProfileSpec(distances=(name,), permutation_draws=9)

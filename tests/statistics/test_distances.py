@@ -6,9 +6,9 @@ from hypothesis.extra import numpy as hnp
 from scipy.spatial.distance import cityblock, jensenshannon
 from scipy.stats import energy_distance, entropy, ks_2samp, norm, wasserstein_distance
 
-from skipshift.names import DISTANCES as NAMES
+from skipshift.names import DISTANCE_NAMES
 from skipshift.statistics.distances import (
-    DISTANCES,
+    CHANNEL_DISTANCES,
     add_counts,
     between,
     bin_index,
@@ -165,16 +165,16 @@ def test_wasserstein_is_the_shift_of_two_normals_and_scaled_by_the_spread_of_the
     assert between(p, q, "wasserstein-scaled") == pytest.approx(1.5, abs=0.02)
 
 
-@pytest.mark.parametrize("name", DISTANCES)
+@pytest.mark.parametrize("name", CHANNEL_DISTANCES)
 def test_every_distance_is_zero_for_equal_frequencies_and_finite_for_disjoint_ones(name):
     p, q = np.array([[5, 3, 0, 0], [0, 0, 0, 9]]), np.array([[0, 0, 2, 2], [4, 0, 0, 0]])
     assert between(p, p * 7, name).tolist() == [0, 0]
     assert (between(p, q, name) > 0.5).all()
-    assert (between(p, q, name) <= DISTANCES[name].most).all()
+    assert (between(p, q, name) <= CHANNEL_DISTANCES[name].most).all()
 
 
 def test_the_names_of_a_spec_are_those_of_the_tables():
-    assert (*DISTANCES, *TWO_SAMPLE_STATISTICS) == NAMES
+    assert (*CHANNEL_DISTANCES, *TWO_SAMPLE_STATISTICS) == DISTANCE_NAMES
 
 
 @pytest.mark.parametrize("shape", [(7, 4, 5), (3, 900, 200)])

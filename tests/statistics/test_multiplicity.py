@@ -9,7 +9,7 @@ from skipshift.statistics.multiplicity import (
     FIRST,
     max_t,
     signs,
-    smallest_p,
+    smallest_swap_p,
     swap_shares,
     two_levels,
 )
@@ -90,9 +90,9 @@ def test_an_empty_level_leaves_the_other_as_it_is():
 )
 def test_the_least_p_is_that_of_groups_that_all_agree(rng, groups, first, rest):
     _, adjusted = max_t(np.ones((groups, 4)), signs(groups, 9999, rng))
-    assert adjusted[0] == 2.0 ** (1 - groups) == smallest_p(groups)
-    assert smallest_p(groups, FIRST) == pytest.approx(first, abs=1e-3)
-    assert smallest_p(groups, 1 - FIRST) == pytest.approx(rest, abs=1e-3)
+    assert adjusted[0] == 2.0 ** (1 - groups) == smallest_swap_p(groups)
+    assert smallest_swap_p(groups, FIRST) == pytest.approx(first, abs=1e-3)
+    assert smallest_swap_p(groups, 1 - FIRST) == pytest.approx(rest, abs=1e-3)
 
 
 @pytest.mark.slow  # three hundred drawn families

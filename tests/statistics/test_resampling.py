@@ -13,7 +13,7 @@ from skipshift.statistics.resampling import (
     permutations,
     rest_of,
     sample,
-    smallest_p,
+    smallest_permutation_p,
 )
 
 DESIGNS = {
@@ -63,18 +63,18 @@ def test_mixed_halves_have_the_noise_of_the_sets(rng):
 
 def test_thinned_comparisons_have_the_sizes_asked_for_on_both_twin_and_null(groups, rng):
     found = comparisons(groups, (2, 3), 20, rng)
-    assert [(side > 0).sum(1).tolist() for side in found.twin] == [[2] * 20, [3] * 20]
+    assert [(side > 0).sum(1).tolist() for side in found.matched] == [[2] * 20, [3] * 20]
     assert ((found.null[0] + found.null[1] > 0).sum(1) == 5).all()
     parts = found.split(np.arange(len(found.sides[0])))
     assert [len(part) for part in parts] == [
-        len(s[0]) for s in (found.whole, found.twin, found.null)
+        len(s[0]) for s in (found.whole, found.matched, found.null)
     ]
 
 
 def test_a_single_shifted_group_meets_the_reference_as_each_of_its_groups_does(rng):
     found = comparisons(Groups(np.arange(4), np.array([3])), None, 50, rng)
-    assert found.twin[0].tolist() == found.null[0].tolist()  # the rest of the reference
-    assert (found.twin[1] == [0, 0, 0, 0, 1]).all()
+    assert found.matched[0].tolist() == found.null[0].tolist()  # the rest of the reference
+    assert (found.matched[1] == [0, 0, 0, 0, 1]).all()
     assert np.argmax(found.null[1], 1).tolist() == [0, 1, 2]
     assert not found.null[0][:, 3].any()  # the pair of the shifted group never stands beside it
 
@@ -111,10 +111,12 @@ def test_the_smallest_p_is_the_share_of_permutations_that_change_nothing(groups,
     second = permutations(groups, 20_000, rng)[1] > 0
     mirrored = (second == ~second[0]).all(1) if own == others else False
     share = ((second == second[0]).all(1) | mirrored).mean()
-    assert smallest_p(groups, 20_000) == pytest.approx(share, abs=3e-3)
-    assert smallest_p(groups, 9) >= 0.1
-    assert np.isnan(smallest_p(groups, 0))
-    assert smallest_p(Groups(np.arange(2), np.arange(2, 4)), 1000) == pytest.approx(1 / 3)
+    assert smallest_permutation_p(groups, 20_000) == pytest.approx(share, abs=3e-3)
+    assert smallest_permutation_p(groups, 9) >= 0.1
+    assert np.isnan(smallest_permutation_p(groups, 0))
+    assert smallest_permutation_p(Groups(np.arange(2), np.arange(2, 4)), 1000) == pytest.approx(
+        1 / 3
+    )
 
 
 def test_p_is_the_share_of_permutations_as_large_as_the_sample():

@@ -223,7 +223,7 @@ def profile(spec: ProfileRunSpec, progress: Progress = silent) -> str:
 def fingerprint(spec: FingerprintRunSpec, progress: Progress = silent) -> str:
     """Write the fingerprint of one set of images, or merge several fingerprints."""
     from skipshift.networks.layers import layers_of
-    from skipshift.profile.counting import make_fingerprint
+    from skipshift.profile.fingerprinting import make_fingerprint
     from skipshift.profile.inputs import Reading, describe, read_input, read_matching
 
     settings = spec.settings

@@ -102,7 +102,7 @@ def verdict_sentences(tests: pd.DataFrame, margin: float, metric: str = "iou") -
     tests
         Columns of tests.csv, as from `compare` with this ``margin``.
     metric
-        One of `METRICS`; the class is the only foreground class, or the mean of several.
+        One of `SCORES`; the class is the only foreground class, or the mean of several.
     """
     label = headline_class([name for name in tests["class"].unique() if name != MEAN])
     shown = tests[(tests["class"] == label) & (tests["metric"] == metric)]

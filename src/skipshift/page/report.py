@@ -49,7 +49,7 @@ METRIC_NAMES = {
     "case_iou": "mean IoU of single cases",
     "case_dice": "mean Dice of single cases",
 }
-"""Names of `METRICS` on the page."""
+"""Names of `SCORES` on the page."""
 
 EMPTY_NAMES = {
     "empty_alarm": "share of empty cases with a false positive",

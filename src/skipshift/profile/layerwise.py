@@ -13,7 +13,7 @@ from threadpoolctl import ThreadpoolController
 
 from skipshift.specs import ProfileSpec
 from skipshift.statistics.distances import (
-    DISTANCES,
+    CHANNEL_DISTANCES,
     add_counts,
     channel_range,
     freedman_diaconis,
@@ -31,11 +31,11 @@ from skipshift.statistics.layer_tests import statistic
 from skipshift.statistics.resampling import (
     Comparisons,
     Groups,
-    Sides,
+    GroupWeights,
     comparisons,
     permutations,
     sample,
-    smallest_p,
+    smallest_permutation_p,
 )
 from skipshift.statistics.two_sample import TWO_SAMPLE_STATISTICS, PooledSample, mmd_kernel
 
@@ -62,14 +62,16 @@ class Draws:
     spec: ProfileSpec
     """Numbers of draws and their seed."""
 
-    permuted: Sides | None
+    permuted: GroupWeights | None
     """Permutations, the same for all layers and for all networks that see these groups."""
 
     @property
     def smallest_p(self) -> float:
         """Smallest attainable p; NaN without permutations."""
         return (
-            np.nan if self.permuted is None else smallest_p(self.groups, len(self.permuted[0]) - 1)
+            np.nan
+            if self.permuted is None
+            else smallest_permutation_p(self.groups, len(self.permuted[0]) - 1)
         )
 
     @property
@@ -93,7 +95,7 @@ def draw(
     sides = [np.unique(side, return_inverse=True, return_counts=True) for side in labels]
     alike = all((counts == counts[0]).all() for _, _, counts in sides)
     drawn = spec.null_draws or spec.permutation_draws
-    if alike and not drawn and set(spec.distances) <= set(DISTANCES):
+    if alike and not drawn and set(spec.distances) <= set(CHANNEL_DISTANCES):
         # without draws, counts by group are not needed
         groups = Groups(np.zeros(1), np.ones(1))
         return Draws(groups, (0 * sides[0][1], 0 * sides[1][1] + 1), spec, None)
@@ -124,7 +126,7 @@ class Compared:
 def compare(a: Blocks, b: Blocks, draws: Draws, spec: ProfileSpec) -> dict[str, Compared]:
     """Compare a layer's features of the reference and of the shifted set, distance by distance."""
     found: dict[str, Compared] = {}
-    names = [name for name in spec.distances if name in DISTANCES]
+    names = [name for name in spec.distances if name in CHANNEL_DISTANCES]
     if names:
         found |= compare_counts(*_group_counts(a, b, draws, spec), draws, names)
     by_layer = [name for name in spec.distances if name in TWO_SAMPLE_STATISTICS]
@@ -144,7 +146,7 @@ def compare_counts(
     nothing = np.full(counts.shape[1], np.nan)
     if not draws.has_null and draws.permuted is None:
         return {name: Compared(value, nothing) for name, value in values.items()}
-    family = {name: _FAMILIES[DISTANCES[name].cumulated] for name in names}
+    family = {name: _FAMILIES[CHANNEL_DISTANCES[name].cumulated] for name in names}
     tables = {of: _table(counts, of) for of in dict.fromkeys(family.values())}
     permuted = {of: _statistic(table, draws) for of, table in tables.items()}
     if not draws.has_null:
@@ -154,7 +156,7 @@ def compare_counts(
     found = {}
     for name, of in family.items():
         noise, bias = noise_of(tables[of], plan.whole, groups), _bias(counts, plan, name)
-        excess, null = excess_of(plan, drawn[name], noise, DISTANCES[name].scale, bias)
+        excess, null = excess_of(plan, drawn[name], noise, CHANNEL_DISTANCES[name].scale, bias)
         found[name] = Compared(values[name], null, excess, permuted[of])
     return found
 
@@ -188,22 +190,22 @@ def _statistic(table: npt.NDArray[np.float64], draws: Draws) -> npt.NDArray[np.f
 def _bias(counts: Counts, plan: Comparisons, name: str) -> npt.NDArray[np.float64] | float:
     """Estimate what noise adds to each channel under the shift beyond that to the null, (D,).
 
-    0 where it is not known: for distances without a bias, and where groups weigh otherwise in twin
-    and null (more of one set, thinned in neither).
+    0 where it is not known: for distances without a bias, and where groups have other weights in
+    matched and null (more of one set, thinned in neither).
     """
-    bias = DISTANCES[name].bias
+    bias = CHANNEL_DISTANCES[name].bias
     if bias is None or not plan.alike or min(plan.sizes) < 2:
         return 0.0
 
     def of(part: slice) -> Floats:
         shares = _shares(counts, part)
         noise = noise_of_bins(shares, plan.groups, plan.sizes)
-        twin, null = (
-            bias(*_weighted(shares, sides), noise).mean(0) for sides in (plan.twin, plan.null)
+        matched, null = (
+            bias(*_weighted(shares, sides), noise).mean(0) for sides in (plan.matched, plan.null)
         )
-        return np.asarray(twin - null)
+        return np.asarray(matched - null)
 
-    rows = len(plan.twin[0]) + len(plan.null[0])
+    rows = len(plan.matched[0]) + len(plan.null[0])
     return np.concatenate(_by_channels(counts, rows, of)).astype(np.float64)
 
 
@@ -259,7 +261,7 @@ def _mean_of_groups(counts: Counts) -> npt.NDArray[np.float64]:
 
 
 def _of_draws(
-    counts: Counts, sides: Sides, names: Sequence[str], width: Floats
+    counts: Counts, sides: GroupWeights, names: Sequence[str], width: Floats
 ) -> dict[str, Floats]:
     """Distances (draws, D) of each name."""
 
@@ -298,7 +300,7 @@ def _shares(counts: Counts, part: slice) -> npt.NDArray[np.float32]:
     return np.asarray(np.divide(counts[:, part], totals, dtype=np.float32))
 
 
-def _weighted(shares: Floats, sides: Sides) -> tuple[Floats, Floats]:
+def _weighted(shares: Floats, sides: GroupWeights) -> tuple[Floats, Floats]:
     """Mean frequencies of both sides in each draw, (draws, D, B)."""
     flat = shares.reshape(len(shares), -1)
     p, q = ((s.astype(shares.dtype) @ flat).reshape(-1, *shares.shape[1:]) for s in sides)

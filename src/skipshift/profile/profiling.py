@@ -17,13 +17,13 @@ from skipshift.networks.architectures import known_layers
 from skipshift.networks.feature_store import FeatureStore
 from skipshift.networks.features import Features, Groups, Images, batches_of, collect, groups_of
 from skipshift.networks.layers import Layers
-from skipshift.profile.counting import fingerprint_like
+from skipshift.profile.fingerprinting import fingerprint_like
 from skipshift.profile.fingerprints import Fingerprint
 from skipshift.profile.layerwise import Compared, Draws, compare, compare_counts, draw
 from skipshift.profile.profile import Profile
 from skipshift.records import PROFILE_LAYERS, TABLE_COLUMNS
 from skipshift.specs import ProfileSpec
-from skipshift.statistics.distances import DISTANCES
+from skipshift.statistics.distances import CHANNEL_DISTANCES
 from skipshift.statistics.layer_tests import layer_table
 
 
@@ -150,10 +150,10 @@ def profile_fingerprints(
     distance of the spec needs more than histograms.
     """
     making = reference.making
-    if whole := [name for name in spec.distances if name not in DISTANCES]:
+    if whole := [name for name in spec.distances if name not in CHANNEL_DISTANCES]:
         raise ArgumentError(
             f"distances between fingerprints must be those of channels, got {whole[0]}; "
-            f"choose from {', '.join(DISTANCES)}"
+            f"choose from {', '.join(CHANNEL_DISTANCES)}"
         )
     reference.check(shifted)
     sizes = len(reference.groups), len(shifted.groups)
@@ -197,7 +197,7 @@ def _profile(
         layers.append(table[list(TABLE_COLUMNS[PROFILE_LAYERS])])
         for depth, (name, one) in enumerate(family, 1):
             evidence.append(_evidence(one, draws) | {"layer": name, **kind})
-            if measure in DISTANCES:
+            if measure in CHANNEL_DISTANCES:
                 channels.append(_channels(one).assign(layer=name, depth=depth, **kind))
     empty = pd.DataFrame(columns=list(TABLE_COLUMNS["channels.parquet"]))
     parts = pd.concat(channels, ignore_index=True)[list(empty)] if channels else empty

@@ -32,14 +32,14 @@ from skipshift.statistics.multiplicity import (
     FIRST,
     max_t,
     signs,
-    smallest_p,
+    smallest_swap_p,
     swap_shares,
     two_levels,
 )
 from skipshift.statistics.resampling import holm
 from skipshift.statistics.scores import (
     MEAN,
-    METRICS,
+    SCORES,
     Array,
     GroupSums,
     Measured,
@@ -155,7 +155,7 @@ def compare(
             columns = _columns(cells, first, patterns, margin)
             for i, (place, pair) in enumerate(named):
                 own = {name: values[i] for name, values in columns.items()}
-                part = shown_table(sums.shown, METRICS, own)
+                part = shown_table(sums.shown, SCORES, own)
                 tables.append(part.assign(encoder=encoder, variant=pair.variant, domain=place.name))
     if not tables:
         return pd.DataFrame(columns=list(TABLE_COLUMNS["tests.csv"]))
@@ -225,7 +225,7 @@ def least_p(groups: npt.NDArray[np.int64], first: Flags) -> Array:
     """Least adjusted p that swaps could give each comparison of a family, (comparisons,)."""
     one_level = bool(first.all() or not first.any())
     weights = np.ones(len(first)) if one_level else np.where(first, FIRST, 1 - FIRST)
-    return np.array([smallest_p(int(n), w) for n, w in zip(groups, weights, strict=True)])
+    return np.array([smallest_swap_p(int(n), w) for n, w in zip(groups, weights, strict=True)])
 
 
 def _pairs(runs: pd.DataFrame) -> list[_Pair]:

@@ -256,7 +256,7 @@ class Distance:
     """What noise adds to distance^2, (..., B) -> (...): of both sides, and the noise of a bin."""
 
 
-DISTANCES: Mapping[str, Distance] = {
+CHANNEL_DISTANCES: Mapping[str, Distance] = {
     "hellinger": Distance(_hellinger, most=1, bias=_hellinger_bias),
     "jensen-shannon": Distance(_jensen_shannon, most=1),
     "kullback-leibler": Distance(_kullback_leibler, scale=1),
@@ -291,7 +291,7 @@ def between(
         (..., D, B) counts of the reference and of the shifted set, each sum above 0; the sums
         may differ. Floats keep their type.
     distance
-        One of `DISTANCES`.
+        One of `CHANNEL_DISTANCES`.
     width
         (D,): bin width of each channel.
 
@@ -307,7 +307,7 @@ def of_frequencies(
     p: Frequencies, q: Frequencies, distance: str, width: Floats | float = 1.0
 ) -> npt.NDArray[np.float64]:
     """Distance as by `between`, of frequencies that add up to 1."""
-    chosen = DISTANCES[distance]
+    chosen = CHANNEL_DISTANCES[distance]
     value = chosen.of(p, q)
     return np.asarray(value * np.power(width, chosen.power) if chosen.power else value)
 

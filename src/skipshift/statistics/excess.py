@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtri, stdtrit
 
-from skipshift.statistics.resampling import Comparisons, Groups, Sides, rest_of
+from skipshift.statistics.resampling import Comparisons, Groups, GroupWeights, rest_of
 
 Array = npt.NDArray[np.floating]
 
@@ -58,8 +58,8 @@ def excess_of(
 ) -> tuple[Excess, Array]:
     """Excess of a layer, from one distance of every channel in all comparisons.
 
-    Each channel has x = mean of twin^power - mean of null^power, divided by 1 - r^2 for the rest r
-    of the shift in a null. Without a unit x moves as distance^power - null^power v_u / v does, with
+    Each channel has x = mean of matched^power - mean of null^power, divided by 1 - r^2 for the rest
+    r of the shift in a null. Without a unit x moves as distance^power - null^power v_u / v does, with
     the noise v. The layer has the mean of x, times `shape_of` the channels where they differ by
     more than their errors: so its root compares with the mean of the channels' distances (eq. 10).
 
@@ -74,13 +74,13 @@ def excess_of(
 
     Returns
     -------
-    The excess, and (D,) the null of each channel: the root of the mean of null^power. Where twin
+    The excess, and (D,) the null of each channel: the root of the mean of null^power. Where matched
     and null are thinned, it is moved to the size of the sets by what that moves the distance.
     """
-    whole, twin, null = comparisons.split(drawn**power)
+    whole, matched, null = comparisons.split(drawn**power)
     rest = float((rest_of(comparisons.null, comparisons.groups) ** 2).mean())
-    excess = (twin.mean(0) - null.mean(0) - bias) / (1 - rest)
-    floor = null.mean(0) - rest * excess + whole[0] - twin.mean(0)
+    excess = (matched.mean(0) - null.mean(0) - bias) / (1 - rest)
+    floor = null.mean(0) - rest * excess + whole[0] - matched.mean(0)
     ratio = (noise / np.where(noise[0] > 0, noise[0], 1))[1:, None]
     rows = np.vstack([excess, excess + whole[1:] - whole[0] - floor * (ratio - 1)])
     squares = rows.mean(1)
@@ -171,7 +171,7 @@ def _unsquared(end: float, total: float) -> float:
     return min(end / total, rooted(end, 2), key=abs) if total else rooted(end, 2)
 
 
-def noise_of(table: Table, sides: Sides, groups: Groups) -> npt.NDArray[np.float64]:
+def noise_of(table: Table, sides: GroupWeights, groups: Groups) -> npt.NDArray[np.float64]:
     """Variance of the difference of both sides' means in each draw, (draws,), from between groups.
 
     v = s_1^2 / n + s_2^2 / m - 2 k c / (n m), with the covariance c of the k pairs that a draw
@@ -193,7 +193,7 @@ def _spread(table: Table, side: npt.NDArray[np.float64], count: npt.NDArray[np.i
     return np.where(count > 1, within * count / np.maximum(count - 1, 1), np.nan)
 
 
-def _shared(table: Table, sides: Sides, pairs: npt.NDArray[np.int64]) -> Array:
+def _shared(table: Table, sides: GroupWeights, pairs: npt.NDArray[np.int64]) -> Array:
     """Multiply the number of pairs in each draw by their covariance, (draws,)."""
     a, b = (np.zeros_like(side) for side in sides)
     for into, side in ((a, sides[0]), (b, sides[1])):

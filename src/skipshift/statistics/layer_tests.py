@@ -11,7 +11,7 @@ import pandas as pd
 
 from skipshift.statistics.excess import Excess, Table, difference, noise_of
 from skipshift.statistics.multiplicity import ALPHA
-from skipshift.statistics.resampling import Groups, Sides, p_value
+from skipshift.statistics.resampling import Groups, GroupWeights, p_value
 
 
 def is_clear(rows: pd.DataFrame) -> "pd.Series[bool]":
@@ -25,7 +25,7 @@ def is_clear(rows: pd.DataFrame) -> "pd.Series[bool]":
     return rows["p_adjusted"] < ALPHA
 
 
-def statistic(table: Table, sides: Sides, groups: Groups) -> npt.NDArray[np.float64]:
+def statistic(table: Table, sides: GroupWeights, groups: Groups) -> npt.NDArray[np.float64]:
     """Compute what permutations compare: T = (|P - Q|^2 - v) / s of each draw, (draws,).
 
     |P - Q|^2 = e' K e, with the table K and the difference e of the weights, has mean v

@@ -15,7 +15,7 @@ from skipshift.errors import ArgumentError
 Weights = npt.NDArray[np.float64]
 """(draws, groups): weight of each group in each draw."""
 
-Sides = tuple[Weights, Weights]
+GroupWeights = tuple[Weights, Weights]
 """Weights of all groups in the two samples of a comparison, each (draws, groups of both sets); a
 row adds up to 1, so that every group counts alike, whatever its images and positions."""
 
@@ -57,14 +57,14 @@ class Groups:
         return [kind for kind in kinds if len(kind)]
 
 
-def sample(groups: Groups) -> Sides:
+def sample(groups: Groups) -> GroupWeights:
     """Weigh the two sets as they are: one row."""
     own, others = groups.sizes
     moved = np.r_[np.zeros(own), np.ones(others)][None]
     return (1 - moved) / own, moved / others
 
 
-def permutations(groups: Groups, draws: int, rng: np.random.Generator) -> Sides:
+def permutations(groups: Groups, draws: int, rng: np.random.Generator) -> GroupWeights:
     """Permute the groups between the two sets; the first row is the observed assignment.
 
     The two groups of a pair are swapped or not; groups without a partner are reassigned, and both
@@ -80,7 +80,7 @@ def permutations(groups: Groups, draws: int, rng: np.random.Generator) -> Sides:
     return (1 - moved) / own, moved / others
 
 
-def smallest_p(groups: Groups, draws: int) -> float:
+def smallest_permutation_p(groups: Groups, draws: int) -> float:
     """Smallest p that permutations can give, whatever the data; NaN without draws.
 
     The share of them that leave both sets intact, or exchange sets of one size as a whole; and no
@@ -95,7 +95,7 @@ def smallest_p(groups: Groups, draws: int) -> float:
     return float(max(intact / ways, 1 / (draws + 1)))
 
 
-def mixed(groups: Groups, draws: int, rng: np.random.Generator) -> Sides:
+def mixed(groups: Groups, draws: int, rng: np.random.Generator) -> GroupWeights:
     """Draw comparisons without a shift, with as many groups on either side as in the sets.
 
     Permutations in which both sides hold either domain in one share, so that a shift is on both
@@ -113,7 +113,7 @@ def mixed(groups: Groups, draws: int, rng: np.random.Generator) -> Sides:
     return _normalised(first), _normalised(1 - first)
 
 
-def mixed_halves(groups: Groups, draws: int, rng: np.random.Generator) -> Sides:
+def mixed_halves(groups: Groups, draws: int, rng: np.random.Generator) -> GroupWeights:
     """Draw comparisons without a shift for sets whose groups differ in images or positions.
 
     Either side takes half of the reference's groups and half of the shifted ones, each with the
@@ -145,12 +145,12 @@ def _normalised(weights: Weights) -> Weights:
     return np.asarray(weights / weights.sum(1, keepdims=True))
 
 
-def rest_of(sides: Sides, groups: Groups) -> npt.NDArray[np.float64]:
+def rest_of(sides: GroupWeights, groups: Groups) -> npt.NDArray[np.float64]:
     """Share of the shift between the sides of each draw: 1 for the sample, 0 for even halves."""
     return np.asarray((sides[0] - sides[1])[:, : groups.sizes[0]].sum(1))
 
 
-def left_out(groups: Groups) -> tuple[Sides, npt.NDArray[np.int64]]:
+def left_out(groups: Groups) -> tuple[GroupWeights, npt.NDArray[np.int64]]:
     """Leave out one unit at a time, a pair or a single group.
 
     Returns
@@ -174,33 +174,33 @@ class Comparisons:
 
     groups: Groups
 
-    whole: Sides
+    whole: GroupWeights
     """(1 + units, G): the sets, and the sets without each unit."""
 
     kinds: npt.NDArray[np.int64]
     """(units,): kind of each unit; every kind varies by itself."""
 
-    twin: Sides
+    matched: GroupWeights
     """Comparisons with the shift, as many groups on either side as in ``null``."""
 
-    null: Sides
-    """Comparisons without it; without a shift of one distribution with ``twin``."""
+    null: GroupWeights
+    """Comparisons without it; without a shift of one distribution with ``matched``."""
 
     sizes: tuple[int, int]
-    """Number of groups on the sides of ``twin`` and ``null``."""
+    """Number of groups on the sides of ``matched`` and ``null``."""
 
     alike: bool
-    """Whether groups have one weight in ``twin`` and ``null``."""
+    """Whether groups have one weight in ``matched`` and ``null``."""
 
     @property
-    def sides(self) -> Sides:
-        """Rows of ``whole``, ``twin`` and ``null``, concatenated."""
-        kinds = (self.whole, self.twin, self.null)
+    def sides(self) -> GroupWeights:
+        """Rows of ``whole``, ``matched`` and ``null``, concatenated."""
+        kinds = (self.whole, self.matched, self.null)
         return np.concatenate([s[0] for s in kinds]), np.concatenate([s[1] for s in kinds])
 
     def split(self, rows: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
-        """Split what was computed of `sides` into that of ``whole``, ``twin`` and ``null``."""
-        ends = np.cumsum([len(self.whole[0]), len(self.twin[0])])
+        """Split what was computed of `sides` into that of ``whole``, ``matched`` and ``null``."""
+        ends = np.cumsum([len(self.whole[0]), len(self.matched[0])])
         return list(np.split(rows, ends))
 
 
@@ -222,30 +222,30 @@ def comparisons(
     whole, (apart, kinds) = sample(groups), left_out(groups)
     alike = sizes is not None or own == others
     if others == 1:
-        (twin, null), sizes, alike = _one_by_one(groups), (own - 1, 1), True
+        (matched, null), sizes, alike = _one_by_one(groups), (own - 1, 1), True
     elif sizes is not None:
-        twin, null = _thinned(groups, sizes, draws, rng)
+        matched, null = _thinned(groups, sizes, draws, rng)
     else:
-        (twin, null), sizes = (whole, mixed(groups, draws, rng)), groups.sizes
+        (matched, null), sizes = (whole, mixed(groups, draws, rng)), groups.sizes
     both = tuple(np.concatenate(pair) for pair in zip(whole, apart, strict=True))
-    return Comparisons(groups, (both[0], both[1]), kinds, twin, null, sizes, alike)
+    return Comparisons(groups, (both[0], both[1]), kinds, matched, null, sizes, alike)
 
 
 def _thinned(
     groups: Groups, sizes: tuple[int, int], draws: int, rng: np.random.Generator
-) -> tuple[Sides, Sides]:
+) -> tuple[GroupWeights, GroupWeights]:
     own, others = groups.sizes
-    twin, null = ([np.zeros((draws, own + others)) for _ in range(2)] for _ in range(2))
+    matched, null = ([np.zeros((draws, own + others)) for _ in range(2)] for _ in range(2))
     for row in range(draws):
         first, second = rng.permutation(own)[: sizes[0]], rng.permutation(others)[: sizes[1]]
         fewer = Groups(groups.reference[first], groups.shifted[second])
-        for kind, drawn in ((twin, sample(fewer)), (null, mixed_halves(fewer, 1, rng))):
+        for kind, drawn in ((matched, sample(fewer)), (null, mixed_halves(fewer, 1, rng))):
             for side, weights in zip(kind, drawn, strict=True):
                 side[row, np.r_[first, own + second]] = weights[0]
-    return (twin[0], twin[1]), (null[0], null[1])
+    return (matched[0], matched[1]), (null[0], null[1])
 
 
-def _one_by_one(groups: Groups) -> tuple[Sides, Sides]:
+def _one_by_one(groups: Groups) -> tuple[GroupWeights, GroupWeights]:
     own = groups.sizes[0]
     free = np.flatnonzero(groups.reference != groups.shifted[0])
     near, far, moved = (np.zeros((len(free), own + 1)) for _ in range(3))

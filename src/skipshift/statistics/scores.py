@@ -24,7 +24,7 @@ from skipshift.statistics.crossed import (
     unknown,
 )
 
-METRICS = ("iou", "case_iou", "case_dice")
+SCORES = ("iou", "case_iou", "case_dice")
 """IoU of the summed counts of all cases (the paper's), mean IoU and mean Dice of single cases."""
 
 EMPTY = ("empty_alarm", "empty_pixels")
@@ -147,7 +147,7 @@ def group_sums(
     cases: pd.DataFrame,
     classes: Sequence[str],
     foreground: Sequence[str],
-    metrics: Sequence[str] = METRICS,
+    metrics: Sequence[str] = SCORES,
 ) -> GroupSums:
     """Sum numerators and denominators of scores within each group.
 
@@ -158,7 +158,7 @@ def group_sums(
     classes
         Classes to keep, the ``foreground`` last.
     metrics
-        The first of `METRICS` and `EMPTY`.
+        The first of `SCORES` and `EMPTY`.
     """
     cases = cases[cases["class"].isin(classes)]
     runs = _runs(cases)
@@ -218,7 +218,7 @@ def constants(cases: pd.DataFrame) -> pd.DataFrame:
 def estimates(cases: pd.DataFrame) -> pd.DataFrame:
     """Score each network on each domain and class, with a 95 % interval.
 
-    A run has one value of each of `METRICS` and `EMPTY`, averaged over a network's folds and seeds.
+    A run has one value of each of `SCORES` and `EMPTY`, averaged over a network's folds and seeds.
     The constant predictions come last. With one run the interval is of that checkpoint and covers
     the choice of groups; with several, it is of the variant and covers trainings and groups. It is
     a t-interval on the scale of the logit (`empty_pixels`: of the logarithm).
@@ -243,7 +243,7 @@ def estimates(cases: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for domain, table in cases.groupby("domain", sort=False):
         for part in (table, floor[domain]) if floor else (table,):
-            sums = group_sums(part, classes, foreground, (*METRICS, *EMPTY))
+            sums = group_sums(part, classes, foreground, (*SCORES, *EMPTY))
             order, measured = _runs(part, sort=False), sums.measured()
             for encoder, variant in order[["encoder", "variant"]].drop_duplicates().to_numpy():
                 own = (sums.runs["encoder"] == encoder) & (sums.runs["variant"] == variant)
@@ -263,7 +263,7 @@ def _scored(measured: Measured, shown: Sequence[str]) -> pd.DataFrame:
     between, by_groups = result.spread()
     return shown_table(
         shown,
-        (*METRICS, *EMPTY),
+        (*SCORES, *EMPTY),
         {
             "value": result.effect,
             "low": low,

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from scipy.spatial.distance import pdist, squareform
 
 from skipshift.errors import ArgumentError
-from skipshift.statistics.resampling import Groups, Sides, Weights
+from skipshift.statistics.resampling import Groups, GroupWeights, Weights
 
 Vectors = npt.NDArray[np.float64]
 """(M, D): one vector per image, the reference first."""
@@ -52,7 +52,7 @@ class PooledSample:
         return np.asarray(member.T @ table @ member)
 
 
-TwoSampleStatistic = Callable[[PooledSample], Callable[[Sides], npt.NDArray[np.float64]]]
+TwoSampleStatistic = Callable[[PooledSample], Callable[[GroupWeights], npt.NDArray[np.float64]]]
 """Takes the pooled sample once; returns a function of the draws, group weights -> (draws,)."""
 
 
@@ -63,22 +63,22 @@ def mmd_kernel(pool: PooledSample) -> npt.NDArray[np.float64]:
     return pool.averaged(np.exp(-squared / (median or 1.0)))
 
 
-def _mmd(pool: PooledSample) -> Callable[[Sides], npt.NDArray[np.float64]]:
+def _mmd(pool: PooledSample) -> Callable[[GroupWeights], npt.NDArray[np.float64]]:
     kernel = mmd_kernel(pool)
 
-    def of(samples: Sides) -> npt.NDArray[np.float64]:
+    def of(samples: GroupWeights) -> npt.NDArray[np.float64]:
         gap = samples[0] - samples[1]
         return np.sqrt(np.maximum(_form(gap, kernel, gap), 0))
 
     return of
 
 
-def _gdv(pool: PooledSample) -> Callable[[Sides], npt.NDArray[np.float64]]:
+def _gdv(pool: PooledSample) -> Callable[[GroupWeights], npt.NDArray[np.float64]]:
     spread = pool.vectors.std(0)
     scaled = (pool.vectors - pool.vectors.mean(0)) / np.where(spread > 0, 2 * spread, 1)
     table = pool.averaged(np.sqrt(_squared_distances(scaled) / scaled.shape[1]))
 
-    def of(samples: Sides) -> npt.NDArray[np.float64]:
+    def of(samples: GroupWeights) -> npt.NDArray[np.float64]:
         # an image is no pair with itself
         same = [(side**2 / pool.images).sum(1) for side in samples]
         inner = [
@@ -90,12 +90,12 @@ def _gdv(pool: PooledSample) -> Callable[[Sides], npt.NDArray[np.float64]]:
     return of
 
 
-def _auc(pool: PooledSample) -> Callable[[Sides], npt.NDArray[np.float64]]:
+def _auc(pool: PooledSample) -> Callable[[GroupWeights], npt.NDArray[np.float64]]:
     spread = pool.vectors.std(0)
     scaled = (pool.vectors - pool.vectors.mean(0)) / np.where(spread > 0, spread, 1)
     kernel = scaled @ scaled.T / scaled.shape[1]
 
-    def of(samples: Sides) -> npt.NDArray[np.float64]:
+    def of(samples: GroupWeights) -> npt.NDArray[np.float64]:
         a, b = (side[:, pool.group_index] / pool.images[pool.group_index] for side in samples)
         scores = np.zeros(a.shape)
         # draws of the same groups, such as permutations, share their factorisations
@@ -149,7 +149,7 @@ def _auc_of(scores: Vectors, a: Weights, b: Weights) -> float:
     return float(b[second] @ wins @ a[first] / (a.sum() * b.sum()))
 
 
-def _cka(pool: PooledSample) -> Callable[[Sides], npt.NDArray[np.float64]]:
+def _cka(pool: PooledSample) -> Callable[[GroupWeights], npt.NDArray[np.float64]]:
     split = len(pool.groups.reference)
     names = np.concatenate([pool.groups.reference, pool.groups.shifted])[pool.group_index]
     first, second = (
@@ -161,7 +161,7 @@ def _cka(pool: PooledSample) -> Callable[[Sides], npt.NDArray[np.float64]]:
         raise ArgumentError("cka needs paired sets: the same groups, with equal numbers of images")
     x, y = (pool.vectors[side] @ pool.vectors[side].T for side in (first, second))
 
-    def of(samples: Sides) -> npt.NDArray[np.float64]:
+    def of(samples: GroupWeights) -> npt.NDArray[np.float64]:
         weights = samples[0][:, pool.group_index[first]]
         paired = np.allclose(weights, samples[1][:, pool.group_index[second]])
         paired &= not samples[0][:, split:].any()

@@ -22,7 +22,7 @@ from skipshift.data.manifest import read_cases
 from skipshift.data.splits import split_fold
 from skipshift.networks.allocator import keep_memory
 from skipshift.specs import ExecutionSpec, StudySpec
-from skipshift.statistics.multiplicity import ALPHA, FIRST, smallest_p
+from skipshift.statistics.multiplicity import ALPHA, FIRST, smallest_swap_p
 from skipshift.study.grid import Run, Study, changes, is_done
 from skipshift.study.steps import do
 from skipshift.study.study import chosen_runs, failed, open_study
@@ -100,7 +100,7 @@ def _reach(study: Study) -> Iterator[str]:
     places = [(*place, weights[0]) for place in firsts.items()]
     places += [(*place, weights[1]) for place in rest.items()]
     for name, number, weight in places:
-        least = smallest_p(number, weight)
+        least = smallest_swap_p(number, weight)
         if least >= ALPHA:
             yield (
                 f"        no difference can be shown on {name}, whatever the data: with "

@@ -1,4 +1,4 @@
-"""Per-channel histograms of a network's features over a set of images."""
+"""Makes fingerprints: per-channel histograms of a network's features over a set of images."""
 
 import hashlib
 from dataclasses import replace

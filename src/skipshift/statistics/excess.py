@@ -59,8 +59,8 @@ def excess_of(
     """Excess of a layer, from one distance of every channel in all comparisons.
 
     Each channel has x = mean of matched^power - mean of null^power, divided by 1 - r^2 for the rest
-    r of the shift in a null. Without a unit x moves as distance^power - null^power v_u / v does, with
-    the noise v. The layer has the mean of x, times `shape_of` the channels where they differ by
+    r of the shift in a null. Without a unit x moves as distance^power - null^power v_u / v does,
+    with the noise v. The layer has the mean of x, times `shape_of` the channels where they differ by
     more than their errors: so its root compares with the mean of the channels' distances (eq. 10).
 
     Parameters

@@ -60,8 +60,9 @@ def excess_of(
 
     Each channel has x = mean of matched^power - mean of null^power, divided by 1 - r^2 for the rest
     r of the shift in a null. Without a unit x moves as distance^power - null^power v_u / v does,
-    with the noise v. The layer has the mean of x, times `shape_of` the channels where they differ by
-    more than their errors: so its root compares with the mean of the channels' distances (eq. 10).
+    with the noise v. The layer has the mean of x, times `shape_of` the channels where they differ
+    by more than their errors: so its root compares with the mean of the channels' distances (eq.
+    10).
 
     Parameters
     ----------

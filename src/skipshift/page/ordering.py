@@ -81,16 +81,20 @@ def grid(iou: pd.DataFrame, class_name: str) -> pd.DataFrame:
     wide = rows.pivot_table(
         index=["encoder", "variant"], columns="domain", values="iou", dropna=False, sort=False
     )
-    present = set(wide.index)
+    return wide.reindex(index=_networks(rows), columns=rows["domain"].unique())
+
+
+def _networks(rows: pd.DataFrame) -> pd.MultiIndex:
+    """(encoder, variant) of each network in a table, in display order."""
+    names = ["encoder", "variant"]
+    present = set(rows[names].itertuples(index=False, name=None))
     order = [
         (encoder, variant)
         for encoder in rows["encoder"].unique()
         for variant in ordered_variants(rows["variant"])
         if (encoder, variant) in present
     ]
-    return wide.reindex(index=pd.MultiIndex.from_tuples(order, names=wide.index.names))[
-        list(rows["domain"].unique())
-    ]
+    return pd.MultiIndex.from_tuples(order, names=names)
 
 
 def marks(tests: pd.DataFrame, class_name: str, metric: str = "iou") -> Marks:
@@ -118,14 +122,7 @@ def excesses(layers: pd.DataFrame) -> pd.DataFrame:
     wide = layers.pivot_table(
         index=["encoder", "variant"], columns="layer", values="excess", sort=False
     )
-    order = [
-        (encoder, variant)
-        for encoder in layers["encoder"].unique()
-        for variant in ordered_variants(layers["variant"])
-        if (encoder, variant) in set(wide.index)
-    ]
-    rows = pd.MultiIndex.from_tuples(order, names=wide.index.names)
-    return wide.reindex(index=rows, columns=layer_order(layers))
+    return wide.reindex(index=_networks(layers), columns=layer_order(layers))
 
 
 def pairs_of(layers: pd.DataFrame) -> list[tuple[str, str]]:

@@ -84,7 +84,8 @@ def _short_entry(layers: pd.DataFrame) -> str:
     if sure.empty:
         return f"{text}; which layer shifts most is uncertain."
     layer, number = sure.value_counts().index[0], int(sure.value_counts().iloc[0])
-    of = f" in {number} of them" if len(networks) > 1 else ""
+    every = "all" if number == len(clear) else str(number)
+    of = f" in {every} of them" if len(networks) > 1 else ""
     return f"{text}, and surely largest at {_position(str(layer))}{of}."
 
 

@@ -217,6 +217,20 @@ def test_one_pair_of_runs_is_about_checkpoints_and_several_about_variants(rng):
     assert first["least_p"] == 2.0**-8
 
 
+def test_no_more_trainings_are_asked_for_only_where_there_is_a_verdict(rng):
+    variants = ["L1-pruned", "L2-pruned", "L3-pruned", "L4-pruned"]
+    runs = []
+    for fold in range(4):
+        theirs = some(rng, 30)
+        lifts = rng.normal([2, 2, 0, 0], 1).round().astype(int)[:, None] * [1, 0, -1]
+        runs += [cases_of(theirs, fold=fold)]
+        runs += [cases_of(theirs + u, v, fold=fold) for u, v in zip(lifts, variants, strict=True)]
+    tests = compare(pd.concat(runs), 0.005)
+    told = tests["verdict"] != "cannot tell"
+    assert told[tests["more_runs"] == 0].all()
+    assert (tests["more_runs"] > 0).any()
+
+
 def test_the_interval_of_variants_is_wider_than_that_of_their_checkpoints_by_the_trainings(rng):
     theirs = some(rng, 40)
     lift = [np.array([up, 0, -up]) for up in (2, 10, 18)]

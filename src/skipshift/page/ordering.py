@@ -85,7 +85,7 @@ def grid(iou: pd.DataFrame, class_name: str) -> pd.DataFrame:
 
 
 def _networks(rows: pd.DataFrame) -> pd.MultiIndex:
-    """(encoder, variant) of each network in a table, in display order."""
+    """List (encoder, variant) of each network in a table, in display order."""
     names = ["encoder", "variant"]
     present = set(rows[names].itertuples(index=False, name=None))
     order = [

@@ -223,9 +223,14 @@ def both_fail(ours: Array, theirs: Array, floor: Array, margin: float) -> Flags:
 
 def least_p(groups: npt.NDArray[np.int64], first: Flags) -> Array:
     """Least adjusted p that swaps could give each comparison of a family, (comparisons,)."""
-    one_level = bool(first.all() or not first.any())
-    weights = np.ones(len(first)) if one_level else np.where(first, FIRST, 1 - FIRST)
+    weights = _weights(first)
     return np.array([smallest_swap_p(int(n), w) for n, w in zip(groups, weights, strict=True)])
+
+
+def _weights(first: Flags) -> Array:
+    """Part of `ALPHA` that each comparison's level has, (comparisons,); 1 of a single level."""
+    one_level = bool(first.all() or not first.any())
+    return np.ones(len(first)) if one_level else np.where(first, FIRST, 1 - FIRST)
 
 
 def _pairs(runs: pd.DataFrame) -> list[_Pair]:
@@ -293,7 +298,10 @@ def _columns(
     between, by_groups = crossed.spread()
     several = crossed.count > 1
     half = crossed.half_width()
-    more = crossed.more_runs(margin) if several.any() else np.full(groups.shape, np.nan)
+    # as the smallest p of a level has to be for a verdict, so that 0 more stand beside no open one
+    error = ALPHA * _weights(first) / np.where(first, first.sum(), (~first).sum())
+    level = 1 - error[:, None, None]
+    more = crossed.more_runs(margin, level) if several.any() else np.full(groups.shape, np.nan)
     return {
         "effect": crossed.effect,
         "low": crossed.effect - half,

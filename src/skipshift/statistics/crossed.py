@@ -124,7 +124,7 @@ class Crossed:
         """Select (results,) of (results, ...) arrays."""
         return Crossed(*(getattr(self, field.name)[:, *place] for field in fields(self)))
 
-    def half_width(self, level: float = 0.95) -> Array:
+    def half_width(self, level: float | Array = 0.95) -> Array:
         """Half of the two-sided interval about ``effect``."""
         return self._reach(np.full(np.shape(self.effect), (1 - level) / 2))
 
@@ -149,12 +149,12 @@ class Crossed:
         runs, cells = self.runs * part, self.cells * part
         return Crossed(self.effect, kept + cells, self.groups_df, runs, cells, count)
 
-    def more_runs(self, margin: float, level: float = 0.95) -> Array:
+    def more_runs(self, margin: float, level: float | Array = 0.95) -> Array:
         """How many more trainings a variant would settle it, were effect and spreads as they seem.
 
-        Settled: the interval leaves out 0, or lies within the margin (at 90 %, as two one-sided
-        tests do). NaN: not with `MOST_RUNS`, so that images and not trainings are missing; NaN also
-        with one run, which says nothing of trainings.
+        Settled: the interval of ``level`` leaves out 0, or that of 2 level - 1 lies within the
+        margin (as two one-sided tests do). NaN: not with `MOST_RUNS`, so that images and not
+        trainings are missing; NaN also with one run, which says nothing of trainings.
         """
         more, size = np.full(np.shape(self.effect), np.nan), np.abs(self.effect)
         for extra in range(MOST_RUNS):

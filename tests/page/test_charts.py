@@ -221,7 +221,7 @@ def carried(shares, **columns):
     share = np.array([0.0, *shares, 1.0])
     table = {"path": paths, "iou": 0.4 + share / 2, "share": share, "low": share - 0.1}
     table |= {"high": share + 0.1, "in_domain": 0.9, "shapley": np.nan}
-    table |= {"lost_low": 0.3, "lost_high": 0.6}
+    table |= {"lost_low": 0.3, "lost_high": 0.6, "sure": share > 0.1}
     return pd.DataFrame(table | columns)
 
 
@@ -247,7 +247,14 @@ def test_a_share_of_what_may_be_no_loss_is_no_finding():
 def test_what_is_missed_what_leads_away_and_what_is_not_read_are_said():
     read, farther = [True, True, True, False, True], [False, False, True, False, False]
     missing = {"missing": [np.nan, 0.6, 0.0, np.nan, np.nan], "missing_high": 0.7}
-    table = carried([0.7, 0.1, np.nan], **missing, missing_low=0.5, read=read, farther=farther)
+    table = carried(
+        [0.7, 0.1, np.nan],
+        **missing,
+        missing_low=0.5,
+        missing_sure=True,
+        read=read,
+        farther=farther,
+    )
     said = carry_sentence(table)
     assert "With all paths but L1 patched, 60 % of it stays lost (95 % interval 50 to 70)" in said
     assert "Patching L2 alone leads the decoder block behind farther" in said

@@ -93,3 +93,27 @@ def test_between_sets_half_a_shift_leaves_a_quarter_of_the_squared_distance(rng)
     assert passed == pytest.approx(0.75, abs=0.05)
     # nothing differs: no share of it, or no interval
     assert np.isnan(passed_between_sets(own, others, others, names)[1])
+
+
+@pytest.mark.slow  # hundreds of tables
+def test_without_a_path_that_recovers_anything_none_is_sure_in_19_of_20():
+    paths = ("a", "b", "c", "d", "e")
+    rows = rows_of(paths, subsets=False)
+    groups = (np.arange(20), np.arange(20))
+    sure, alone, draws = 0, 0, 300
+    for seed in range(draws):
+        rng = np.random.default_rng(seed)
+        counts = [np.zeros((20, n, 2, 3), np.int64) for n in (1, len(rows))]
+        counts[0][:, 0, 1] = np.column_stack(
+            [rng.integers(85, 95, 20), *rng.integers(1, 9, (2, 20))]
+        )
+        hits = rng.integers(40, 60, 20)
+        for row in range(len(rows)):
+            # no path changes more than chance does, apart from all of them
+            moved = hits + rng.normal(0, 4, 20).round().astype(int)
+            counts[1][:, row, 1] = np.column_stack([moved, 20 + 0 * hits, 100 - moved])
+        counts[1][:, -1] = counts[0][:, 0]
+        table = share_table(rows, tuple(counts), groups, CarrySpec()).set_index("path")
+        sure += table.loc[list(paths), "sure"].any()
+        alone += (table.loc[list(paths), "low"] > 0).any()
+    assert sure / draws <= 0.05 < alone / draws

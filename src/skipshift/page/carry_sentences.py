@@ -13,9 +13,10 @@ def carry_sentence(table: pd.DataFrame) -> str:
     Shares are said only of a loss that is not 0 by its interval.
 
     >>> row = {"share": 0.0, "low": 0.0, "high": 0.0, "in_domain": 0.9, "lost_low": 0.3,
-    ...        "lost_high": 0.5}
+    ...        "lost_high": 0.5, "sure": False}
     >>> rows = [{"path": "none", "iou": 0.5, **row}, {**row, "path": "L1", "iou": 0.8,
-    ...         "share": 0.75, "low": 0.7, "high": 0.8}, {**row, "path": "all", "iou": 0.9}]
+    ...         "share": 0.75, "low": 0.7, "high": 0.8, "sure": True},
+    ...         {**row, "path": "all", "iou": 0.9}]
     >>> carry_sentence(pd.DataFrame(rows))
     'The shift costs 0.400 IoU, from 0.900 to 0.500. Patching L1 alone recovers 75 % of it (95 %
     interval 70 to 80).'
@@ -61,7 +62,7 @@ def _cost(none: pd.Series) -> str:
 
 def _alone(table: pd.DataFrame) -> str:
     """Sentence on the path that recovers most, if it is sure to recover anything."""
-    best = _largest(table, "share", "low")
+    best = _largest(table, "share", "sure")
     if best is None:
         return "No path alone is sure to recover any of it."
     interval = _interval(best["low"], best["high"])
@@ -73,7 +74,7 @@ def _missed(table: pd.DataFrame) -> str:
     """Sentence on the path without which most is missed, if it is sure that anything is."""
     if "missing" not in table or table["missing"].isna().all():
         return ""
-    worst = _largest(table, "missing", "missing_low")
+    worst = _largest(table, "missing", "missing_sure")
     if worst is None:
         return "No path is sure to be missed where all others are patched."
     interval = _interval(worst["missing_low"], worst["missing_high"])
@@ -100,11 +101,11 @@ def _unread(table: pd.DataFrame) -> str:
     return f"Nothing reads {listed(paths)}: left out."
 
 
-def _largest(table: pd.DataFrame, column: str, low: str) -> pd.Series | None:
-    """Row of the single path with the largest value, of those whose interval is above 0."""
+def _largest(table: pd.DataFrame, column: str, sure: str) -> pd.Series | None:
+    """Row of the single path with the largest value, of those that are surely above 0."""
     single = single_paths(table)
-    sure = single[(single["path"] != ALL) & (single[low] > 0)]
-    return None if sure.empty else sure.nlargest(1, column).iloc[0]
+    found = single[(single["path"] != ALL) & single[sure]]
+    return None if found.empty else found.nlargest(1, column).iloc[0]
 
 
 def _percent(share: float) -> str:

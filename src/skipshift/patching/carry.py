@@ -80,6 +80,8 @@ def carry(
     if the shift costs no IoU; the interval (Fieller's, with t) is NaN if the loss may be 0.
     ``missing``, ``missing_low``, ``missing_high``: the part that is *missed* when all other paths
     are patched and this one is not. Modes ``paired`` and ``quantile``.
+    ``sure``, ``missing_sure``: whether ``share`` or ``missing`` is above 0, at 5 % for all single
+    paths together (intervals at 1 - 0.05 / k). The intervals above are of each row alone.
     ``passed``, ``passed_low``, ``passed_high``: how much of the squared feature distance in the
     decoder block behind the path goes, where that block is known. In mode ``paired`` the distance
     is that of the same image's maps, in mode ``quantile`` that of each channel's distribution.
@@ -117,9 +119,11 @@ def _finished(table: pd.DataFrame, paths: list[str], passed: behind.Passed) -> p
     parts = np.array([passed.get(path, (np.nan,) * 3) for path in order])
     found[["passed", "passed_low", "passed_high"]] = parts
     found["farther"] = parts[:, 2] < 0
+    for column in ("sure", "missing_sure"):
+        found[column] = found[column].eq(True)
     found["read"] = found.index.isin(table["path"])
     first = ["iou", "share", "low", "high", "missing", "missing_low", "missing_high"]
-    first += ["passed", "passed_low", "passed_high", "farther", "read"]
+    first += ["passed", "passed_low", "passed_high", "sure", "missing_sure", "farther", "read"]
     others = [column for column in found.columns if column not in first]
     return found[[*first, *others]].rename_axis("path").reset_index()
 

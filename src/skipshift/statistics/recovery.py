@@ -1,7 +1,7 @@
 """Recovered fraction (`share`) and Shapley values of patched paths, with intervals."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ from skipshift.errors import ArgumentError
 from skipshift.specs import CarrySpec
 from skipshift.statistics.counts import ratio
 from skipshift.statistics.crossed import Array, group_variance, ratios
+from skipshift.statistics.multiplicity import ALPHA
 
 Counts = npt.NDArray[np.int64]
 """(groups, rows, classes, 3)."""
@@ -25,6 +26,9 @@ Rows = Mapping[str, tuple[str, ...]]
 NONE, ALL = "none", "all"
 
 _MOST_PATHS = 10
+
+_SURE = {"share": "sure", "missing": "missing_sure"}
+"""Column that says whether a value is above 0, at `ALPHA` over all single paths together."""
 
 Interval = tuple[float, float]
 
@@ -99,14 +103,19 @@ def share_table(
     """
     scores = _scores_of(tuple(rows), counts, groups)
     lost = scores.difference({NONE: -1.0}, 1.0)
-    table: dict[str, list[float]] = {"iou": list(scores.values[1:])}
+    table: dict[str, Sequence[float]] = {"iou": list(scores.values[1:])}
     gains = {
         "share": {name: {NONE: -1.0, name: 1.0} if paths else {} for name, paths in rows.items()},
         "missing": _missing(rows) if spec.mode in ("paired", "quantile") else {},
         "shapley": _shapley(rows) if spec.subsets else {},
     }
+    level = 1 - ALPHA / len(rows[ALL])
     for column, contrasts in gains.items():
         found = [_fraction(scores, contrasts.get(name), lost) for name in rows]
+        if column in _SURE:
+            table[_SURE[column]] = [
+                _fraction(scores, contrasts.get(name), lost, level)[1] > 0 for name in rows
+            ]
         low, high = ("low", "high") if column == "share" else (f"{column}_low", f"{column}_high")
         table |= {name: [row[i] for row in found] for i, name in enumerate((column, low, high))}
     left = [scores.difference({name: -1.0}, 1.0) for name in rows]
@@ -133,13 +142,13 @@ def _shapley(rows: Rows) -> dict[str, dict[str, float]]:
 
 
 def _fraction(
-    scores: _Scores, contrast: Mapping[str, float] | None, lost: Linear
+    scores: _Scores, contrast: Mapping[str, float] | None, lost: Linear, level: float = 0.95
 ) -> tuple[float, float, float]:
     """Give the share of the loss with its interval: NaN where none is defined."""
     if contrast is None or not lost.value > 0:
         return (np.nan,) * 3
     gain = scores.difference(contrast)
-    return gain.value / lost.value, *share_interval(gain, lost, scores.weights)
+    return gain.value / lost.value, *share_interval(gain, lost, scores.weights, level)
 
 
 def shapley_weights(rows: Rows) -> npt.NDArray[np.float64]:

@@ -11,7 +11,8 @@ import yaml
 
 from skipshift import records
 from skipshift.names import ORIGINAL, paper_shifts, parse_shift
-from skipshift.specs import StudySpec, TrainingSpec, to_plain
+from skipshift.spec_files import to_plain
+from skipshift.specs import StudySpec, TrainingSpec
 from skipshift.statistics.comparisons import compare
 from skipshift.statistics.counts import iou
 from skipshift.statistics.scores import MEAN, estimates

@@ -14,7 +14,7 @@ PAGE = ROOT / "docs/design.md"
 START, END = "<!-- the map: made by `make map` -->", "<!-- end of the map -->"
 
 ROOMS = {
-    "": "errors names specs records progress extras shifts",
+    "": "errors names validation specs spec_files records progress extras shifts",
     "data": "images volumes slices manifest splits preprocess batches sources crops",
     "data.slides": "reader annotations affine registration overlays quadtree",
     "data.prepare": "options writing patterns labels folder mms specimens regions scc published "

@@ -3,25 +3,27 @@
 Imports neither torch nor pandas, pydantic or yaml, so that help starts at once.
 """
 
-import dataclasses
-import math
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar, get_args
+from typing import ClassVar, Literal, get_args
 
-from skipshift.errors import ArgumentError, SkipshiftError, unreadable
+from skipshift.errors import ArgumentError
 from skipshift.names import (
     DISTANCE_NAMES,
-    PAPER_SHIFTS,
     POOLINGS,
-    SEGMENTATION_METRICS,
     VARIANTS,
     all_variants,
     paper_shifts,
-    parse_shift,
     shown,
     skips_of,
+)
+from skipshift.validation import (
+    check_choices,
+    check_crop,
+    check_least,
+    check_metrics,
+    check_numbers,
+    check_shifts,
 )
 
 Precision = Literal["auto", "bf16", "fp32"]
@@ -30,8 +32,6 @@ Tracker = Literal["tensorboard", "mlflow", "wandb"]
 LengthUnit = Literal["px", "mm"]
 
 CarryMode = Literal["paired", "quantile", "zero", "mean"]
-
-Spec = TypeVar("Spec")
 
 _STRICT = {"extra": "forbid"}
 """Settings of pydantic: a misspelt key in a file is an error, never ignored."""
@@ -328,7 +328,7 @@ class StudySpec:
                 raise ArgumentError(f"{name} must be distinct, at least one, got {shown(values)}")
         if min(self.seeds) < 0:
             raise ArgumentError(f"seeds must be at least 0, got {min(self.seeds)}")
-        _check_shifts(self.shifts)
+        check_shifts(self.shifts)
         if len({*self.classes, "mean"}) != len(self.classes) + 1 or len(self.classes) < 2:
             raise ArgumentError("classes must be at least two distinct names, none of them 'mean'")
         if not 0 < self.margin < 1:
@@ -452,111 +452,5 @@ class EvaluationSpec:
         check_numbers(self)
         check_metrics(self.metrics, self.tolerance)
         check_least(self, 1, "processes", "batch_size")
-        _check_shifts(self.shifts)
+        check_shifts(self.shifts)
         check_crop("crop", self.crop)
-
-
-def check_numbers(spec: Any) -> None:
-    """Raise `ArgumentError` for the first field that is NaN, or a tuple that contains NaN."""
-    for setting in dataclasses.fields(spec):
-        value = getattr(spec, setting.name)
-        for number in value if isinstance(value, tuple) else (value,):
-            if isinstance(number, float) and math.isnan(number):
-                raise ArgumentError(f"{setting.name} must be a number, got nan")
-
-
-def check_least(spec: object, least: int, *names: str) -> None:
-    """Raise `ArgumentError` for the first of these fields that is below ``least``."""
-    for name in names:
-        if not getattr(spec, name) >= least:
-            raise ArgumentError(f"{name} must be at least {least}, got {getattr(spec, name)}")
-
-
-def check_names(name: str, given: tuple[str, ...]) -> None:
-    """Raise `ArgumentError` unless the names in a field are distinct and none is empty."""
-    if not all(given) or len(set(given)) != len(given):
-        raise ArgumentError(f"{name} must be distinct names, none empty, got {shown(given)}")
-
-
-def check_choices(
-    name: str, kind: str, given: tuple[str, ...], known: tuple[str, ...], least: int = 1
-) -> None:
-    """Raise `ArgumentError` unless a field has ``least`` known names or more, each once.
-
-    >>> check_choices("pooling", "pooling", ("max",), ("average", "none"))
-    Traceback (most recent call last):
-    skipshift.errors.ArgumentError: pooling: unknown pooling max; choose from average, none
-    """
-    choices = ", ".join(known)
-    if unknown := [text for text in given if text not in known]:
-        raise ArgumentError(f"{name}: unknown {kind} {unknown[0]}; choose from {choices}")
-    if len(given) < least or len(set(given)) != len(given):
-        raise ArgumentError(
-            f"{name} must be one or more of {choices}, each once, got {shown(given)}"
-        )
-
-
-def _check_shifts(names: tuple[str, ...]) -> None:
-    for shift in names:
-        if parse_shift(shift) is None:
-            kinds = ", ".join(PAPER_SHIFTS)
-            raise ArgumentError(f"shift {shift!r} must be KIND:FACTOR with KIND one of {kinds}")
-
-
-def check_metrics(names: tuple[str, ...], tolerance: float) -> None:
-    """Raise `ArgumentError` unless metrics are known, each named once, and the tolerance >= 0."""
-    check_choices("metrics", "metric", names, SEGMENTATION_METRICS, least=0)
-    if not tolerance >= 0:
-        raise ArgumentError(f"tolerance must be at least 0, got {tolerance}")
-
-
-def check_crop(name: str, side: int | None) -> None:
-    """Raise `ArgumentError` unless a side is a positive multiple of 32, or None for no crop."""
-    if side is not None and (side < 32 or side % 32):
-        raise ArgumentError(f"{name} must be a multiple of 32, got {side}")
-
-
-def to_plain(spec: object) -> Any:
-    """Convert a spec to the dicts, lists and strings of YAML and JSON."""
-    if dataclasses.is_dataclass(spec) and not isinstance(spec, type):
-        return {f.name: to_plain(getattr(spec, f.name)) for f in dataclasses.fields(spec)}
-    if isinstance(spec, tuple | list):
-        return [to_plain(item) for item in spec]
-    return os.fspath(spec) if isinstance(spec, Path) else spec
-
-
-def from_plain(kind: type[Spec], values: object, source: str) -> Spec:
-    """Build a spec from plain values; `SkipshiftError` names ``source`` and the first error."""
-    from pydantic import TypeAdapter, ValidationError
-
-    try:
-        return TypeAdapter(kind).validate_python(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        reason = first["msg"].removeprefix("Value error, ")
-        raise SkipshiftError(f"{source}: {where + ': ' if where else ''}{reason}") from None
-
-
-def read_spec(kind: type[Spec], path: Path) -> Spec:
-    """Read a spec from a YAML file; relative paths in it stay as written.
-
-    `SkipshiftError` names the file and the first error in it.
-    """
-    import yaml
-
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise unreadable(path, "YAML", error) from None
-    return from_plain(kind, values, str(path))
-
-
-def read_study(path: Path) -> StudySpec:
-    """Read a study file as `read_spec` does; relative paths in it start from its folder."""
-    spec = read_spec(StudySpec, path)
-    training = spec.training
-    if training.encoder_weights not in (None, "imagenet"):
-        weights = str((path.parent / training.encoder_weights).absolute())
-        training = dataclasses.replace(training, encoder_weights=weights)
-    return dataclasses.replace(spec, manifest=path.parent / spec.manifest, training=training)

@@ -34,7 +34,8 @@ from skipshift.errors import SkipshiftError
 from skipshift.networks.mask_proposals import proposer
 from skipshift.page import review
 from skipshift.records import read_json
-from skipshift.specs import StudySpec, read_spec
+from skipshift.spec_files import read_spec
+from skipshift.specs import StudySpec
 
 STUDIES = Path(__file__).parents[2] / "studies"
 SIDE = 400

@@ -21,7 +21,8 @@ from skipshift.data.prepare.specimens import split_specimens
 from skipshift.data.prepare.writing import describe
 from skipshift.data.slides.registration import Registration
 from skipshift.errors import SkipshiftError
-from skipshift.specs import StudySpec, read_spec
+from skipshift.spec_files import read_spec
+from skipshift.specs import StudySpec
 
 SIZE = (960, 720)
 DERMIS = np.array([(100, 90), (860, 100), (850, 620), (110, 630)])

@@ -17,7 +17,7 @@ from skipshift.data.prepare.smear_masks import cell_mask, stain_mask
 from skipshift.data.prepare.smear_search import _largest_rectangle, find_boxes
 from skipshift.data.prepare.templates import load_templates
 from skipshift.errors import SkipshiftError
-from skipshift.specs import to_plain
+from skipshift.spec_files import to_plain
 
 BBBC041 = Path(__file__).parents[3] / "shared" / "data" / "bbbc041"
 SMEARS = sorted((BBBC041 / "images").glob("*.png"))

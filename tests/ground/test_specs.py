@@ -9,16 +9,8 @@ from skipshift.data.prepare.options import FolderSpec, MitosisSpec, MmsSpec, Syn
 from skipshift.errors import SkipshiftError
 from skipshift.names import LEVELS, VARIANTS, parse_shift, skips_of, variant_of
 from skipshift.records import atomic, read_table, write_table
-from skipshift.specs import (
-    EvaluationSpec,
-    ExecutionSpec,
-    ProfileSpec,
-    StudySpec,
-    TrainingSpec,
-    from_plain,
-    read_spec,
-    to_plain,
-)
+from skipshift.spec_files import from_plain, read_spec, to_plain
+from skipshift.specs import EvaluationSpec, ExecutionSpec, ProfileSpec, StudySpec, TrainingSpec
 
 
 def test_every_set_of_skips_has_one_name():

@@ -6,7 +6,8 @@ from shipped_studies import STUDIES, commands
 from skipshift.cli.main import main
 from skipshift.data.manifest import read_manifest
 from skipshift.records import read_json
-from skipshift.specs import StudySpec, read_spec
+from skipshift.spec_files import read_spec
+from skipshift.specs import StudySpec
 
 
 @pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.stem)

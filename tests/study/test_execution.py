@@ -19,7 +19,8 @@ from skipshift.errors import SkipshiftError
 from skipshift.names import seen_domain
 from skipshift.networks import inference
 from skipshift.records import UnwritableError, read_json, read_table
-from skipshift.specs import ExecutionSpec, ProfileSpec, StudySpec, TrainingSpec, to_plain
+from skipshift.spec_files import to_plain
+from skipshift.specs import ExecutionSpec, ProfileSpec, StudySpec, TrainingSpec
 from skipshift.study import steps, study, workers
 from skipshift.study.grid import Run, is_done
 from skipshift.study.study import open_study, run_study
@@ -153,7 +154,8 @@ def test_a_study_that_is_killed_goes_on_to_the_same_tables(spec, whole, tmp_path
     spec = replace(spec, training=replace(spec.training, precision="fp32"))
     code = (
         "import os; from pathlib import Path; from benchmarks.interrupts import arm, kill_group;"
-        "from skipshift.specs import StudySpec, from_plain;"
+        "from skipshift.spec_files import from_plain;"
+        "from skipshift.specs import StudySpec;"
         "from skipshift.study.study import run_study;"
         f"arm({step!r}, 1, kill_group);"
         f"run_study(from_plain(StudySpec, {to_plain(spec)!r}, ''), Path({str(out)!r}))"

@@ -7,7 +7,8 @@ import pytest
 from architectures import TINY
 from skipshift.data.prepare.options import SynthSpec
 from skipshift.data.prepare.synthetic import write_synthetic
-from skipshift.specs import ExecutionSpec, StudySpec, TrainingSpec, read_spec
+from skipshift.spec_files import read_spec
+from skipshift.specs import ExecutionSpec, StudySpec, TrainingSpec
 from skipshift.study.plan import _reach, plan_study
 from skipshift.study.study import open_study, run_study
 

@@ -12,16 +12,8 @@ from cyclopts import Parameter
 
 from skipshift.errors import ArgumentError
 from skipshift.names import FINGERPRINTS
-from skipshift.specs import (
-    CarrySpec,
-    EvaluationSpec,
-    ExecutionSpec,
-    FingerprintSpec,
-    ProfileSpec,
-    check_crop,
-    check_least,
-    check_names,
-)
+from skipshift.specs import CarrySpec, EvaluationSpec, ExecutionSpec, FingerprintSpec, ProfileSpec
+from skipshift.validation import check_crop, check_least, check_names
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,8 @@ from skipshift.data.prepare.options import (
 )
 from skipshift.errors import SkipshiftError, naming
 from skipshift.progress import Progress, silent
-from skipshift.specs import DemoSpec, read_study, to_plain
+from skipshift.spec_files import read_study, to_plain
+from skipshift.specs import DemoSpec
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -40,7 +40,8 @@ from skipshift.page.study_results import (
 from skipshift.page.study_sentences import answer, headline
 from skipshift.page.style import to_jpeg, to_png, to_svg
 from skipshift.page.wording import chance, many, signed
-from skipshift.specs import StudySpec, to_plain
+from skipshift.spec_files import to_plain
+from skipshift.specs import StudySpec
 from skipshift.statistics.scores import MEAN, foreground_of
 
 TEMPLATES = "synthetic/templates.png"

@@ -13,7 +13,8 @@ from skipshift import records
 from skipshift.errors import SkipshiftError
 from skipshift.names import seen_domain
 from skipshift.page.ordering import in_domain, of_classes, ordered_variants
-from skipshift.specs import StudySpec, read_spec
+from skipshift.spec_files import read_spec
+from skipshift.specs import StudySpec
 from skipshift.statistics.comparisons import AWAY, compare
 from skipshift.statistics.layer_tests import over_runs
 from skipshift.statistics.scores import estimates, headline_class

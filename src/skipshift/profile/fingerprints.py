@@ -15,7 +15,7 @@ import numpy.typing as npt
 from skipshift.errors import ArgumentError, SkipshiftError
 from skipshift.names import FINGERPRINTS
 from skipshift.records import write_bytes
-from skipshift.specs import from_plain, to_plain
+from skipshift.spec_files import from_plain, to_plain
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ import pandas as pd
 from skipshift.errors import ArgumentError
 from skipshift.page.profile_sentences import profile_verdict
 from skipshift.records import PROFILE_LAYERS, read_json, read_table, write_json, write_table
-from skipshift.specs import ProfileSpec, from_plain, to_plain
+from skipshift.spec_files import from_plain, to_plain
+from skipshift.specs import ProfileSpec
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

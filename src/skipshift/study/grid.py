@@ -12,7 +12,8 @@ import pandas as pd
 from skipshift import records
 from skipshift.data.splits import split_fold
 from skipshift.errors import ArgumentError
-from skipshift.specs import Precision, StudySpec, to_plain
+from skipshift.spec_files import to_plain
+from skipshift.specs import Precision, StudySpec
 
 
 @dataclass(frozen=True)

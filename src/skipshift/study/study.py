@@ -26,7 +26,8 @@ from skipshift.names import parse_shift, seen_domain
 from skipshift.networks.inference import best_device, instruction_set, resolve_precision
 from skipshift.page.report import write_report
 from skipshift.progress import Progress, silent
-from skipshift.specs import ExecutionSpec, Precision, StudySpec, to_plain
+from skipshift.spec_files import to_plain
+from skipshift.specs import ExecutionSpec, Precision, StudySpec
 from skipshift.statistics.comparisons import AWAY, compare
 from skipshift.statistics.layer_tests import over_runs
 from skipshift.statistics.metric_scores import metric_scores

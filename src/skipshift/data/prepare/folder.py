@@ -28,7 +28,7 @@ from skipshift.data.volumes import Values
 from skipshift.errors import ArgumentError, SkipshiftError
 from skipshift.names import shown
 from skipshift.progress import Progress, silent
-from skipshift.specs import to_plain
+from skipshift.spec_files import to_plain
 
 _RECIPE_VERSION = 1
 """Increase this with every change that alters the output."""

@@ -29,7 +29,7 @@ from skipshift.data.splits import draw_holdout
 from skipshift.errors import SkipshiftError
 from skipshift.names import ORIGINAL
 from skipshift.progress import Progress, silent
-from skipshift.specs import to_plain
+from skipshift.spec_files import to_plain
 
 CLASSES = ("background", FIGURE)
 

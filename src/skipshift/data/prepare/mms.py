@@ -26,7 +26,7 @@ from skipshift.data.prepare.writing import (
 from skipshift.data.volumes import Values, Volume, open_volume, spacing_text
 from skipshift.errors import ArgumentError, SkipshiftError
 from skipshift.progress import Progress, silent
-from skipshift.specs import to_plain
+from skipshift.spec_files import to_plain
 
 CLASSES = ("background", "LV", "MYO", "RV")
 """Names of the challenge's labels 0..3, which are the mask values."""

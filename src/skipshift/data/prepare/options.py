@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from skipshift.errors import ArgumentError
 from skipshift.names import shown
-from skipshift.specs import check_least, check_names, check_numbers
+from skipshift.validation import check_least, check_names, check_numbers
 
 
 def _cpu_count() -> int:

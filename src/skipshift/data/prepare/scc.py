@@ -44,7 +44,7 @@ from skipshift.data.slides.reader import Slide, open_slide
 from skipshift.data.slides.registration import read_registrations
 from skipshift.errors import SkipshiftError
 from skipshift.progress import Progress, silent
-from skipshift.specs import to_plain
+from skipshift.spec_files import to_plain
 
 CLASSES = ("background", "non-tumor", "tumor")
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from skipshift.data.images import Pixels
 from skipshift.errors import ArgumentError, SkipshiftError
 from skipshift.records import read_json
-from skipshift.specs import from_plain
+from skipshift.spec_files import from_plain
 
 Box = tuple[int, int, int, int]
 """(x0, y0, x1, y1) in pixels, x1 and y1 excluded."""

@@ -26,7 +26,7 @@ from skipshift.errors import ArgumentError
 from skipshift.names import ORIGINAL
 from skipshift.progress import Progress, silent
 from skipshift.records import write_json
-from skipshift.specs import to_plain
+from skipshift.spec_files import to_plain
 
 RECIPE = "synth.json"
 PICTURE = "templates.png"

@@ -1,0 +1,69 @@
+"""Checks of settings: numbers, names, choices, shifts, crops; each names the setting at fault."""
+
+import dataclasses
+import math
+from typing import Any
+
+from skipshift.errors import ArgumentError
+from skipshift.names import PAPER_SHIFTS, SEGMENTATION_METRICS, parse_shift, shown
+
+
+def check_numbers(spec: Any) -> None:
+    """Raise `ArgumentError` for the first field that is NaN, or a tuple that contains NaN."""
+    for setting in dataclasses.fields(spec):
+        value = getattr(spec, setting.name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float) and math.isnan(number):
+                raise ArgumentError(f"{setting.name} must be a number, got nan")
+
+
+def check_least(spec: object, least: int, *names: str) -> None:
+    """Raise `ArgumentError` for the first of these fields that is below ``least``."""
+    for name in names:
+        if not getattr(spec, name) >= least:
+            raise ArgumentError(f"{name} must be at least {least}, got {getattr(spec, name)}")
+
+
+def check_names(name: str, given: tuple[str, ...]) -> None:
+    """Raise `ArgumentError` unless the names in a field are distinct and none is empty."""
+    if not all(given) or len(set(given)) != len(given):
+        raise ArgumentError(f"{name} must be distinct names, none empty, got {shown(given)}")
+
+
+def check_choices(
+    name: str, kind: str, given: tuple[str, ...], known: tuple[str, ...], least: int = 1
+) -> None:
+    """Raise `ArgumentError` unless a field has ``least`` known names or more, each once.
+
+    >>> check_choices("pooling", "pooling", ("max",), ("average", "none"))
+    Traceback (most recent call last):
+    skipshift.errors.ArgumentError: pooling: unknown pooling max; choose from average, none
+    """
+    choices = ", ".join(known)
+    if unknown := [text for text in given if text not in known]:
+        raise ArgumentError(f"{name}: unknown {kind} {unknown[0]}; choose from {choices}")
+    if len(given) < least or len(set(given)) != len(given):
+        raise ArgumentError(
+            f"{name} must be one or more of {choices}, each once, got {shown(given)}"
+        )
+
+
+def check_shifts(names: tuple[str, ...]) -> None:
+    """Raise `ArgumentError` unless every name is a synthetic shift such as ``brightness:0.75``."""
+    for shift in names:
+        if parse_shift(shift) is None:
+            kinds = ", ".join(PAPER_SHIFTS)
+            raise ArgumentError(f"shift {shift!r} must be KIND:FACTOR with KIND one of {kinds}")
+
+
+def check_metrics(names: tuple[str, ...], tolerance: float) -> None:
+    """Raise `ArgumentError` unless metrics are known, each named once, and the tolerance >= 0."""
+    check_choices("metrics", "metric", names, SEGMENTATION_METRICS, least=0)
+    if not tolerance >= 0:
+        raise ArgumentError(f"tolerance must be at least 0, got {tolerance}")
+
+
+def check_crop(name: str, side: int | None) -> None:
+    """Raise `ArgumentError` unless a side is a positive multiple of 32, or None for no crop."""
+    if side is not None and (side < 32 or side % 32):
+        raise ArgumentError(f"{name} must be a multiple of 32, got {side}")

@@ -4,10 +4,11 @@ Each takes the frozen dataclass that the command line fills. Heavy modules are i
 that help does not wait for them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from skipshift.cli.arguments import (
     CarryRunSpec,
@@ -48,44 +49,37 @@ def synth(spec: SynthSpec, progress: Progress = silent) -> str:
 
 def prepare_mms(spec: MmsSpec, progress: Progress = silent) -> str:
     """Prepare the M&Ms challenge."""
-    from skipshift.data.prepare import mms, writing
+    from skipshift.data.prepare.mms import prepare_mms as prepare
 
-    _check_folder(spec.src)
-    mms.prepare_mms(spec, progress)
-    return writing.describe(spec.out)
+    return _prepare(prepare, spec, progress)
 
 
 def prepare_folder(spec: FolderSpec, progress: Progress = silent) -> str:
     """Prepare folders of images and masks."""
-    from skipshift.data.prepare import folder, writing
+    from skipshift.data.prepare.folder import prepare_folder as prepare
 
-    _check_folder(spec.src)
-    folder.prepare_folder(spec, progress)
-    return writing.describe(spec.out)
+    return _prepare(prepare, spec, progress)
 
 
 def prepare_scc(spec: SccSpec, progress: Progress = silent) -> str:
     """Prepare slides with outlined tissue."""
-    from skipshift.data.prepare import scc, writing
+    from skipshift.data.prepare.scc import prepare_scc as prepare
 
-    _check_folder(spec.src)
-    scc.prepare_scc(spec, progress)
-    return writing.describe(spec.out)
+    return _prepare(prepare, spec, progress)
 
 
 def prepare_mitosis(spec: MitosisSpec, progress: Progress = silent) -> str:
     """Prepare slides with annotated mitotic figures."""
-    from skipshift.data.prepare import mitosis, stains, writing
+    from skipshift.data.prepare import mitosis, stains
     from skipshift.page.review import write_review
 
-    _check_folder(spec.src)
     propose: Propose = stains.propose
     if spec.proposals is not None:
         from skipshift.networks.mask_proposals import load_proposer
 
         propose = load_proposer(spec.proposals, spec.builder, spec.preprocess)
-    mitosis.prepare_mitosis(spec, progress, propose)
-    text = writing.describe(spec.out)
+    prepare = partial(mitosis.prepare_mitosis, proposer=propose)
+    text = _prepare(prepare, spec, progress)
     return f"{text}\n{write_review(spec.out)}" if spec.review else text
 
 
@@ -259,6 +253,15 @@ def carry(spec: CarryRunSpec, progress: Progress = silent) -> str:
         table = patch(net, *inputs.images, inputs.masks, inputs.groups, spec.settings)
     _write_carry(spec, table, paths)
     return f"{_carry_text(table)}\n\n{carry_sentence(table)}\n\ncarry: {spec.out}"
+
+
+def _prepare(prepare: Callable[[Any, Progress], object], spec: Any, progress: Progress) -> str:
+    """Prepare the set of a spec's folder, and describe it."""
+    from skipshift.data.prepare.writing import describe
+
+    _check_folder(spec.src)
+    prepare(spec, progress)
+    return describe(spec.out)
 
 
 def _check_folder(path: Path) -> None:

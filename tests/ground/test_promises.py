@@ -69,14 +69,13 @@ def test_every_field_of_a_spec_has_a_docstring(module):
 
 @pytest.mark.parametrize("command", [*COMMANDS, *READERS])
 def test_a_command_stands_in_the_docs_and_its_help_ends_with_an_example_that_parses(
-    command, capsys, monkeypatch
+    command, capsys
 ):
     assert f"skipshift {command} " in PAGES
-    monkeypatch.setenv("COLUMNS", "200")
     with pytest.raises(SystemExit):
         main([*command.split(), "--help"])
     example = re.search(r"\nExample:\n  skipshift (.+)\n$", capsys.readouterr().out)
-    assert example, "add a paragraph 'Example: skipshift ...' to the docstring of its spec"
+    assert example, "add 'Example: skipshift ...' of one line of 80 columns to its spec's docstring"
     assert f"{example[1]} ".startswith(f"{command} ")
     app.parse_args(shlex.split(example[1]), exit_on_error=False, print_error=False)
 

@@ -75,7 +75,7 @@ class CheckSpec:
 class EvaluateSpec:
     """Evaluate one network on every domain of a manifest, and on shifts of its test cases.
 
-    Example: skipshift evaluate net.pt2 manifest.csv out/iou --metrics boundary_iou,surface_dice
+    Example: skipshift evaluate net.pt2 manifest.csv out/iou --metrics boundary_iou
     """
 
     net: Path

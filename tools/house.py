@@ -22,15 +22,17 @@ ROOMS = {
     "templates synthetic",
     "data.checks": "findings thumbnails group_tests value_range channel_order orientation "
     "alignment duplicates magnification padding domains preflight",
-    "networks": "addresses architectures layers unet checkpoints inference allocator losses "
-    "mask_proposals pooling hooks feature_store features",
+    "networks": "addresses architectures layers unet inference hooks quantile_map changes mended "
+    "checkpoints allocator losses mask_proposals pooling feature_store features",
     "statistics": "counts metrics distances resampling two_sample multiplicity excess layer_tests "
-    "crossed scores metric_scores recovery passing comparisons",
+    "crossed scores metric_scores recovery passing gains comparisons",
     "page": "wording ordering style study_results comparison_sentences profile_sentences "
-    "carry_sentences study_sentences charts carry_chart pictures tables paper_numbers report "
-    "review",
+    "carry_sentences remedy_sentences study_sentences charts carry_chart pictures tables "
+    "paper_numbers report review",
     "profile": "fingerprints inputs layerwise fingerprinting profile profiling",
     "patching": "cached_forward inputs paths labelled feeds patcher behind carry",
+    "remedies": "places gathering setting feature_remedies input_remedies judging ranking result "
+    "remedy kept inputs",
     "study": "loggers training evaluation grid steps workers cluster study plan demo",
     "cli": "arguments commands help_text words main",
 }

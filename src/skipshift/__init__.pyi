@@ -14,10 +14,13 @@ from .profile.fingerprinting import fingerprint as fingerprint
 from .profile.fingerprints import Fingerprint as Fingerprint
 from .profile.profile import Profile as Profile
 from .profile.profiling import profile_shift as profile_shift
+from .remedies.remedy import remedy as remedy
+from .remedies.result import Remedies as Remedies
 from .specs import CarrySpec as CarrySpec
 from .specs import EvaluationSpec as EvaluationSpec
 from .specs import FingerprintSpec as FingerprintSpec
 from .specs import ProfileSpec as ProfileSpec
+from .specs import RemedySpec as RemedySpec
 from .specs import StudySpec as StudySpec
 from .specs import TrainingSpec as TrainingSpec
 from .statistics.distances import hellinger as hellinger

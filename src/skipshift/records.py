@@ -60,6 +60,11 @@ _DISTANCE = {
     **_KIND,
 }
 
+_JUDGED = (
+    "parameters seconds iou gain low high p_adjusted in_domain harm harm_low harm_high headroom "
+    "excess_left excess_low excess_high weight unchanged"
+)
+
 PROFILE_LAYERS = "profile/layers.csv"
 """Layers of a single profile: the columns of a study's layers.csv without run and domains."""
 
@@ -160,6 +165,14 @@ TABLE_COLUMNS: Mapping[str, Mapping[str, str]] = {
         **_LAYER,
         "runs": "int64",
         **_DISTANCE,
+    },
+    "remedies.csv": {
+        "remedy": "str",
+        "place": "str",
+        "labels": "int64",
+        **dict.fromkeys(_JUDGED.split(), "float64"),
+        "collapsed": "bool",
+        "failed": "str",
     },
     "evidence.parquet": {
         **_GRID,

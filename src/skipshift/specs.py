@@ -22,6 +22,7 @@ from skipshift.validation import (
     check_crop,
     check_least,
     check_metrics,
+    check_names,
     check_numbers,
     check_shifts,
 )
@@ -246,6 +247,51 @@ class CarrySpec:
             raise ArgumentError(f"mode must be one of {choices}, got {self.mode!r}")
         check_least(self, 1, "draws", "batch_size")
         check_least(self, 0, "seed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemedySpec:
+    """Which remedies are tried where, and how they are judged."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
+
+    remedies: tuple[str, ...] = ()
+    """Remedies to try; by default all that need no labels, and with labels all."""
+
+    places: tuple[str, ...] = ()
+    """Places to try them at; by default all."""
+
+    labels: int = 0
+    """Labelled images of the shifted set to set aside for remedies that are trained, whole groups
+    at a time. They are not judged on."""
+
+    folds: int = 5
+    """Parts of the shifted groups: a remedy is fitted on all but one and judged on that one."""
+
+    margin: float = 0.01
+    """Largest gain of IoU that does not matter: no remedy below it is recommended."""
+
+    paired: bool = False
+    """Both sets are the same images in the same order: masks serve both, and headroom is known."""
+
+    steps: int = 60
+    """Training steps of remedies that use labelled images."""
+
+    batch_size: int = 8
+    """Images per forward pass."""
+
+    seed: int = 0
+    """Seed of the folds, the labelled images and the positions that quantiles are taken from."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
+        check_names("remedies", self.remedies)
+        check_names("places", self.places)
+        check_least(self, 2, "folds")
+        check_least(self, 1, "steps", "batch_size")
+        check_least(self, 0, "labels", "seed")
+        if not 0 <= self.margin < 1:
+            raise ArgumentError(f"margin must be at least 0 and below 1, got {self.margin}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,6 @@ from skipshift.networks.hooks import hooked
 from skipshift.networks.inference import labels_of, logits_of
 from skipshift.networks.unet import Unet
 from skipshift.patching.carry import carry
-from skipshift.patching.feeds import quantile_map
 from skipshift.patching.paths import paths_of
 from skipshift.specs import CarrySpec, EvaluationSpec
 from skipshift.statistics.scores import estimates, pooled_iou
@@ -398,19 +397,6 @@ def test_quantiles_bring_an_affine_shift_of_other_images_back(rng):
     # what is left of the loss is the coarseness of quantiles of few values
     lost = 1 - table["iou"]
     assert lost["all"] < 0.1 * lost["none"]
-
-
-def test_a_quantile_map_between_equal_sets_changes_nothing(rng):
-    values = torch.from_numpy(rng.normal(size=(3000, 3))).float().relu()
-    other = torch.from_numpy(rng.normal(size=(3, 5, 7))).float().relu() * 2
-    assert torch.allclose(quantile_map(values, values)(other), other, atol=1e-5)
-
-
-def test_a_quantile_map_gives_the_quantiles_of_the_target(rng):
-    source, target = (torch.from_numpy(rng.gamma(a, size=(4000, 2))).float() for a in (2, 9))
-    mapped = quantile_map(source, target)(source.T).T
-    levels = torch.tensor([0.05, 0.3, 0.5, 0.8, 0.95])
-    assert torch.allclose(mapped.quantile(levels, 0), target.quantile(levels, 0), rtol=0.02)
 
 
 def test_several_foreground_classes_are_averaged(toy_pair):

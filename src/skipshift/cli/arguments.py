@@ -12,7 +12,14 @@ from cyclopts import Parameter
 
 from skipshift.errors import ArgumentError
 from skipshift.names import FINGERPRINTS
-from skipshift.specs import CarrySpec, EvaluationSpec, ExecutionSpec, FingerprintSpec, ProfileSpec
+from skipshift.specs import (
+    CarrySpec,
+    EvaluationSpec,
+    ExecutionSpec,
+    FingerprintSpec,
+    ProfileSpec,
+    RemedySpec,
+)
 from skipshift.validation import check_crop, check_least, check_names
 
 
@@ -244,6 +251,56 @@ class CarryRunSpec:
 
     def __post_init__(self) -> None:
         check_crop("crop", self.crop)
+
+
+@dataclass(frozen=True)
+class RemedyRunSpec:
+    """Find the smallest change of a network that brings back the IoU lost to a shift.
+
+    A remedy is a change at one place: of the images, of batch-norm statistics, of feature maps, or
+    with labelled images of weights. Each is fitted on some groups of the shifted images and judged
+    on the others: by IoU where they have masks, else by the excess that is left in the last layer.
+    Interrupted, the same command goes on where it stopped.
+
+    Example: skipshift remedy net.pt2 old.csv new.csv out --take adabn@encoder.conv1
+    """
+
+    net: Path
+    """Run folder, smp or nnU-Net folder, torch.export archive, or weights with --builder."""
+
+    reference: str
+    """Images of the domain that the network knows (source domain): a folder, a manifest, or
+    MANIFEST#domain; of a manifest the test cases, whose masks tell what a remedy costs there."""
+
+    shifted: str
+    """Images of the new domain (target domain), likewise, or a shift such as brightness:0.75. They
+    need not be paired with the reference."""
+
+    out: Path
+    """Folder to write: remedies.csv, remedy.json, and mended/, the network with the recommended
+    remedy, which can be given as NET."""
+
+    builder: str | None = field(default=None, kw_only=True)
+    """Function that builds the network for a file of weights, as module:function."""
+
+    preprocess: str = field(default="unit", kw_only=True)
+    """Preprocessing of each image: unit, minmax, zscore, imagenet, none or module:function."""
+
+    crop: int | None = field(default=None, kw_only=True)
+    """Side of a centred crop of the images, a multiple of 32; whole images by default."""
+
+    take: str | None = field(default=None, kw_only=True)
+    """Remedy to write to mended/ as REMEDY@PLACE, instead of the recommended one."""
+
+    settings: Annotated[RemedySpec, Parameter(name="*")] = field(
+        default_factory=RemedySpec, kw_only=True
+    )
+    """Which remedies are tried, and how they are judged."""
+
+    def __post_init__(self) -> None:
+        check_crop("crop", self.crop)
+        if self.take is not None and not all(self.take.partition("@")):
+            raise ArgumentError(f"take must be REMEDY@PLACE, got {self.take!r}")
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ that help does not wait for them.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -16,6 +17,7 @@ from skipshift.cli.arguments import (
     EvaluateSpec,
     FingerprintRunSpec,
     ProfileRunSpec,
+    RemedyRunSpec,
     ReportSpec,
     StudyRunSpec,
 )
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 
     from skipshift.data.prepare.point_patches import Propose
     from skipshift.profile.profile import Profile
+    from skipshift.remedies.result import Remedies
 
 
 def synth(spec: SynthSpec, progress: Progress = silent) -> str:
@@ -253,6 +256,72 @@ def carry(spec: CarryRunSpec, progress: Progress = silent) -> str:
         table = patch(net, *inputs.images, inputs.masks, inputs.groups, spec.settings)
     _write_carry(spec, table, paths)
     return f"{_carry_text(table)}\n\n{carry_sentence(table)}\n\ncarry: {spec.out}"
+
+
+def remedy(spec: RemedyRunSpec, progress: Progress = silent) -> str:
+    """Find the smallest change of a network that brings back the IoU lost to a shift."""
+    import hashlib
+
+    from skipshift.networks.mended import network_hash
+    from skipshift.remedies.inputs import read_inputs
+    from skipshift.remedies.kept import KeptOnDisk
+    from skipshift.remedies.remedy import search
+
+    net = _load(spec.net, spec.builder, spec.preprocess)
+    names, settings = (spec.reference, spec.shifted), spec.settings
+    inputs = read_inputs(net, names, spec.preprocess, spec.crop, settings.batch_size)
+    paired = settings.paired or (inputs.paired and inputs.masks[0] is not None)
+    settings = replace(settings, paired=paired)
+    judged_by = replace(settings, remedies=(), places=(), margin=0.0)
+    key_of = repr((to_plain(judged_by), spec.preprocess, network_hash(net)))
+    key = hashlib.sha256((key_of + inputs.digest()).encode()).hexdigest()
+    known = KeptOnDisk(spec.out / "judged", key)
+    with naming(f"{spec.net} on {spec.reference}, {spec.shifted}"):
+        found = search(net, *inputs[:3], settings, known, progress)
+        _write_remedies(spec, found)
+    if not found.complete:
+        raise KeyboardInterrupt
+    shown = found.table[found.table["failed"] == ""].head(10)
+    shown = shown[["remedy", "place", "parameters", "iou", "gain", "low", "high", "p_adjusted",
+                   "in_domain", "harm", "headroom", "excess_left"]]  # fmt: skip
+    parts = [shown.dropna(axis=1, how="all").round(3).to_string(index=False, na_rep="-")]
+    return "\n\n".join([*parts, found.verdict(), f"remedies: {spec.out}"])
+
+
+def _write_remedies(spec: RemedyRunSpec, found: "Remedies") -> None:
+    """Write the table; and of a whole search the verdict, and the network that is mended."""
+    import shutil
+    from importlib.metadata import version
+
+    from skipshift.networks.mended import MENDED, network_hash, save_mended
+    from skipshift.records import atomic_folder, write_json, write_table
+
+    write_table(spec.out / "remedies.csv", found.table)
+    if not found.complete:
+        return
+    best = found.best
+    taken = best if spec.take is None else spec.take.split("@", 1)
+    about = {
+        "remedy": None if best is None else best.remedy,
+        "place": None if best is None else best.place,
+        "verdict": found.verdict(),
+        "net": {"source": str(spec.net), "sha256": network_hash(found.unmended)},
+        "reference": spec.reference,
+        "shifted": spec.shifted,
+        "preprocess": spec.preprocess,
+        "settings": to_plain(spec.settings),
+        "version": version("skipshift"),
+    }
+    mended = spec.out / "mended"
+    old = spec.out / "remedy.json"
+    if mended.exists() and (mended / MENDED).exists():
+        shutil.rmtree(mended)
+    if taken is not None:
+        change = found.change(*taken)
+        with atomic_folder(mended) as folder:
+            named = {"remedy": taken[0], "place": taken[1], "preprocess": spec.preprocess}
+            save_mended(folder, change, spec.net, named)
+    write_json(old, about)
 
 
 def _prepare(prepare: Callable[[Any, Progress], object], spec: Any, progress: Progress) -> str:

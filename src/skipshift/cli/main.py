@@ -163,6 +163,7 @@ for _function in (
     commands.profile,
     commands.fingerprint,
     commands.carry,
+    commands.remedy,
     commands.report,
 ):
     _add(app, _function.__name__, _function)

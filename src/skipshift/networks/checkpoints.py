@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from skipshift.errors import ArgumentError, SkipshiftError, unreadable
 from skipshift.extras import load_extra
 from skipshift.names import import_function
+from skipshift.networks.mended import is_mended, load_mended
 from skipshift.networks.unet import Unet, load_weights, read_weights
 from skipshift.records import RUN_RECORD, read_json
 
@@ -27,7 +28,7 @@ def load_net(source: Path | str, builder: str | None = None) -> nn.Module:
     Parameters
     ----------
     source
-        A run folder of skipshift; a folder written by ``save_pretrained`` of
+        A run folder of skipshift; a mended network; a folder written by ``save_pretrained`` of
         segmentation_models_pytorch; a fold of an nnU-Net v2 results folder, or the results folder
         if it has one fold; a ``torch.export`` archive (.pt2); or, with a ``builder``, a file with a
         ``state_dict``. Pickles are loaded with ``weights_only=True``.
@@ -39,6 +40,8 @@ def load_net(source: Path | str, builder: str | None = None) -> nn.Module:
     shapes. `ArgumentError` if the builder needs arguments or does not return a network.
     """
     source = Path(source)
+    if is_mended(source):
+        return load_mended(source, lambda base: load_net(base, builder))
     net: nn.Module
     if builder is not None:
         build = import_function(builder)

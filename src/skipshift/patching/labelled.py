@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from skipshift.errors import ArgumentError
@@ -69,7 +70,7 @@ def labelled_pair(
     both = masks if isinstance(masks, tuple) else (masks, masks)
     both_named = isinstance(groups, tuple) and len(groups) == 2 and np.ndim(groups[0]) == 1
     labels: Any = groups if both_named else (groups, groups)
-    sets = [_labelled(*each, paired) for each in zip(NAMES, images, both, labels, strict=True)]
+    sets = [labelled(*each, paired) for each in zip(NAMES, images, both, labels, strict=True)]
     sizes = [len(i) if isinstance(i, np.ndarray | Tensor) else 0 for i in images]
     if paired and sizes[0] != sizes[1] and all(sizes):
         raise ArgumentError(
@@ -79,9 +80,10 @@ def labelled_pair(
     return sets[0], sets[1]
 
 
-def _labelled(
+def labelled(
     name: str, images: Images, masks: Masks | None, groups: Groups | None, paired: bool
 ) -> Labelled:
+    """Join one set's images with masks, if any, and groups; `ArgumentError` if they do not fit."""
     if iter(images) is images:
         raise ArgumentError(
             f"{name} must be an array or a loader that can be iterated more than once, "
@@ -101,3 +103,26 @@ def _labelled(
     if labels.shape != (number,):
         raise ArgumentError(f"groups of the {name} must be one label per image, {number}")
     return Labelled(name, images, masks, labels)
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """Some images of a set, which can be iterated more than once."""
+
+    images: Images
+    name: str
+    keep: npt.NDArray[np.bool_]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        start = 0
+        for batch in batches_of(self.images, 8, self.name):
+            own = torch.from_numpy(self.keep[start : start + len(batch)])
+            start += len(batch)
+            if own.any():
+                yield batch[own]
+
+
+def subset(data: Labelled, keep: npt.NDArray[np.bool_]) -> Labelled:
+    """Images of a set where ``keep`` (N,) is true."""
+    masks = None if data.masks is None else data.masks[keep]
+    return Labelled(data.name, _Kept(data.images, data.name, keep), masks, data.groups[keep])

@@ -122,7 +122,7 @@ def share_table(
     ends = [t_interval(each, scores.weights) for each in left]
     table |= {"lost": [each.value for each in left]}
     table |= {"lost_low": [low for low, _ in ends], "lost_high": [high for _, high in ends]}
-    inside = _foreground(counts[0])[0]
+    inside = foreground_iou(counts[0])[0]
     table["in_domain"] = list(np.broadcast_to(inside, len(rows)))
     shown = [spec.subsets or len(paths) < 2 or name == ALL for name, paths in rows.items()]
     return pd.DataFrame({"path": list(rows), **table})[shown].reset_index(drop=True)
@@ -175,7 +175,7 @@ def _scores_of(
     groups: tuple[npt.NDArray[Any], npt.NDArray[Any]],
 ) -> _Scores:
     names = [np.unique(labels) for labels in groups]
-    inside, outside = (_foreground(part) for part in (counts[0][:, :1], counts[1]))
+    inside, outside = (foreground_iou(part) for part in (counts[0][:, :1], counts[1]))
     values = np.concatenate([inside[0], outside[0]])
     if np.array_equal(names[0], names[1]):
         errors = np.concatenate([inside[1], outside[1]], -1)[:, None]
@@ -192,7 +192,7 @@ def _scores_of(
     return _Scores(values, errors, weights, rows)
 
 
-def _foreground(counts: Counts) -> tuple[Array, Array, Array]:
+def foreground_iou(counts: Counts) -> tuple[Array, Array, Array]:
     """Mean IoU over the foreground classes that are present, of (groups, rows, classes, 3) counts.
 
     Returns

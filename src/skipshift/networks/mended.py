@@ -1,0 +1,170 @@
+"""Mended networks on disk: the owner's own files with new weights, and the maps beside them."""
+
+import hashlib
+import io
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from skipshift.errors import SkipshiftError, unreadable
+from skipshift.networks.changes import MAPS, Change, Mended, arguments
+from skipshift.records import read_json, write_bytes, write_json
+
+MENDED = "mended.json"
+_MAPS = "maps.safetensors"
+
+
+def is_mended(folder: Path) -> bool:
+    """Whether a folder holds a mended network."""
+    return (folder / MENDED).exists()
+
+
+def save_mended(folder: Path, change: Change, source: Path, about: Mapping[str, Any]) -> None:
+    """Write a changed network as its owner has it, with the maps of its input and features.
+
+    The files of ``source`` are copied, with the weights that the change replaces. Whoever reads
+    them without skipshift has the changed weights, and not the maps: ``mended.json`` lists those.
+
+    Parameters
+    ----------
+    source
+        The checkpoint that the unmended network was loaded from.
+    about
+        What else ``mended.json`` is to hold, such as the remedy and its place.
+
+    `SkipshiftError` if the change replaces weights that are not in the source by their name.
+    """
+    if is_mended(source):
+        raise SkipshiftError(f"{source}: is mended already; mend the network that it came from")
+    folder.mkdir(parents=True, exist_ok=True)
+    inputs = [_record(f"inputs.{i}", part) for i, part in enumerate(change.inputs)]
+    maps = [
+        {"address": address, **_record(f"maps.{i}", part)}
+        for i, (address, part) in enumerate(change.maps.items())
+    ]
+    tensors = {
+        f"{prefix}.{i}.{name}": value.detach().cpu().contiguous()
+        for prefix, parts in (("inputs", change.inputs), ("maps", change.maps.values()))
+        for i, part in enumerate(parts)
+        for name, value in arguments(part).items()
+        if isinstance(value, Tensor)
+    }
+    base = write_like(source, folder, change.weights)
+    if tensors:
+        write_bytes(folder / _MAPS, save(tensors))
+    # last, since its presence says that the rest is whole
+    write_json(folder / MENDED, {**about, "base": base, "inputs": inputs, "maps": maps})
+
+
+def write_like(source: Path, folder: Path, weights: Mapping[str, Tensor]) -> str:
+    """Copy a checkpoint in its owner's format, with some weights replaced.
+
+    Returns the name in ``folder`` that is to be loaded.
+    """
+    if source.is_file():
+        _rewrite(source, folder / source.name, weights)
+        return source.name
+    for file in _files(source):
+        target = folder / file.relative_to(source)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if file.suffix in _WEIGHTS:
+            _rewrite(file, target, weights)
+        else:
+            shutil.copyfile(file, target)
+    return "."
+
+
+_WEIGHTS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
+
+
+def _files(source: Path) -> list[Path]:
+    """Files of a run folder of ours or of a folder of ``save_pretrained``."""
+    names = ("run.json", "weights.safetensors", "config.json", "model.safetensors")
+    found = [source / name for name in names if (source / name).exists()]
+    if len(found) != 2:
+        raise SkipshiftError(f"{source}: a mended network cannot be written in this format")
+    return found
+
+
+def _rewrite(source: Path, target: Path, weights: Mapping[str, Tensor]) -> None:
+    """Write a file of weights again with some replaced, under the names that the file has."""
+    if source.suffix == ".safetensors":
+        with safe_open(source, "pt") as file:
+            held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = file.metadata()
+        _replace(held, weights, source)
+        write_bytes(target, save(held, metadata))
+        return
+    held = torch.load(source, map_location="cpu", weights_only=True)
+    _replace(_tensors_of(held), weights, source)
+    buffer = io.BytesIO()
+    torch.save(held, buffer)
+    write_bytes(target, buffer.getvalue())
+
+
+def _tensors_of(held: Any) -> dict[str, Any]:
+    """Find the dict of most tensors in a nest of dicts."""
+    dicts, found = [held], []
+    while dicts:
+        one = dicts.pop()
+        if isinstance(one, dict):
+            found.append(one)
+            dicts += list(one.values())
+    return max(found, key=lambda one: sum(isinstance(v, Tensor) for v in one.values()), default={})
+
+
+def _replace(held: dict[str, Any], weights: Mapping[str, Tensor], source: Path) -> None:
+    for name, value in weights.items():
+        same = [k for k in held if k == name or k.endswith(f".{name}")]
+        same = [k for k in same if len(k) == min(map(len, same))]
+        if len(same) != 1 or held[same[0]].shape != value.shape:
+            raise SkipshiftError(f"{source}: holds no {name} that could be replaced")
+        held[same[0]] = value.detach().cpu().to(held[same[0]].dtype).contiguous()
+
+
+def _record(name: str, part: nn.Module) -> dict[str, Any]:
+    values = {n: v for n, v in arguments(part).items() if not isinstance(v, Tensor)}
+    return {"map": type(part).__name__, "tensors": name, "arguments": values}
+
+
+def load_mended(folder: Path, load: Callable[[Path], nn.Module]) -> nn.Module:
+    """Read a folder of `save_mended`; ``load`` reads the network of the owner's files.
+
+    `SkipshiftError` names an absent or broken file.
+    """
+    about = read_json(folder / MENDED)
+    try:
+        base = folder / about["base"]
+        named = [(entry, entry.get("address")) for entry in (*about["inputs"], *about["maps"])]
+        tensors = load_file(folder / _MAPS) if (folder / _MAPS).exists() else {}
+        parts = [_map_of(entry, tensors) for entry, _ in named]
+    except (KeyError, TypeError, AttributeError, OSError, SafetensorError) as error:
+        raise unreadable(folder / MENDED, "a mended network", error) from None
+    net = load(base)
+    if not parts:
+        return net
+    inputs = tuple(part for part, (_, at) in zip(parts, named, strict=True) if at is None)
+    maps = {at: part for part, (_, at) in zip(parts, named, strict=True) if at is not None}
+    return Mended(net, Change(inputs, maps)).eval()
+
+
+def _map_of(entry: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
+    prefix = f"{entry['tensors']}."
+    own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    return MAPS[entry["map"]](**own, **entry["arguments"])
+
+
+def network_hash(net: nn.Module) -> str:
+    """Hash of a network's parameters and buffers, with their names, types and shapes."""
+    found = hashlib.sha256()
+    for name, value in net.state_dict().items():
+        value = value.detach().cpu().contiguous()
+        found.update(repr((name, str(value.dtype), tuple(value.shape))).encode())
+        found.update(value.view(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()

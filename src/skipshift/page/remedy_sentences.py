@@ -1,0 +1,194 @@
+"""Sentences about remedies: which one is recommended, what it gains and costs, or why none is."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import pandas as pd
+
+from skipshift.statistics.multiplicity import ALPHA
+
+
+class Recommended(NamedTuple):
+    """A remedy and its place."""
+
+    remedy: str
+    place: str
+
+    def __str__(self) -> str:
+        return f"{self.remedy}@{self.place}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What the verdict needs beside the table; NaN where it is not known."""
+
+    best: Recommended | None
+    """None where nothing is recommended."""
+
+    iou: float
+    """IoU of the unmended network on the shifted images that are judged on."""
+
+    in_domain: float
+    """Its IoU on the reference."""
+
+    constant: float
+    """IoU of the best constant prediction on the shifted images."""
+
+    chosen: tuple[float, float, float, float]
+    """IoU, gain and its 95 % interval of choosing the best row, or none, on the other folds: what a
+    choice among so many gives on images that it did not see."""
+
+    layer: str
+    """Layer in which the excess is measured; empty where none is known."""
+
+    excess: float
+    """Excess of the unmended network there."""
+
+    p: float
+    """Permutation test of that layer."""
+
+    groups: int
+    """Groups judged on."""
+
+    images: int
+    """Images judged on."""
+
+    masks: bool
+    """Whether the shifted set has masks: judged by IoU, else by the excess that is left."""
+
+    margin: float
+    """Largest gain of IoU that does not matter."""
+
+    least_p: float
+    """Least p_adjusted that these groups could give."""
+
+    predicted: tuple[float, ...]
+    """Share of each class among the unmended network's pixels on the shifted set."""
+
+    expected: tuple[float, ...]
+    """Likewise on the reference."""
+
+
+_MOST = 0.99
+"""Share of the pixels beyond which a network is said to call everything one class."""
+
+_DOES: Mapping[str, str] = {
+    "adabn": "recompute the batch-norm statistics of {place} on unlabelled new images",
+    "moments": "match mean and spread of each channel of {place} to the reference",
+    "quantile": "match the distribution of each channel of {place} to the reference",
+    "tent": "adapt the normalisation layers by entropy on unlabelled new images",
+    "prune": "cut the skip {place}",
+    "finetune": "train {place} on {labels} labelled new images",
+    "scale": "train a scale and an offset of each channel of {place} on {labels} labelled images",
+    "brightness": "multiply the images by one factor",
+    "gamma": "bend the intensities by a power",
+    "image-moments": "give each image the mean and spread of the reference",
+    "image-histogram": "match the histogram of each image to the reference",
+    "zscore": "standardise each image",
+    "minmax": "rescale each image to [0, 1]",
+    "flip-mean": "average the predictions over flips",
+    "invert": "invert the images",
+    "reverse-channels": "swap red and blue",
+}
+
+
+def remedies_verdict(table: pd.DataFrame, facts: Facts) -> str:
+    """Say in a few sentences which remedy is recommended, or that none is, and why."""
+    if facts.best is None:
+        return " ".join([_none(table, facts), *_state(facts)])
+    row = table[(table["remedy"] == facts.best.remedy) & (table["place"] == facts.best.place)].iloc[
+        0
+    ]
+    what = does(row)
+    first = f"{what[0].upper()}{what[1:]} ({facts.best}, {row['parameters']:.0f} numbers)"
+    if not facts.masks:
+        return (
+            f"{first}: the excess in {facts.layer} falls from {facts.excess:.3f} to "
+            f"{row['excess_left']:.3f}, the least of {_tried(table)}. Judged by features alone, "
+            f"since the shifted images have no masks: whether the segmentation is better is not "
+            f"known.{_kept(row)}"
+        )
+    iou, gain, low, high = facts.chosen
+    bounds = f" [{low:.3f}, {high:.3f}]" if low == low else ""
+    return (
+        f"{first}: IoU {facts.iou:.3f} -> {row['iou']:.3f} on images that it was not fitted on. "
+        f"Choosing among {_tried(table)} on other images gives {iou:.3f}, a gain of {gain:.3f}"
+        f"{bounds}.{_cost(row, facts)}"
+    )
+
+
+def does(row: pd.Series) -> str:
+    """Say what a remedy does."""
+    known = _DOES.get(row["remedy"], "undo at the input: {remedy}")
+    place = f"the skip {row['place']}" if str(row["place"]).startswith("L") else row["place"]
+    return known.replace("the skip {place}", "{place}").format(
+        place="the whole network" if place == "all" else place,
+        labels=row["labels"],
+        remedy=row["remedy"],
+    )
+
+
+def _tried(table: pd.DataFrame) -> str:
+    return f"{(table['failed'] == '').sum()} candidates"
+
+
+def _cost(row: pd.Series, facts: Facts) -> str:
+    if math.isnan(facts.in_domain):
+        return _kept(row)
+    ends = (
+        f" [{row['harm_low']:.3f}, {row['harm_high']:.3f}]"
+        if row["harm_low"] == row["harm_low"]
+        else ""
+    )
+    return (
+        f" In-domain {facts.in_domain:.3f} -> {row['in_domain']:.3f} (harm "
+        f"{row['harm']:.3f}{ends}) if both domains share the change, unchanged if each has its "
+        f"own."
+    )
+
+
+def _kept(row: pd.Series) -> str:
+    return (
+        f" On the reference {row['unchanged']:.1%} of the pixels keep their label if both domains "
+        f"share the change."
+    )
+
+
+def _none(table: pd.DataFrame, facts: Facts) -> str:
+    if not facts.masks and not facts.p < ALPHA:
+        shift = (
+            f"no shift can be told in {facts.layer} (p {facts.p:.3f})"
+            if facts.layer
+            else "no layer is known"
+        )
+        return f"No remedy is recommended: {shift}, and without masks remedies are judged there."
+    if not facts.masks:
+        return (
+            f"No remedy is recommended: none of {_tried(table)} clearly lowers the excess in "
+            f"{facts.layer}, {facts.excess:.3f}."
+        )
+    if facts.least_p >= ALPHA:
+        return (
+            f"No remedy is recommended: with {facts.groups} groups no gain can be told from chance "
+            f"(p at least {facts.least_p:.3g}). The table shows what was measured."
+        )
+    return (
+        f"No remedy is recommended: of {_tried(table)} none was found to help by more than the "
+        f"margin of {facts.margin:g} IoU (from {facts.iou:.3f}; p < {ALPHA:g} for all together) "
+        f"without losing a class."
+    )
+
+
+def _state(facts: Facts) -> list[str]:
+    """Say what is odd about the unmended network's predictions."""
+    said = []
+    most = max(range(len(facts.predicted)), key=facts.predicted.__getitem__)
+    if facts.predicted[most] > _MOST and facts.expected[most] < _MOST:
+        said.append(f"The network calls {facts.predicted[most]:.1%} of the pixels class {most}.")
+    if facts.masks and facts.iou <= facts.constant:
+        said.append(
+            f"Its IoU is not above that of calling every pixel one class, {facts.constant:.3f}."
+        )
+    return said

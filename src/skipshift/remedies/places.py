@@ -1,0 +1,177 @@
+"""Places of a network where a change can be made: tensors that are mapped, modules that are fitted.
+
+A layer owns the modules that run after the layer before it and up to its own tensor, so that places
+follow from one forward pass, whatever the network's class.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from skipshift.networks.addresses import parse, unwrap
+from skipshift.networks.architectures import known_layers
+from skipshift.networks.hooks import captured
+from skipshift.networks.inference import run
+from skipshift.networks.layers import layers_of
+from skipshift.patching.paths import paths_of
+
+Kind = Literal["input", "layer", "skip", "part"]
+
+_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+
+INPUT, HEAD = "input", "head"
+
+ENCODER, DECODER, ALL = "encoder", "decoder", "all"
+"""Parts of a network: several layers together."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a change can be made."""
+
+    name: str
+    """`INPUT`; the first layer by its module; an encoder stage, skip, ``bottleneck`` or decoder
+    block as in a profile (e4, L1, d2); ``head``; ``encoder``, ``decoder`` or ``all``."""
+
+    kind: Kind
+
+    address: str | None = None
+    """Address of the tensor that a map changes; None for the input and for parts."""
+
+    modules: tuple[str, ...] = ()
+    """Modules with parameters or statistics of their own, in the order in which they run."""
+
+
+def places_of(net: nn.Module, example: Tensor) -> tuple[Place, ...]:
+    """List the places of a network in the order of its forward pass, parts last.
+
+    Parameters
+    ----------
+    net
+        In evaluation mode.
+    example
+        (1, C, ...): input of the forward pass that is observed.
+
+    Returns
+    -------
+    Places of a known architecture, or those of `layers_of` in any other. `ArgumentError` if it
+    cannot run on the example.
+    """
+    net = unwrap(net)
+    names, kinds = _layers(net, example)
+    ran, tensors = _observe(net, example, names)
+    owned = _owners(names, kinds, ran, tensors)
+    places = [Place(INPUT, "input")]
+    if ran:
+        first = _first(net, ran)
+        # a stage of these modules alone would be the same place again
+        owned = {name: () if set(own) == set(first) else own for name, own in owned.items()}
+        places.append(Place(first[0], "layer", first[0], first))
+    for name, address in names.items():
+        kind: Kind = "skip" if kinds[name] == "skip" else "layer"
+        places.append(Place(name, kind, address, owned[name]))
+    if owned[HEAD]:
+        places.append(Place(HEAD, "layer", None, owned[HEAD]))
+    return (*places, *_parts(kinds, owned, ran))
+
+
+def _layers(net: nn.Module, example: Tensor) -> tuple[dict[str, str], dict[str, str]]:
+    """Addresses and kinds of layers by the name of their place, in depth order."""
+    known = known_layers(net)
+    if not known:
+        addresses = layers_of(net, None, example)
+        return addresses, dict.fromkeys(addresses, "")
+    levels = {address: name for name, address in paths_of(net).items()}
+    names = {levels.get(layer.address, layer.name): layer for layer in known}
+    return (
+        {name: layer.address for name, layer in names.items()},
+        {name: layer.kind for name, layer in names.items()},
+    )
+
+
+def _observe(
+    net: nn.Module, example: Tensor, addresses: Mapping[str, str]
+) -> tuple[tuple[str, ...], dict[str, int]]:
+    """Run the example; tell which modules ran, and after how many of them each layer was there."""
+    ran: list[str] = []
+    ended: dict[str, int] = {}
+    given: list[tuple[int, Tensor]] = []
+
+    def hook_for(name: str, owns: bool) -> Callable[..., None]:
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            if owns and name not in ran:
+                ran.append(name)
+            ended[name] = len(ran)
+            if isinstance(output, Tensor):
+                given.append((len(ran), output))
+
+        return hook
+
+    with ExitStack() as hooks, torch.no_grad():
+        for name, module in net.named_modules():
+            owns = any(True for _ in (*module.parameters(False), *module.buffers(False)))
+            hooks.callback(module.register_forward_hook(hook_for(name, owns)).remove)
+        with captured(net, addresses, lambda _, tensor: (len(ran), tensor)) as layers:
+            run(net, example)
+    ends = {}
+    for name, (count, tensor) in layers.items():
+        address = parse(addresses[name])
+        if address.argument is None and address.part is None:
+            ends[name] = ended[address.path]
+        else:
+            # an encoder returns its stages together at its end, each as a module gave it
+            counts = [number for number, other in given if other is tensor and number <= count]
+            ends[name] = max(counts, default=count)
+    return tuple(ran), ends
+
+
+def _owners(
+    names: Mapping[str, str],
+    kinds: Mapping[str, str],
+    ran: Sequence[str],
+    ends: Mapping[str, int],
+) -> dict[str, tuple[str, ...]]:
+    """Modules of each layer and of the head; those of a skip are within its own module."""
+    own: dict[str, tuple[str, ...]] = {}
+    left = list(ran)
+    for name, address in names.items():
+        place = parse(address)
+        if kinds[name] == "skip":
+            inside = place.path if place.argument is None and place.part is None else None
+            own[name] = tuple(n for n in ran if inside and f"{n}.".startswith(f"{inside}."))
+            left = [n for n in left if n not in own[name]]
+    layers = sorted((ends.get(name, 0), name) for name in names if kinds[name] != "skip")
+    bounds = [(0, ""), *layers, (len(ran), HEAD)]
+    for (start, _), (end, name) in pairwise(bounds):
+        own[name] = tuple(n for n in ran[start:end] if n in left)
+    return own
+
+
+def _first(net: nn.Module, ran: Sequence[str]) -> tuple[str, ...]:
+    """Name the first module with weights, and the normalisation that follows it."""
+    weighted = [n for n in ran if getattr(net.get_submodule(n), "weight", None) is not None]
+    start = ran.index(weighted[0]) if weighted else 0
+    after = ran[start + 1 : start + 2]
+    return (ran[start], *(n for n in after if is_norm(net.get_submodule(n))))
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether a module is a normalisation layer."""
+    return isinstance(module, _NORMS)
+
+
+def _parts(
+    kinds: Mapping[str, str], owned: Mapping[str, tuple[str, ...]], ran: Sequence[str]
+) -> Iterator[Place]:
+    behind = {n for name, kind in kinds.items() if kind in ("decoder", "skip") for n in owned[name]}
+    if behind:
+        before = (n for n in ran if n not in behind and n not in owned[HEAD])
+        yield Place(ENCODER, "part", None, tuple(before))
+        yield Place(DECODER, "part", None, tuple(n for n in ran if n in behind))
+    if ran:
+        yield Place(ALL, "part", None, tuple(ran))

@@ -99,7 +99,8 @@ class ImageHistogram(nn.Module):
 
         def matched(image: Tensor) -> Tensor:
             own = quantiles_of(image.flatten(1).T.float())
-            return QuantileMap(own, desired)(image[None])[0]
+            mapped: Tensor = QuantileMap(own, desired)(image[None])[0]
+            return mapped
 
         return torch.stack([matched(image) for image in images])
 

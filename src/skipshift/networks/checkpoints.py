@@ -41,7 +41,11 @@ def load_net(source: Path | str, builder: str | None = None) -> nn.Module:
     """
     source = Path(source)
     if is_mended(source):
-        return load_mended(source, lambda base: load_net(base, builder))
+        return load_mended(source, lambda base: _load(base, builder))
+    return _load(source, builder)
+
+
+def _load(source: Path, builder: str | None) -> nn.Module:
     net: nn.Module
     if builder is not None:
         build = import_function(builder)

@@ -144,7 +144,7 @@ def test_headroom_of_paired_sets_is_what_patching_brings_back(net, home):
 
 
 def test_a_network_without_any_normalisation_has_remedies_but_no_adabn(home):
-    net = toy_net(torch.from_numpy(home).float() / 255, lambda channels: nn.Identity())
+    net = toy_net(torch.from_numpy(home).float() / 255, lambda _channels: nn.Identity())
     found = ss.remedy(net, home, dimmed(home), labels(net, home), spec=quick())
     assert "adabn" not in set(found.table["remedy"])
     assert found.best is not None

@@ -1,0 +1,124 @@
+"""What remedies claim where nothing is shifted, what they cost, and whether carry predicts them.
+
+    python -m benchmarks.remedies null NET MANIFEST [SPLITS]
+    python -m benchmarks.remedies cost NET MANIFEST
+    python -m benchmarks.remedies question MANIFEST NET [NET ...]
+
+``null`` divides the test cases into random halves, with and without masks of the second, and counts
+how often a remedy is recommended. ``cost`` prints the time of all label-free remedies beside bare
+forward passes of both sets. ``question`` asks whether the place of the largest headroom is that of
+the largest gain: a row per network, shift and place as CSV, then the tests of `answer`. All on
+centred crops of 128 pixels.
+"""
+
+import sys
+import time
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+import skipshift as ss
+from skipshift.names import paper_shifts
+from skipshift.networks.features import as_input
+from skipshift.remedies.inputs import read_inputs
+
+CROP = 128
+FEATURES = ("adabn", "moments", "quantile")
+"""Label-free remedies that act at any place, from which `question` takes the best."""
+
+
+def null(net: Path, manifest: str, splits: int = 20) -> None:
+    """Print how often a remedy is recommended between halves of the same cases."""
+    network = ss.load_net(net)
+    given = read_inputs(network, (manifest, manifest), crop=CROP)
+    images = np.concatenate(list(given.images[0]))
+    masks, groups = given.masks[0], np.array(given.groups[0])
+    assert masks is not None
+    claimed = {"masks": 0, "no masks": 0}
+    for split in range(splits):
+        names = np.random.default_rng(split).permutation(np.unique(groups))
+        half = np.isin(groups, names[: len(names) // 2])
+        sets = (images[half], images[~half])
+        for kind, truth in (("masks", (masks[half], masks[~half])), ("no masks", None)):
+            found = ss.remedy(network, *sets, truth, (groups[half], groups[~half]))
+            claimed[kind] += found.best is not None
+            print(f"split {split}, {kind}: {found.best}, {found.facts.chosen}", flush=True)
+    print({kind: f"{number} of {splits}" for kind, number in claimed.items()})
+
+
+def cost(net: Path, manifest: str) -> None:
+    """Print the time of all label-free remedies, in bare forward passes of both sets."""
+    network = ss.load_net(net)
+    given = read_inputs(network, (manifest, "brightness:0.75"), crop=CROP)
+    sets = [np.concatenate(list(batches)) for batches in given.images]
+    start = time.perf_counter()
+    with torch.no_grad():
+        for images in sets:
+            for first in range(0, len(images), 8):
+                batch = torch.from_numpy(images[first : first + 8])
+                network(as_input(batch, next(network.parameters())))
+    bare = time.perf_counter() - start
+    start = time.perf_counter()
+    found = ss.remedy(network, *sets, given.masks, given.groups)
+    whole = time.perf_counter() - start
+    places = len(found.table["place"].unique())
+    passes = whole / bare
+    print(f"{len(found.table)} remedies at {places} places: {passes:.0f} bare passes of both sets")
+    print(f"that is {passes / (places + 2):.2f} times (places + 2)")
+
+
+def question(manifest: str, *nets: str) -> None:
+    """Print headroom and largest gain of every network, shift and place, and what they answer."""
+    rows = []
+    for net, shift in product(nets, paper_shifts()):
+        network = ss.load_net(net)
+        given = read_inputs(network, (manifest, shift), crop=CROP)
+        spec = ss.RemedySpec(remedies=FEATURES, paired=True, folds=2)
+        found = ss.remedy(network, *given[:3], spec)
+        best = found.table.groupby("place", as_index=False)[["gain", "headroom"]].max()
+        known = best.dropna().query("place not in ('input', 'all')")
+        loss = found.facts.in_domain - found.facts.iou
+        rows.append(known.assign(net=Path(net).name, shift=shift, loss=loss))
+        print(rows[-1].to_csv(index=False, header=len(rows) == 1), end="", flush=True)
+    answer(pd.concat(rows, ignore_index=True))
+
+
+def answer(cells: pd.DataFrame, draws: int = 9999) -> None:
+    """Test whether headroom predicts gain within network and shift, by permuting it over places.
+
+    The statistic is the slope of gain on headroom with a mean for each network and shift; and how
+    often the place of the largest headroom is that of the largest gain, where the loss is above
+    0.02.
+    """
+    lost = cells[cells["loss"] > 0.02]
+    keys = lost["net"] + lost["shift"]
+    centred = lost[["gain", "headroom"]] - lost.groupby(keys)[["gain", "headroom"]].transform(
+        "mean"
+    )
+    gain, headroom = centred["gain"].to_numpy(), centred["headroom"].to_numpy()
+    slope = gain @ headroom / (headroom @ headroom)
+    rng, parts = np.random.default_rng(0), [np.flatnonzero(keys == key) for key in keys.unique()]
+    larger = 1
+    for _ in range(draws):
+        mixed = headroom.copy()
+        for part in parts:
+            mixed[part] = rng.permutation(mixed[part])
+        larger += gain @ mixed >= gain @ headroom
+    tops = [lost.iloc[part] for part in parts]
+    same = [one["gain"].idxmax() == one["headroom"].idxmax() for one in tops]
+    chance = np.mean([1 / len(one) for one in tops])
+    print(f"slope {slope:.3f}, p {larger / (draws + 1):.4f}, {len(parts)} networks x shifts")
+    print(f"same place in {np.mean(same):.2f}, by chance {chance:.2f}")
+
+
+if __name__ == "__main__":
+    part, *words = sys.argv[1:]
+    if part == "null":
+        null(Path(words[0]), words[1], *map(int, words[2:]))
+    elif part == "cost":
+        cost(Path(words[0]), words[1])
+    else:
+        question(*words)

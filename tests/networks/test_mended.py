@@ -1,0 +1,115 @@
+import json
+
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+from safetensors.torch import load_file, save_file
+
+from skipshift.errors import SkipshiftError
+from skipshift.networks.changes import Affine, Change, Channels, Mended
+from skipshift.networks.checkpoints import load_net
+from skipshift.networks.mended import network_hash, save_mended
+from skipshift.networks.quantile_map import QuantileMap
+from skipshift.networks.unet import Unet
+from toy_unet import ToyUnet
+
+TINY = "tu-mobilenetv3_small_050"
+IMAGES = torch.rand(1, 3, 32, 32)
+
+
+def toy():
+    return ToyUnet()
+
+
+def changed(name, value):
+    maps = {"deep": Affine(torch.rand(6), torch.rand(6))}
+    maps["first"] = QuantileMap.between(torch.rand(300, 4), torch.rand(300, 4))
+    return Change((Channels((2, 1, 0)),), maps, {name: torch.rand_like(value)})
+
+
+def test_a_mended_file_of_weights_gives_the_same_logits_bit_for_bit(tmp_path):
+    net = ToyUnet().eval()
+    torch.save({"epoch": 3, "state_dict": net.state_dict()}, tmp_path / "net.pt")
+    change = changed("norm.running_mean", net.norm.running_mean)
+    save_mended(tmp_path / "mended", change, tmp_path / "net.pt", {"remedy": "x"})
+    again = load_net(tmp_path / "mended", f"{__name__}:toy")
+    assert isinstance(again, Mended)
+    with torch.no_grad():
+        assert torch.equal(again(IMAGES), change.logits(net, IMAGES))
+    kept = torch.load(tmp_path / "mended/net.pt", weights_only=True)
+    assert kept["epoch"] == 3
+    assert list(kept["state_dict"]) == list(net.state_dict())
+
+
+def test_changed_weights_alone_load_as_their_owner_has_them(tmp_path):
+    net = smp.Unet(TINY, encoder_weights=None, classes=2).eval()
+    net.save_pretrained(tmp_path / "net")
+    name, value = next((k, v) for k, v in net.state_dict().items() if k.endswith("running_mean"))
+    change = Change(weights={name: torch.rand_like(value)})
+    save_mended(tmp_path / "mended", change, tmp_path / "net", {})
+    again, owner = load_net(tmp_path / "mended"), smp.from_pretrained(tmp_path / "mended").eval()
+    with torch.no_grad():
+        expected = change.logits(net, IMAGES)
+        assert torch.equal(again(IMAGES), expected)
+        assert torch.equal(owner(IMAGES), expected)
+
+
+def test_a_mended_run_folder_is_a_run_folder(tmp_path):
+    net = Unet(TINY).eval()
+    net.save(tmp_path / "net")
+    name = "decoder.blocks.0.conv1.1.running_var"
+    change = Change(weights={name: torch.rand(256) + 1})
+    save_mended(tmp_path / "mended", change, tmp_path / "net", {})
+    with torch.no_grad():
+        assert torch.equal(
+            Unet.load(tmp_path / "mended").eval()(IMAGES), change.logits(net, IMAGES)
+        )
+
+
+def test_a_prefix_of_the_owner_stays(tmp_path):
+    net = ToyUnet().eval()
+    save_file(
+        {f"module.{k}": v.clone() for k, v in net.state_dict().items()}, tmp_path / "n.safetensors"
+    )
+    change = Change(weights={"norm.running_mean": torch.ones(4)})
+    save_mended(tmp_path / "mended", change, tmp_path / "n.safetensors", {})
+    kept = load_file(tmp_path / "mended/n.safetensors")
+    assert torch.equal(kept["module.norm.running_mean"], torch.ones(4))
+
+
+def test_weights_that_the_file_lacks_are_told(tmp_path):
+    save_file({"head.weight": torch.ones(2)}, tmp_path / "n.safetensors")
+    change = Change(weights={"norm.running_mean": torch.ones(4)})
+    with pytest.raises(SkipshiftError, match=r"n.safetensors: holds no norm.running_mean"):
+        save_mended(tmp_path / "mended", change, tmp_path / "n.safetensors", {})
+
+
+def test_a_mended_network_is_not_mended_again(tmp_path):
+    net = ToyUnet()
+    torch.save(net.state_dict(), tmp_path / "net.pt")
+    save_mended(tmp_path / "mended", Change(), tmp_path / "net.pt", {})
+    with pytest.raises(SkipshiftError, match="is mended already"):
+        save_mended(tmp_path / "again", Change(), tmp_path / "mended", {})
+
+
+@pytest.mark.parametrize("text", ["{}", '{"base": 3, "inputs": [], "maps": []}', "[", "[1]"])
+def test_a_broken_record_is_named(tmp_path, text):
+    (tmp_path / "mended.json").write_text(text)
+    with pytest.raises(SkipshiftError, match=r"mended.json: cannot be read as"):
+        load_net(tmp_path)
+
+
+def test_a_record_names_only_maps_that_are_known(tmp_path):
+    entry = {"map": "Popen", "tensors": "inputs.0", "arguments": {}}
+    record = {"base": ".", "inputs": [entry], "maps": []}
+    (tmp_path / "mended.json").write_text(json.dumps(record))
+    with pytest.raises(SkipshiftError, match=r"mended.json: cannot be read as a mended network"):
+        load_net(tmp_path)
+
+
+def test_the_hash_of_a_network_hangs_on_each_of_its_numbers():
+    net = ToyUnet()
+    before = network_hash(net)
+    assert network_hash(net) == before
+    net.norm.running_var[2] += 1e-6
+    assert network_hash(net) != before

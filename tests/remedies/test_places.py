@@ -1,0 +1,52 @@
+import pytest
+import torch
+from torch import nn
+
+import architectures
+from skipshift.networks.unet import Unet
+from skipshift.remedies.places import places_of
+from toy_unet import ToyUnet
+
+NETWORKS = ["smp Unet timm", "smp UnetPlusPlus", "smp FPN", "MONAI UNet", "MONAI AttentionUnet"]
+NETWORKS += ["MONAI DynUNet", "MONAI SwinUNETR", "nnU-Net PlainConvUNet"]
+
+
+def owned(places):
+    return [name for place in places if place.kind != "part" for name in place.modules]
+
+
+def test_places_of_our_unet_are_its_layers_with_their_modules():
+    places = {p.name: p for p in places_of(Unet("resnet18").eval(), torch.rand(1, 3, 64, 64))}
+    names = "input encoder.conv1 e2 e4 e8 e16 bottleneck L4 d16 L3 d8 L2 d4 L1 d2 d1 head"
+    assert list(places) == [*names.split(), "encoder", "decoder", "all"]
+    assert places["encoder.conv1"].modules == ("encoder.conv1", "encoder.bn1")
+    assert all(n.startswith("encoder.layer2.") for n in places["e8"].modules)
+    assert "encoder.layer2.0.downsample.0" in places["e8"].modules
+    assert all(n.startswith("decoder.blocks.3.") for n in places["d2"].modules)
+    assert places["L1"].modules == ()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_module_that_the_logits_hang_on_has_one_place(name):
+    net, images = architectures.build(name)
+    places = places_of(net, images)
+    net(images)[0].sum().backward()
+    used = [
+        n for n, m in net.named_modules() if any(p.grad is not None for p in m.parameters(False))
+    ]
+    first = next(p for p in places if p.kind == "layer")
+    own = owned(p for p in places if p is not first)
+    assert len(own) == len(set(own))
+    assert set(own) | set(first.modules) >= set(used)
+
+
+def test_an_unknown_network_has_the_layers_that_a_profile_shows():
+    places = {p.name: p for p in places_of(ToyUnet().eval(), torch.rand(1, 3, 32, 32))}
+    assert places["first"].modules == ("first", "norm")
+    assert places["all"].modules[0] == "first"
+    assert "encoder" not in places
+
+
+def test_a_network_without_weights_has_its_input_alone():
+    places = places_of(nn.Sequential(nn.ReLU()), torch.rand(1, 3, 32, 32))
+    assert [p.name for p in places if p.kind != "layer"] == ["input"]

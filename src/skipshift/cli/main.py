@@ -108,6 +108,7 @@ app = App(
     "comes from.",
     version=_version,
     default_parameter=Parameter(negative=(), show_default=show_default),
+    suppress_keyboard_interrupt=False,
     config=prepare_words,
     # markup would swallow the stars of a pattern
     help_format="plaintext",

@@ -113,7 +113,7 @@ def test_another_network_is_judged_anew(search, tmp_path, monkeypatch):
     assert len(calls) == 3
 
 
-def test_a_broken_file_of_what_was_judged_is_made_again(search, tmp_path, monkeypatch):
+def test_a_broken_file_of_what_was_judged_is_made_again(search, tmp_path):
     search()
     before = (tmp_path / "o/remedies.csv").read_text()
     next((tmp_path / "o/judged").glob("*.npz")).write_bytes(b"PK")

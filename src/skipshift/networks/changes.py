@@ -212,14 +212,10 @@ class Change:
     @property
     def parameters(self) -> int:
         """How many numbers the change consists of."""
-        tensors = [t for part in (*self.inputs, *self.maps.values()) for t in part.buffers()]
-        numbers = [
-            value
-            for part in (*self.inputs, *self.maps.values())
-            for value in arguments(part).values()
-            if isinstance(value, float)
-        ]
-        return sum(t.numel() for t in (*tensors, *self.weights.values())) + len(numbers)
+        parts = (*self.inputs, *self.maps.values())
+        values = [value for part in parts for value in arguments(part).values()]
+        tensors = [v for v in (*values, *self.weights.values()) if isinstance(v, Tensor)]
+        return sum(t.numel() for t in tensors) + sum(isinstance(v, float) for v in values)
 
     def then(self, other: "Change") -> "Change":
         """Join a change with one that was fitted behind it, at another place."""

@@ -27,12 +27,13 @@ ROOMS = {
     "statistics": "counts metrics distances resampling two_sample multiplicity excess layer_tests "
     "crossed scores metric_scores recovery passing gains comparisons",
     "page": "wording ordering style study_results comparison_sentences profile_sentences "
-    "carry_sentences remedy_sentences study_sentences charts carry_chart pictures tables "
-    "paper_numbers report review",
+    "carry_sentences remedy_sentences diagnosis_sentences "
+    "study_sentences charts carry_chart pictures tables "
+    "paper_numbers report review u_picture diagnosis_page",
     "profile": "fingerprints inputs layerwise fingerprinting profile profiling",
     "patching": "cached_forward inputs paths labelled feeds patcher behind carry",
     "remedies": "places gathering setting feature_remedies input_remedies judging ranking result "
-    "remedy kept inputs",
+    "remedy causes diagnosis kept inputs",
     "study": "loggers training evaluation grid steps workers cluster study plan demo",
     "cli": "arguments commands help_text words main",
 }

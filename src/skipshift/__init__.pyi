@@ -14,6 +14,8 @@ from .profile.fingerprinting import fingerprint as fingerprint
 from .profile.fingerprints import Fingerprint as Fingerprint
 from .profile.profile import Profile as Profile
 from .profile.profiling import profile_shift as profile_shift
+from .remedies.diagnosis import Diagnosis as Diagnosis
+from .remedies.diagnosis import diagnose as diagnose
 from .remedies.remedy import remedy as remedy
 from .remedies.result import Remedies as Remedies
 from .specs import CarrySpec as CarrySpec

@@ -67,3 +67,9 @@ def check_crop(name: str, side: int | None) -> None:
     """Raise `ArgumentError` unless a side is a positive multiple of 32, or None for no crop."""
     if side is not None and (side < 32 or side % 32):
         raise ArgumentError(f"{name} must be a multiple of 32, got {side}")
+
+
+def check_take(taken: str | None) -> None:
+    """Raise `ArgumentError` unless a remedy is named as REMEDY@PLACE, or none is."""
+    if taken is not None and not all(taken.partition("@")):
+        raise ArgumentError(f"take must be REMEDY@PLACE, got {taken!r}")

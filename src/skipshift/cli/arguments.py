@@ -20,7 +20,7 @@ from skipshift.specs import (
     ProfileSpec,
     RemedySpec,
 )
-from skipshift.validation import check_crop, check_least, check_names
+from skipshift.validation import check_crop, check_least, check_names, check_take
 
 
 @dataclass(frozen=True)
@@ -299,8 +299,57 @@ class RemedyRunSpec:
 
     def __post_init__(self) -> None:
         check_crop("crop", self.crop)
-        if self.take is not None and not all(self.take.partition("@")):
-            raise ArgumentError(f"take must be REMEDY@PLACE, got {self.take!r}")
+        check_take(self.take)
+
+
+@dataclass(frozen=True)
+class DiagnoseSpec:
+    """Diagnose a shift: is it a mistake, where does it enter, what does it cost, what to change.
+
+    Profile, activation patching and remedies on one page. Two folders of images are enough; masks
+    of one or both sets, by manifests, add what they can. Interrupted, the same command goes on
+    where it stopped.
+
+    Example: skipshift diagnose net.pt2 scanner-a/ scanner-b/ out
+    """
+
+    net: Path
+    """Run folder, smp or nnU-Net folder, torch.export archive, or weights with --builder."""
+
+    reference: str
+    """Images of the domain that the network knows (source domain): a folder, a manifest, or
+    MANIFEST#domain; of a manifest the test cases."""
+
+    shifted: str
+    """Images of the new domain (target domain), likewise, or a shift such as brightness:0.75."""
+
+    out: Path
+    """Folder to write: report.html, diagnosis.json, layers.csv, remedies.csv, mended/, and
+    carry.csv where SHIFTED is a shift of the reference."""
+
+    builder: str | None = field(default=None, kw_only=True)
+    """Function that builds the network for a file of weights, as module:function."""
+
+    preprocess: str = field(default="unit", kw_only=True)
+    """Preprocessing of each image: unit, minmax, zscore, imagenet, none or module:function."""
+
+    crop: int | None = field(default=None, kw_only=True)
+    """Side of a centred crop of the images, a multiple of 32; whole images by default."""
+
+    take: str | None = field(default=None, kw_only=True)
+    """Remedy to write to mended/ as REMEDY@PLACE, instead of the recommended one."""
+
+    json: bool = field(default=False, kw_only=True)
+    """Print diagnosis.json instead of the text."""
+
+    settings: Annotated[RemedySpec, Parameter(name="*")] = field(
+        default_factory=RemedySpec, kw_only=True
+    )
+    """Which remedies are tried, and how they are judged."""
+
+    def __post_init__(self) -> None:
+        check_crop("crop", self.crop)
+        check_take(self.take)
 
 
 @dataclass(frozen=True)

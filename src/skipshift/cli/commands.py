@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from skipshift.cli.arguments import (
     CarryRunSpec,
     CheckSpec,
+    DiagnoseSpec,
     EvaluateSpec,
     FingerprintRunSpec,
     ProfileRunSpec,
@@ -32,7 +33,7 @@ from skipshift.data.prepare.options import (
 from skipshift.errors import SkipshiftError, naming
 from skipshift.progress import Progress, silent
 from skipshift.spec_files import read_study, to_plain
-from skipshift.specs import DemoSpec
+from skipshift.specs import DemoSpec, RemedySpec
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 
     from skipshift.data.prepare.point_patches import Propose
     from skipshift.profile.profile import Profile
+    from skipshift.remedies.inputs import RemedyInputs
+    from skipshift.remedies.kept import KeptOnDisk
     from skipshift.remedies.result import Remedies
 
 
@@ -260,12 +263,67 @@ def carry(spec: CarryRunSpec, progress: Progress = silent) -> str:
 
 def remedy(spec: RemedyRunSpec, progress: Progress = silent) -> str:
     """Find the smallest change of a network that brings back the IoU lost to a shift."""
+    from skipshift.records import write_json
+    from skipshift.remedies.remedy import search
+
+    net, inputs, settings, known = _remedy_inputs(spec)
+    with naming(f"{spec.net} on {spec.reference}, {spec.shifted}"):
+        found = search(net, *inputs[:3], settings, known, progress)
+        _write_remedies(spec, found)
+    if not found.complete:
+        raise KeyboardInterrupt
+    best = found.best
+    record = {
+        "remedy": None if best is None else best.remedy,
+        "place": None if best is None else best.place,
+        "verdict": found.verdict(),
+    }
+    write_json(spec.out / "remedy.json", record | _about(spec, net))
+    shown = found.table[found.table["failed"] == ""].head(10)
+    shown = shown[["remedy", "place", "parameters", "iou", "gain", "low", "high", "p_adjusted",
+                   "in_domain", "harm", "headroom", "excess_left"]]  # fmt: skip
+    parts = [shown.dropna(axis=1, how="all").round(3).to_string(index=False, na_rep="-")]
+    return "\n\n".join([*parts, found.verdict(), f"remedies: {spec.out}"])
+
+
+def diagnose(spec: DiagnoseSpec, progress: Progress = silent) -> str:
+    """Diagnose a shift on one page."""
+    import json
+
+    from skipshift.page.diagnosis_page import write_diagnosis_page
+    from skipshift.page.diagnosis_sentences import diagnosis_answers
+    from skipshift.records import REPORT, write_json, write_table
+    from skipshift.remedies.diagnosis import examine
+
+    net, inputs, settings, known = _remedy_inputs(spec)
+    with naming(f"{spec.net} on {spec.reference}, {spec.shifted}"):
+        found = examine(net, *inputs[:3], settings, known, progress)
+        _write_remedies(spec, found.remedies)
+    if not found.remedies.complete:
+        raise KeyboardInterrupt
+    found.profile.save(spec.out)
+    if found.carry is not None:
+        write_table(spec.out / "carry.csv", found.carry)
+    about = _about(spec, net)
+    write_diagnosis_page(spec.out / REPORT, found.findings(), about)
+    record = found.record() | about
+    write_json(spec.out / "diagnosis.json", record)
+    if spec.json:
+        return json.dumps(record, indent=2)
+    answers = diagnosis_answers(*found.findings()[:5])
+    lines = [f"{question} {text}" for question, text in answers]
+    return "\n".join([*lines, f"page: {spec.out / REPORT}"])
+
+
+def _remedy_inputs(
+    spec: "RemedyRunSpec | DiagnoseSpec",
+) -> "tuple[nn.Module, RemedyInputs, RemedySpec, KeptOnDisk]":
+    """Load the network, read both sets, and find what was judged on them already."""
     import hashlib
 
     from skipshift.networks.mended import network_hash
     from skipshift.remedies.inputs import read_inputs
     from skipshift.remedies.kept import KeptOnDisk
-    from skipshift.remedies.remedy import search
 
     net = _load(spec.net, spec.builder, spec.preprocess)
     names, settings = (spec.reference, spec.shifted), spec.settings
@@ -275,53 +333,46 @@ def remedy(spec: RemedyRunSpec, progress: Progress = silent) -> str:
     judged_by = replace(settings, remedies=(), places=(), margin=0.0)
     key_of = repr((to_plain(judged_by), spec.preprocess, network_hash(net)))
     key = hashlib.sha256((key_of + inputs.digest()).encode()).hexdigest()
-    known = KeptOnDisk(spec.out / "judged", key)
-    with naming(f"{spec.net} on {spec.reference}, {spec.shifted}"):
-        found = search(net, *inputs[:3], settings, known, progress)
-        _write_remedies(spec, found)
-    if not found.complete:
-        raise KeyboardInterrupt
-    shown = found.table[found.table["failed"] == ""].head(10)
-    shown = shown[["remedy", "place", "parameters", "iou", "gain", "low", "high", "p_adjusted",
-                   "in_domain", "harm", "headroom", "excess_left"]]  # fmt: skip
-    parts = [shown.dropna(axis=1, how="all").round(3).to_string(index=False, na_rep="-")]
-    return "\n\n".join([*parts, found.verdict(), f"remedies: {spec.out}"])
+    return net, inputs, settings, KeptOnDisk(spec.out / "judged", key)
 
 
-def _write_remedies(spec: RemedyRunSpec, found: "Remedies") -> None:
-    """Write the table; and of a whole search the verdict, and the network that is mended."""
-    import shutil
+def _about(spec: "RemedyRunSpec | DiagnoseSpec", net: "nn.Module") -> dict[str, Any]:
+    """Say what a finding was made from."""
     from importlib.metadata import version
 
-    from skipshift.networks.mended import MENDED, network_hash, save_mended
-    from skipshift.records import atomic_folder, write_json, write_table
+    from skipshift.networks.mended import network_hash
 
-    write_table(spec.out / "remedies.csv", found.table)
-    if not found.complete:
-        return
-    best = found.best
-    taken = best if spec.take is None else spec.take.split("@", 1)
-    about = {
-        "remedy": None if best is None else best.remedy,
-        "place": None if best is None else best.place,
-        "verdict": found.verdict(),
-        "net": {"source": str(spec.net), "sha256": network_hash(found.unmended)},
+    return {
+        "net": str(spec.net),
+        "network": {"name": type(net).__name__, "sha256": network_hash(net)},
         "reference": spec.reference,
         "shifted": spec.shifted,
         "preprocess": spec.preprocess,
+        "crop": spec.crop,
         "settings": to_plain(spec.settings),
         "version": version("skipshift"),
     }
+
+
+def _write_remedies(spec: "RemedyRunSpec | DiagnoseSpec", found: "Remedies") -> None:
+    """Write the table; and of a whole search the network that is mended."""
+    import shutil
+
+    from skipshift.networks.mended import is_mended, save_mended
+    from skipshift.records import atomic_folder, write_table
+
+    write_table(spec.out / "remedies.csv", found.table)
+    taken = found.best if spec.take is None else spec.take.split("@", 1)
+    if not found.complete:
+        return
+    change = None if taken is None else found.change(*taken)
     mended = spec.out / "mended"
-    old = spec.out / "remedy.json"
-    if mended.exists() and (mended / MENDED).exists():
+    if is_mended(mended):
         shutil.rmtree(mended)
-    if taken is not None:
-        change = found.change(*taken)
+    if taken is not None and change is not None:
         with atomic_folder(mended) as folder:
             named = {"remedy": taken[0], "place": taken[1], "preprocess": spec.preprocess}
             save_mended(folder, change, spec.net, named)
-    write_json(old, about)
 
 
 def _prepare(prepare: Callable[[Any, Progress], object], spec: Any, progress: Progress) -> str:

@@ -165,6 +165,7 @@ for _function in (
     commands.fingerprint,
     commands.carry,
     commands.remedy,
+    commands.diagnose,
     commands.report,
 ):
     _add(app, _function.__name__, _function)

@@ -120,7 +120,7 @@ def search(
             assert fit is not None
             return fit(None, weight)
 
-    return Remedies(table, facts, complete, refit, net)
+    return Remedies(table, facts, complete, refit, setting)
 
 
 def _chosen(spec: RemedySpec) -> list[Remedy]:

@@ -11,6 +11,7 @@ from skipshift.errors import ArgumentError
 from skipshift.names import shown
 from skipshift.networks.changes import Change, Mended
 from skipshift.page.remedy_sentences import Facts, Recommended, remedies_verdict
+from skipshift.remedies.setting import Setting
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ class Remedies:
     """Whether all remedies were tried: not if the search was interrupted."""
 
     _refit: Callable[[str, str, float], Change] = field(repr=False, compare=False)
-    unmended: nn.Module = field(repr=False, compare=False)
-    """The network as it was given."""
+    setting: Setting = field(repr=False, compare=False)
+    """The network as it was given, and the sets."""
 
     @property
     def best(self) -> Recommended | None:
@@ -71,7 +72,7 @@ class Remedies:
                 raise ArgumentError("no remedy is recommended; name a remedy and its place")
             remedy, place = self.best
         change = self.change(remedy, place)
-        mended = Mended(copy.deepcopy(self.unmended), change).eval()
+        mended = Mended(copy.deepcopy(self.setting.net), change).eval()
         return mended if change.inputs or change.maps else mended.net
 
     def _repr_html_(self) -> str:

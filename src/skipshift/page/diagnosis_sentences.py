@@ -1,0 +1,87 @@
+"""Sentences of a diagnosis: is it a mistake, where does the shift enter, what to do, how sure."""
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+from skipshift.page.carry_sentences import carry_sentence
+from skipshift.page.profile_sentences import no_verdict, profile_verdict
+from skipshift.page.remedy_sentences import Facts, remedies_verdict
+from skipshift.statistics.layer_tests import is_clear
+
+_UNDONE: Mapping[str, str] = {
+    "turn": "the images are turned",
+    "flip": "the images are flipped",
+    "axis order": "the axes of the images are in another order",
+    "channel order": "red and blue are swapped",
+    "inversion": "dark and bright are inverted",
+    "range": "the values have another range",
+    "normalisation": "the images are normalised in another way",
+    "spacing": "the pixels have another size",
+}
+
+
+def diagnosis_verdict(
+    layers: pd.DataFrame,
+    carried: pd.DataFrame | None,
+    table: pd.DataFrame,
+    facts: Facts,
+    cause: str,
+) -> str:
+    """Say in a few sentences what the shift is, where it is seen, what it costs, what to do."""
+    return " ".join(text for _, text in diagnosis_answers(layers, carried, table, facts, cause))
+
+
+def diagnosis_answers(
+    layers: pd.DataFrame,
+    carried: pd.DataFrame | None,
+    table: pd.DataFrame,
+    facts: Facts,
+    cause: str,
+) -> list[tuple[str, str]]:
+    """Question and answer of each part of a diagnosis."""
+    return [
+        ("Is it the scanner or a mistake?", cause_sentence(layers, cause)),
+        ("Where does it enter?", profile_verdict(layers)),
+        ("What does it cost?", _cost(carried, facts)),
+        ("What can be done?", remedies_verdict(table, facts)),
+        ("How sure is this?", _units(layers, facts)),
+    ]
+
+
+def cause_sentence(layers: pd.DataFrame, cause: str) -> str:
+    """Say whether a mistake was found that explains the shift."""
+    if cause in _UNDONE:
+        return (
+            f"Probably a mistake: {_UNDONE[cause]}. With that undone no layer is clear of its "
+            f"noise floor, and less than a tenth of the squared excess is left."
+        )
+    if no_verdict(layers) or not is_clear(layers).any():
+        return "Nothing was looked for, since no shift is detected."
+    return (
+        "No mistake that was undone (orientation, order of axes and channels, inversion, range, "
+        "normalisation, spacing) brings the profile back to its noise floor."
+    )
+
+
+def _cost(carried: pd.DataFrame | None, facts: Facts) -> str:
+    if carried is not None:
+        return carry_sentence(carried)
+    if not facts.masks:
+        return "Not known: the shifted images have no masks."
+    inside = (
+        f", {facts.in_domain:.3f} on the reference" if facts.in_domain == facts.in_domain else ""
+    )
+    return (
+        f"The IoU on the shifted images is {facts.iou:.3f}{inside}; the best constant prediction "
+        f"has {facts.constant:.3f}."
+    )
+
+
+def _units(layers: pd.DataFrame, facts: Facts) -> str:
+    units = "each image its own group" if facts.groups == facts.images else f"{facts.groups} groups"
+    return (
+        f"Remedies are judged on {facts.images} shifted images, {units}; the profile compares "
+        f"{layers['groups'].iloc[0]} groups. Images of one patient or slide that count as separate "
+        f"groups make every interval too narrow."
+    )

@@ -1,0 +1,150 @@
+"""Diagnosis of a shift: cause, layer, loss, and remedy, from one network and two sets of images."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from skipshift.errors import ArgumentError
+from skipshift.networks.addresses import unwrap
+from skipshift.networks.features import Groups, Images
+from skipshift.page.diagnosis_page import Findings
+from skipshift.page.diagnosis_sentences import diagnosis_verdict
+from skipshift.patching.carry import carry
+from skipshift.patching.labelled import Masks
+from skipshift.patching.patcher import evaluating
+from skipshift.patching.paths import paths_of
+from skipshift.profile.profile import Profile
+from skipshift.profile.profiling import profile_shift
+from skipshift.progress import Progress, silent
+from skipshift.remedies.causes import Cause, find_cause
+from skipshift.remedies.remedy import Known, search
+from skipshift.remedies.result import Remedies
+from skipshift.specs import CarrySpec, RemedySpec
+from skipshift.statistics.layer_tests import is_clear
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What is known of a shift inside one network."""
+
+    cause: str
+    """A mistake in reading or preprocessing that made the shift, or ``none``."""
+
+    profile: Profile
+
+    carry: pd.DataFrame | None
+    """Activation patching; None unless the sets are paired and have masks."""
+
+    remedies: Remedies
+
+    causes: Cause = field(repr=False)
+    """What was left when each mistake was undone."""
+
+    @property
+    def layer(self) -> str | None:
+        """Layer of the largest excess among those clear of their noise floor; None if none is."""
+        rows = self.profile.of()
+        clear = rows[is_clear(rows)]
+        return None if clear.empty else str(clear["layer"].iloc[int(clear["excess"].argmax())])
+
+    @property
+    def lost(self) -> float:
+        """IoU on the reference minus that on the shifted set; NaN without masks of both."""
+        return self.remedies.facts.in_domain - self.remedies.facts.iou
+
+    def verdict(self) -> str:
+        """Say in a few sentences what the cause is, where it enters, what it costs, what to do."""
+        return diagnosis_verdict(
+            self.profile.of(), self.carry, self.remedies.table, self.remedies.facts, self.cause
+        )
+
+    def findings(self) -> Findings:
+        """Collect what the page shows."""
+        skips = [place.name for place in self.remedies.setting.places if place.kind == "skip"]
+        return Findings(
+            self.profile.of(),
+            self.carry,
+            self.remedies.table,
+            self.remedies.facts,
+            self.cause,
+            self.causes.table,
+            skips,
+        )
+
+    def record(self) -> dict[str, Any]:
+        """Collect what ``diagnosis.json`` holds."""
+        best = self.remedies.best
+        gain = self.remedies.facts.chosen[1]
+        return {
+            "cause": self.cause,
+            "layer": self.layer,
+            "lost": None if np.isnan(self.lost) else self.lost,
+            "remedy": None if best is None else best.remedy,
+            "place": None if best is None else best.place,
+            "gain": None if best is None or np.isnan(gain) else gain,
+            "verdict": self.verdict(),
+        }
+
+    def _repr_html_(self) -> str:
+        from skipshift.page.diagnosis_page import diagnosis_body
+
+        return diagnosis_body(self.findings())
+
+
+def diagnose(
+    net: nn.Module,
+    reference: Images,
+    shifted: Images,
+    masks: Masks | tuple[Masks | None, Masks | None] | None = None,
+    groups: Groups | tuple[Groups | None, Groups | None] | None = None,
+    spec: RemedySpec | None = None,
+) -> Diagnosis:
+    """Tell where a shift enters a network, whether it is a mistake, what it costs, what to do.
+
+    Profile, activation patching (paired sets with masks) and remedies in one go; the arguments are
+    those of `skipshift.remedy`. `ArgumentError` names the argument at fault.
+    """
+    found = examine(net, (reference, shifted), masks, groups, spec or RemedySpec())
+    if not found.remedies.complete:
+        raise KeyboardInterrupt
+    return found
+
+
+def examine(
+    net: nn.Module,
+    images: tuple[Images, Images],
+    masks: Masks | tuple[Masks | None, Masks | None] | None,
+    groups: Groups | tuple[Groups | None, Groups | None] | None,
+    spec: RemedySpec,
+    known: Known | None = None,
+    progress: Progress = silent,
+) -> Diagnosis:
+    """Do what `diagnose` does, with what is known of remedies already, and show progress."""
+    net = unwrap(net)
+    remedies = search(net, images, masks, groups, spec, known, progress)
+    setting = remedies.setting
+    home, away = setting.reference.data, setting.shifted.data
+    with torch.inference_mode(False), torch.no_grad(), evaluating(net):
+        profile = profile_shift(net, home.images, away.images, None, (home.groups, away.groups))
+        causes = find_cause(setting)
+    carried = None
+    if spec.paired and home.masks is not None and away.masks is not None:
+        carried = _carried(net, setting)
+    return Diagnosis(causes.name, profile, carried, remedies, causes)
+
+
+def _carried(net: nn.Module, setting: Any) -> pd.DataFrame | None:
+    """Patch the skips of a network; None where it is not known which tensors its decoder reads."""
+    home, away = setting.reference.data, setting.shifted.data
+    try:
+        paths_of(net)
+    except ArgumentError:
+        return None
+    spec = CarrySpec(precision="fp32", batch_size=setting.spec.batch_size)
+    return carry(
+        net, home.images, away.images, (home.masks, away.masks), (home.groups, away.groups), spec
+    )

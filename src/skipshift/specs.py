@@ -20,6 +20,7 @@ from skipshift.names import (
 from skipshift.validation import (
     check_choices,
     check_crop,
+    check_ignore,
     check_least,
     check_metrics,
     check_numbers,
@@ -89,6 +90,9 @@ class TrainingSpec:
     scale: tuple[float, float] = (0.8, 1.25)
     """Range of the random magnification. Not stated in the paper."""
 
+    ignore: int | None = None
+    """Mask value of pixels that are left out of loss and validation; a study sets it to its own."""
+
     precision: Precision = "auto"
     """bf16 (autocast), fp32, or auto: bf16 where the hardware is faster with it. Not stated in the
     paper."""
@@ -109,6 +113,7 @@ class TrainingSpec:
                 f"got {self.batch_size} and {self.devices}"
             )
         check_crop("crop", self.crop)
+        check_ignore(self.ignore)
         if not self.learning_rate > 0:
             raise ArgumentError(f"learning_rate must be above 0, got {self.learning_rate}")
         if min(self.cross_entropy, self.dice) < 0 or self.cross_entropy + self.dice == 0:
@@ -227,6 +232,10 @@ class CarrySpec:
     subsets: bool = False
     """Patch every subset of the k paths, 2^k of them, and attribute the loss by Shapley values."""
 
+    ignore: int | None = None
+    """Mask value of pixels that are not to be counted, such as 255; by default there is none, and
+    a value without a class is an error."""
+
     draws: int = 1000
     """Without effect: the intervals need no resamples. Kept for scripts that set it."""
 
@@ -246,6 +255,7 @@ class CarrySpec:
             raise ArgumentError(f"mode must be one of {choices}, got {self.mode!r}")
         check_least(self, 1, "draws", "batch_size")
         check_least(self, 0, "seed")
+        check_ignore(self.ignore)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,6 +269,10 @@ class StudySpec:
 
     classes: tuple[str, ...] = ("background", "cell")
     """Name of each mask value 0, 1, ...; class 0 is background."""
+
+    ignore: int | None = None
+    """Mask value of pixels that are not to be counted, such as 255; by default there is none, and
+    a value without a class is an error."""
 
     encoders: tuple[str, ...] = ("resnet18", "resnet34")
     """Encoders of segmentation_models_pytorch."""
@@ -334,6 +348,12 @@ class StudySpec:
         if not 0 < self.margin < 1:
             raise ArgumentError(f"margin must be in (0, 1), got {self.margin}")
         check_metrics(self.metrics, self.tolerance)
+        check_ignore(self.ignore, len(self.classes))
+        if self.training.ignore not in (None, self.ignore):
+            raise ArgumentError(
+                "training.ignore must be left out; set ignore of the study, which holds for "
+                "training and evaluation"
+            )
         check_least(self, 2, "folds")
         check_least(self, 1, "threads", "jobs")
         check_crop("evaluation_crop", self.evaluation_crop)
@@ -425,6 +445,10 @@ class EvaluationSpec:
     crop: int | None = None
     """Side of a centred crop of the images, a multiple of 32; whole images by default."""
 
+    ignore: int | None = None
+    """Mask value of pixels that are not to be counted, such as 255; by default there is none, and
+    a value without a class is an error."""
+
     precision: Precision = "auto"
     """bf16, fp32, or auto: bf16 where the hardware is faster with it."""
 
@@ -454,3 +478,4 @@ class EvaluationSpec:
         check_least(self, 1, "processes", "batch_size")
         check_shifts(self.shifts)
         check_crop("crop", self.crop)
+        check_ignore(self.ignore)

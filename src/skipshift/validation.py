@@ -5,7 +5,13 @@ import math
 from typing import Any
 
 from skipshift.errors import ArgumentError
-from skipshift.names import PAPER_SHIFTS, SEGMENTATION_METRICS, parse_shift, shown
+from skipshift.names import (
+    LARGEST_LABEL,
+    PAPER_SHIFTS,
+    SEGMENTATION_METRICS,
+    parse_shift,
+    shown,
+)
 
 
 def check_numbers(spec: Any) -> None:
@@ -61,6 +67,18 @@ def check_metrics(names: tuple[str, ...], tolerance: float) -> None:
     check_choices("metrics", "metric", names, SEGMENTATION_METRICS, least=0)
     if not tolerance >= 0:
         raise ArgumentError(f"tolerance must be at least 0, got {tolerance}")
+
+
+def check_ignore(ignore: int | None, classes: int | None = None) -> None:
+    """Raise `ArgumentError` unless a value to ignore is None, background or no class of a mask."""
+    if ignore is None:
+        return
+    if not 0 <= ignore <= LARGEST_LABEL:
+        raise ArgumentError(f"ignore must be a mask value in 0..{LARGEST_LABEL}, got {ignore}")
+    if classes is not None and 0 < ignore < classes:
+        raise ArgumentError(
+            f"ignore must be 0 or a mask value that is no class, got {ignore} of {classes} classes"
+        )
 
 
 def check_crop(name: str, side: int | None) -> None:

@@ -15,6 +15,9 @@ from skipshift.errors import ArgumentError
 from skipshift.spec_files import to_plain
 from skipshift.specs import Precision, StudySpec
 
+NO_ACCOUNT = ("workers", "devices", "ignore")
+"""Settings of a training that do not change it, or that the study has too."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -71,12 +74,12 @@ def expected_inputs(study: Study, run: Run) -> dict[str, Any]:
     training, validation = (_digest(part) for part in split_fold(study.folds, run.fold))
     tests = _digest(study.cases[study.cases["split"] == "test"])
     plain: dict[str, Any] = to_plain(spec)
-    settings = {k: v for k, v in plain["training"].items() if k not in ("workers", "devices")}
+    settings = {k: v for k, v in plain["training"].items() if k not in NO_ACCOUNT}
     # what was decided, not "auto": runs of one study never differ in it, whoever trained them
     settings["precision"] = study.precision
     if spec.training.encoder_weights:
         settings["encoder_weights"] = Path(spec.training.encoder_weights).name
-    common = {name: plain[name] for name in ("classes", "evaluation_crop")}
+    common = {name: plain[name] for name in ("classes", "evaluation_crop", "ignore")}
     tested = {**common, "test cases": tests}
     asked = {k: plain[k] for k in ("shifts", "metrics")}
     if "surface_dice" in spec.metrics:

@@ -213,7 +213,8 @@ def _peak(small: Study, study: Study, cases: int) -> float:
     # macOS counts in bytes, other systems in KiB
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    first = next(read_cases(small.cases[:1], len(study.spec.classes)))
+    spec = study.spec
+    first = next(read_cases(small.cases[:1], len(spec.classes), ignore=spec.ignore))
     return peak + (cases - len(small.cases)) * (first.image.nbytes + first.mask.nbytes)
 
 

@@ -14,7 +14,7 @@ import torch
 from skipshift import records, shifts
 from skipshift.data.manifest import Case, read_cases
 from skipshift.data.splits import split_fold, training_domains
-from skipshift.names import parse_shift, seen_domain, skips_of
+from skipshift.names import LARGEST_LABEL, parse_shift, seen_domain, skips_of
 from skipshift.networks.feature_store import FeatureStore
 from skipshift.networks.features import Features, collect
 from skipshift.networks.inference import best_device, instruction_set
@@ -93,8 +93,8 @@ def _note(study: Study, run: Run, made: Mapping[str, Any]) -> None:
 def _train(study: Study, run: Run, progress: Progress) -> None:
     spec, folder = study.spec, study.folder(run)
     training, validation = (_rows(study, part) for part in split_fold(study.folds, run.fold))
-    loaded = list(read_cases(training, len(spec.classes)))
-    checked = list(read_cases(validation, len(spec.classes), spec.evaluation_crop))
+    loaded = _read(study, training, whole=True)
+    checked = _read(study, validation)
     with torch.random.fork_rng():
         torch.manual_seed(run.seed)
         net = Unet(
@@ -105,7 +105,7 @@ def _train(study: Study, run: Run, progress: Progress) -> None:
             loaded[0].image.shape[2],
         )
     output = RunOutput(folder, loggers_of(spec.trackers, study.out, run.name), progress)
-    settings = replace(spec.training, precision=study.precision)
+    settings = replace(spec.training, precision=study.precision, ignore=spec.ignore)
     done = train(net, loaded, checked, settings, run.seed, output)
     history = pd.DataFrame(done.history).to_csv(index=False, lineterminator="\n")
     records.write_bytes(folder / records.HISTORY, history.encode())
@@ -135,6 +135,7 @@ def _evaluation(study: Study, run: Run, metrics: tuple[str, ...], progress: Prog
     how = EvaluationSpec(
         shifts=spec.shifts,
         crop=spec.evaluation_crop,
+        ignore=spec.ignore,
         precision=study.precision,
         processes=spec.training.devices,
         metrics=metrics,
@@ -166,24 +167,33 @@ def _rows(study: Study, part: pd.DataFrame) -> pd.DataFrame:
     return study.cases.merge(part[["case", "domain"]], on=["case", "domain"])
 
 
+def _read(study: Study, rows: pd.DataFrame, whole: bool = False) -> list[Case]:
+    """Read rows of the manifest, with the evaluation's crop or ``whole``."""
+    spec = study.spec
+    crop = None if whole else spec.evaluation_crop
+    return list(read_cases(rows, len(spec.classes), crop, ignore=spec.ignore))
+
+
 def _write_samples(study: Study, run: Run, progress: Progress) -> None:  # noqa: ARG001
     """Keep a few test images with masks and predictions, unshifted and under each profile shift.
 
     They are the first that have any foreground, all of one size so that one array holds them.
+    Masks hold 255 where a pixel is not counted.
     """
     spec = study.spec
     net = Unet.load(study.folder(run)).to(best_device())
     sampled = [s for s in spec.profile_shifts if parse_shift(s)]
-    loaded = list(read_cases(_home(study, run), len(spec.classes), spec.evaluation_crop))
-    telling = [case for case in loaded if case.mask.any()] or loaded
+    loaded = _read(study, _home(study, run))
+    telling = [c for c in loaded if ((c.mask > 0) & (c.mask != spec.ignore)).any()] or loaded
     alike = [case for case in telling if case.image.shape == telling[0].image.shape][:SAMPLE_CASES]
     how = EvaluationSpec(shifts=tuple(sampled), precision=study.precision)
     shown = list(predict(net, alike, how))
+    masks = np.stack([case.mask for (case, _, _), _ in shown])
     buffer = io.BytesIO()
     np.savez_compressed(
         buffer,
         images=np.stack([image for (_, _, image), _ in shown]),
-        masks=np.stack([case.mask for (case, _, _), _ in shown]),
+        masks=np.where(masks == spec.ignore, np.uint8(LARGEST_LABEL), masks),
         predictions=np.stack([labels for _, labels in shown]),
         cases=np.array([case.case for (case, _, _), _ in shown]),
         domains=np.array([domain for (_, domain, _), _ in shown]),
@@ -194,9 +204,8 @@ def _write_samples(study: Study, run: Run, progress: Progress) -> None:  # noqa:
 def _write_profiles(study: Study, run: Run, progress: Progress) -> None:
     """Profile each shift or domain against the test cases of the domains trained on."""
     spec, folder, tests = study.spec, study.folder(run), _tests(study, run)
-    classes, crop = len(spec.classes), spec.evaluation_crop
     net = Unet.load(folder).to(best_device())
-    reference = list(read_cases(_home(study, run), classes, crop))
+    reference = _read(study, _home(study, run))
     home = "+".join(dict.fromkeys(case.domain for case in reference))
     half = spec.profile.memory * 2**29
     layers, channels, evidence = [], [], []
@@ -211,7 +220,7 @@ def _write_profiles(study: Study, run: Run, progress: Progress) -> None:
                 rows = tests[tests["domain"] == shifted]
                 if rows.empty:  # a domain that this run was trained on
                     continue
-                others = list(read_cases(rows, classes, crop))
+                others = _read(study, rows)
             groups = tuple(np.array([case.group for case in side]) for side in (reference, others))
             with FeatureStore(half) as moving:
                 shown = progress(_stacks(others, spec.profile), f"profile {run.name} {shifted}")

@@ -207,11 +207,14 @@ def _check(study: Study, progress: Progress) -> None:
         "manifest": hashlib.sha256(spec.manifest.read_bytes()).hexdigest(),
         "classes": list(spec.classes),
         "evaluation_crop": spec.evaluation_crop,
+        "ignore": spec.ignore,
     }
     file = study.out / records.CHECK
     if file.exists() and records.read_json(file)["of"] == of:
         return
-    findings = check_manifest(spec.manifest, spec.classes, spec.evaluation_crop, progress=progress)
+    findings = check_manifest(
+        spec.manifest, spec.classes, spec.evaluation_crop, progress=progress, ignore=spec.ignore
+    )
     raise_errors(findings, spec.manifest)
     plain = [dataclasses.asdict(finding) for finding in findings]
     records.write_json(file, {"of": of, "findings": plain})

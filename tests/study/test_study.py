@@ -14,7 +14,8 @@ from skipshift.networks.unet import Unet
 from skipshift.records import locked, read_json, read_table
 from skipshift.specs import ExecutionSpec, ProfileSpec, StudySpec, TrainingSpec
 from skipshift.study import steps, study
-from skipshift.study.study import open_study, run_study
+from skipshift.study.opening import open_study
+from skipshift.study.study import run_study
 
 FAST = TrainingSpec(encoder_weights=None, epochs=1, learning_rate=1e-3, crop=32, batch_size=4)
 

@@ -24,8 +24,9 @@ from skipshift.networks.allocator import keep_memory
 from skipshift.specs import ExecutionSpec, StudySpec
 from skipshift.statistics.multiplicity import ALPHA, FIRST, smallest_swap_p
 from skipshift.study.grid import Run, Study, changes, is_done
+from skipshift.study.opening import open_study
 from skipshift.study.steps import do
-from skipshift.study.study import chosen_runs, failed, open_study
+from skipshift.study.study import chosen_runs, failed
 
 T = TypeVar("T")
 

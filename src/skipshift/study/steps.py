@@ -5,7 +5,6 @@ import io
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,8 +22,9 @@ from skipshift.profile.profiling import profile_features
 from skipshift.progress import Progress, silent
 from skipshift.specs import EvaluationSpec, ProfileSpec
 from skipshift.study.evaluation import Evaluation, evaluate_manifest, predict
-from skipshift.study.grid import Run, Study, expected_inputs, recorded_inputs, step_done
+from skipshift.study.grid import Run, Study, expected_inputs
 from skipshift.study.loggers import loggers_of
+from skipshift.study.made import done, read_made, step_done, write_made
 from skipshift.study.training import CHECKPOINTS, RunOutput, train
 
 SAMPLE_CASES = 2
@@ -67,27 +67,22 @@ Maker = Callable[[Study, Run, Progress], None]
 
 
 def _do_step(study: Study, run: Run, step: str, make: Maker, progress: Progress) -> None:
-    """Do a step, unless its file exists and was made with the study's present settings."""
-    folder, wanted = study.folder(run), expected_inputs(study, run)
-    made = recorded_inputs(folder)
+    """Do a step, unless its files are whole and made with the study's present settings."""
+    folder, wanted = study.folder(run), expected_inputs(study, run)[step]
+    made = read_made(folder)
     if step_done(folder, step, made, wanted):
         return
-    first = step == records.RUN_RECORD
-    if first and made.get(step) != wanted[step]:
+    begun = {"inputs": wanted}
+    if step != records.RUN_RECORD:
+        write_made(folder, {name: note for name, note in made.items() if name != step})
+    elif made.get(step) != begun:
         # without made.json nothing in the folder counts, so it goes first
         (folder / records.MADE).unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
         # an interrupted training resumes only with the same settings
-        records.write_json(folder / records.MADE, {step: wanted[step]})
-    elif not first:
-        _note(study, run, {k: v for k, v in made.items() if k != step})
+        write_made(folder, {step: begun})
     make(study, run, progress)
-    if not first:
-        _note(study, run, {**made, step: wanted[step]})
-
-
-def _note(study: Study, run: Run, made: Mapping[str, Any]) -> None:
-    records.write_json(study.folder(run) / records.MADE, dict(made))
+    write_made(folder, {**read_made(folder), step: done(folder, step, wanted)})
 
 
 def _train(study: Study, run: Run, progress: Progress) -> None:
@@ -106,15 +101,22 @@ def _train(study: Study, run: Run, progress: Progress) -> None:
         )
     output = RunOutput(folder, loggers_of(spec.trackers, study.out, run.name), progress)
     settings = replace(spec.training, precision=study.precision, ignore=spec.ignore)
-    done = train(net, loaded, checked, settings, run.seed, output)
-    history = pd.DataFrame(done.history).to_csv(index=False, lineterminator="\n")
-    records.write_bytes(folder / records.HISTORY, history.encode())
+    trained = train(net, loaded, checked, settings, run.seed, output)
     about = {
         **vars(run),
         "trained_on": training_domains(study.folds, run.fold),
         "instruction_set": study.instruction_set or instruction_set(best_device()),
     }
-    done.net.save(folder, classes=list(spec.classes), **about, **done.record)
+    about |= {"classes": list(spec.classes), **trained.record, "history": trained.history}
+    trained.net.save(folder, **about)
+
+
+def _write_history(study: Study, run: Run, progress: Progress) -> None:  # noqa: ARG001
+    """Write the training curves as a table: a step of its own, made again without a training."""
+    folder = study.folder(run)
+    history = pd.DataFrame(records.read_json(folder / records.RUN_RECORD)["history"])
+    text = history.to_csv(index=False, lineterminator="\n")
+    records.write_bytes(folder / records.HISTORY, text.encode())
 
 
 def _evaluate(study: Study, run: Run, progress: Progress) -> None:
@@ -252,6 +254,7 @@ def _features(
 
 _MAKERS: Mapping[str, Maker] = {
     records.RUN_RECORD: _train,
+    records.HISTORY: _write_history,
     "cases.parquet": _evaluate,
     "metrics.parquet": _measure,
     records.SAMPLES: _write_samples,

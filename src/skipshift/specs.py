@@ -10,6 +10,7 @@ from typing import ClassVar, Literal, get_args
 from skipshift.errors import ArgumentError
 from skipshift.names import (
     DISTANCE_NAMES,
+    MOST_CLASSES,
     POOLINGS,
     VARIANTS,
     all_variants,
@@ -20,9 +21,11 @@ from skipshift.names import (
 from skipshift.validation import (
     check_choices,
     check_crop,
+    check_distinct,
     check_ignore,
     check_least,
     check_metrics,
+    check_names,
     check_numbers,
     check_shifts,
 )
@@ -337,14 +340,21 @@ class StudySpec:
         for variant in self.variants:
             skips_of(variant)
         axes = {"encoders": self.encoders, "skips": self.variants, "seeds": self.seeds}
+        axes |= {} if self.run_folds is None else {"run_folds": self.run_folds}
         for name, values in axes.items():
             if len(set(values)) != len(values) or not values:
                 raise ArgumentError(f"{name} must be distinct, at least one, got {shown(values)}")
-        if min(self.seeds) < 0:
-            raise ArgumentError(f"seeds must be at least 0, got {min(self.seeds)}")
+            for value in values:
+                if isinstance(value, int) and value < 0:
+                    raise ArgumentError(f"{name} must be at least 0, got {value}")
         check_shifts(self.shifts)
-        if len({*self.classes, "mean"}) != len(self.classes) + 1 or len(self.classes) < 2:
-            raise ArgumentError("classes must be at least two distinct names, none of them 'mean'")
+        check_distinct("profile_shifts", self.profile_shifts)
+        check_names("classes", self.classes)
+        if not 2 <= len(self.classes) <= MOST_CLASSES or "mean" in self.classes:
+            raise ArgumentError(
+                f"classes must be 2 to {MOST_CLASSES} distinct names, none of them 'mean', "
+                f"got {len(self.classes)}"
+            )
         if not 0 < self.margin < 1:
             raise ArgumentError(f"margin must be in (0, 1), got {self.margin}")
         check_metrics(self.metrics, self.tolerance)

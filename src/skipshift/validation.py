@@ -55,11 +55,27 @@ def check_choices(
 
 
 def check_shifts(names: tuple[str, ...]) -> None:
-    """Raise `ArgumentError` unless every name is a synthetic shift such as ``brightness:0.75``."""
+    """Raise `ArgumentError` unless every name is another shift, such as ``brightness:0.75``."""
     for shift in names:
         if parse_shift(shift) is None:
             kinds = ", ".join(PAPER_SHIFTS)
             raise ArgumentError(f"shift {shift!r} must be KIND:FACTOR with KIND one of {kinds}")
+    check_distinct("shifts", names)
+
+
+def check_distinct(name: str, given: tuple[str, ...]) -> None:
+    """Raise `ArgumentError` if a field names a domain or shift twice, as ``0.5`` and ``0.50`` do.
+
+    >>> check_distinct("shifts", ("contrast:0.5", "contrast:0.50"))
+    Traceback (most recent call last):
+    skipshift.errors.ArgumentError: shifts must be distinct, got contrast:0.5 and contrast:0.50
+    """
+    known: dict[object, str] = {}
+    for text in given:
+        key = parse_shift(text) or text
+        if key in known:
+            raise ArgumentError(f"{name} must be distinct, got {known[key]} and {text}")
+        known[key] = text
 
 
 def check_metrics(names: tuple[str, ...], tolerance: float) -> None:

@@ -164,12 +164,17 @@ def load_weights(net: nn.Module, weights: dict[str, Tensor], source: str) -> Non
     net.load_state_dict(weights)
 
 
-def _make_encoder(name: str, weights: str | Path | None, in_channels: int) -> nn.Module:
+def check_encoder(name: str) -> None:
+    """Raise an `ArgumentError` with similar names unless an encoder is one of smp or of timm."""
     if name not in encoders and not (name.startswith("tu-") and is_model(name[3:])):
         near = [known for known in encoders if known[:6] == name[:6]]
         near += [f"tu-{known}" for known in list_models(f"{name.removeprefix('tu-')[:6]}*")]
         choices = ", ".join((near or ["resnet18", "resnet34"])[:5])
         raise ArgumentError(f"unknown encoder {name!r}; similar names are {choices}")
+
+
+def _make_encoder(name: str, weights: str | Path | None, in_channels: int) -> nn.Module:
+    check_encoder(name)
     encoder: nn.Module
     if weights == "imagenet":
         encoder = _imagenet_encoder(name)

@@ -10,8 +10,9 @@ from skipshift.checksums import read_sealed
 from skipshift.data.images import image_size
 from skipshift.data.manifest import parse_spacing, read_manifest
 from skipshift.data.splits import CASE_COLUMNS, draw_folds, leave_out_domains, read_folds
-from skipshift.errors import SkipshiftError
-from skipshift.names import parse_shift
+from skipshift.errors import SkipshiftError, naming
+from skipshift.names import STRIDE, parse_shift
+from skipshift.networks.unet import check_encoder
 from skipshift.progress import Progress, silent
 from skipshift.specs import Precision, StudySpec
 from skipshift.statistics.comparisons import AWAY
@@ -24,9 +25,12 @@ def open_study(spec: StudySpec, out: Path, progress: Progress = silent) -> Study
     """Read a study's manifest and folds, and check early for what would fail after training.
 
     Folds already in the study's folder are kept if they are of the same cases and settings. Each
-    file is hashed once, and again only if its size or time has changed. `SkipshiftError` for test
-    cases or ``profile_shifts`` that the study cannot use.
+    file is hashed once, and again only if its size or time has changed. `SkipshiftError` for
+    encoders, test cases, crops or ``profile_shifts`` that the study cannot use.
     """
+    for encoder in spec.encoders:
+        with naming("encoders"):
+            check_encoder(encoder)
     cases = read_manifest(spec.manifest)
     trained = cases.loc[cases["split"] == "train", "domain"]
     test = cases[cases["split"] == "test"]
@@ -39,6 +43,7 @@ def open_study(spec: StudySpec, out: Path, progress: Progress = silent) -> Study
         )
     if spec.tolerance_unit == "mm" and "surface_dice" in spec.metrics:
         _check_spacing(spec.manifest, test)
+    _check_crops(spec, cases)
     for shifted in spec.profile_shifts:
         others = home if parse_shift(shifted) else test["domain"] == shifted
         if not others.any():
@@ -69,6 +74,27 @@ def _folds(spec: StudySpec, cases: pd.DataFrame, file: Path) -> pd.DataFrame:
                 f"{file}: is of other cases or folds, so they are drawn again", stacklevel=2
             )
     return folds
+
+
+def _check_crops(spec: StudySpec, cases: pd.DataFrame) -> None:
+    """Raise for a crop that no training image can give, or that one image cannot give whole."""
+    train = cases["split"] == "train"
+    if spec.evaluation_crop is not None:
+        for file in cases["image"]:
+            if spec.evaluation_crop > min(size := image_size(Path(file))):
+                raise SkipshiftError(
+                    f"evaluation_crop: {spec.evaluation_crop} does not fit {file}, which is "
+                    f"{size[1]} x {size[0]} (height x width); choose a smaller one"
+                )
+    largest = 0
+    for file in cases.loc[train, "image"]:
+        largest = max(largest, min(image_size(Path(file))))
+        if largest >= spec.training.crop:
+            return
+    raise SkipshiftError(
+        f"training.crop: {spec.training.crop} is larger than every training image of "
+        f"{spec.manifest}; choose at most {max(STRIDE, largest // STRIDE * STRIDE)}"
+    )
 
 
 def _check_sizes(images: "pd.Series[str]") -> None:

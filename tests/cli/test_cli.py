@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import warnings
 from dataclasses import fields
 from pathlib import Path
 
@@ -319,6 +320,13 @@ def test_help_is_wrapped_once(width):
     text = re.sub(r"[│\s]+", " ", out)
     assert "profile.json and profile.svg, which shows the first distance and pooling" in text
     assert width - 20 < len(lines[0]) <= width
+
+
+def test_a_warning_is_one_line(skipshift, monkeypatch):
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    skipshift("--version")
+    line = warnings.formatwarning(UserWarning("a.csv: is gone,\nso made again"), UserWarning, "", 1)
+    assert line == "skipshift: warning: a.csv: is gone, so made again\n"
 
 
 def test_debug_shows_where_it_happened(skipshift):

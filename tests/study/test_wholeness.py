@@ -20,6 +20,7 @@ from skipshift.networks.unet import Unet
 from skipshift.page.study_results import read_results
 from skipshift.specs import ExecutionSpec, ProfileSpec, StudySpec, TrainingSpec
 from skipshift.study import study
+from skipshift.study.cluster import pack, settle, unpack
 from skipshift.study.grid import expected_inputs
 from skipshift.study.made import FILES
 from skipshift.study.opening import open_study
@@ -292,3 +293,17 @@ def test_sums_are_those_of_sha256sum(tmp_path):
     (tmp_path / "b.csv").unlink()
     with pytest.raises(SkipshiftError, match=r"b\.csv: is not as it was written"):
         check_sums(tmp_path)
+
+
+def test_a_packed_study_has_the_same_keys_and_its_files_stay_in_their_folder(spec, tmp_path):
+    (tmp_path / "weights.pt").write_bytes(b"weights")
+    training = replace(spec.training, encoder_weights=str(tmp_path / "weights.pt"))
+    here = open_study(replace(spec, training=training), tmp_path / "none")
+    away, files = pack(here)
+    unpack(files, tmp_path / "node/data")
+    there = settle(away, tmp_path / "node")
+    run = here.runs()[0]
+    assert expected_inputs(there, run) == expected_inputs(here, run)
+    with pytest.raises(SkipshiftError, match=r"a node sent '\.\./x', which leaves the folder"):
+        unpack({"a": b"", "../x": b""}, tmp_path / "b")
+    assert not (tmp_path / "b").exists()

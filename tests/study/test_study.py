@@ -117,6 +117,9 @@ def test_domains_of_the_manifest_are_profiled_against_the_training_domain(spec, 
 def test_what_would_stop_a_study_later_stops_it_before_training(spec, tmp_path):
     with pytest.raises(SkipshiftError, match="encoders: unknown encoder 'nope'; similar names are"):
         run_study(replace(spec, encoders=(TINY, "nope")), tmp_path / "out")
+    for encoder in ("mit_b0", "tu-convnext_atto"):
+        with pytest.raises(SkipshiftError, match=f"encoders: skips must keep 1: {encoder} has no"):
+            run_study(replace(spec, encoders=(encoder,)), tmp_path / "out")
     with pytest.raises(SkipshiftError, match=r"evaluation_crop: 96 does not fit .*is 64 x 64 \(h"):
         run_study(replace(spec, evaluation_crop=96), tmp_path / "out")
     wide = replace(spec.training, crop=96)

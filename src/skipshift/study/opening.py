@@ -1,5 +1,6 @@
 """Opening of a study: its manifest, folds and hashes, and refusals before anything is done."""
 
+import itertools
 import warnings
 from pathlib import Path
 
@@ -11,8 +12,8 @@ from skipshift.data.images import image_size
 from skipshift.data.manifest import parse_spacing, read_manifest
 from skipshift.data.splits import CASE_COLUMNS, draw_folds, leave_out_domains, read_folds
 from skipshift.errors import SkipshiftError, naming
-from skipshift.names import STRIDE, parse_shift
-from skipshift.networks.unet import check_encoder
+from skipshift.names import STRIDE, parse_shift, skips_of
+from skipshift.networks.unet import check_variant
 from skipshift.progress import Progress, silent
 from skipshift.specs import Precision, StudySpec
 from skipshift.statistics.comparisons import AWAY
@@ -28,9 +29,9 @@ def open_study(spec: StudySpec, out: Path, progress: Progress = silent) -> Study
     file is hashed once, and again only if its size or time has changed. `SkipshiftError` for
     encoders, test cases, crops or ``profile_shifts`` that the study cannot use.
     """
-    for encoder in spec.encoders:
-        with naming("encoders"):
-            check_encoder(encoder)
+    with naming("encoders"):
+        for encoder, variant in itertools.product(spec.encoders, spec.variants):
+            check_variant(encoder, skips_of(variant))
     cases = read_manifest(spec.manifest)
     trained = cases.loc[cases["split"] == "train", "domain"]
     test = cases[cases["split"] == "test"]

@@ -3,9 +3,10 @@
     python -m benchmarks.kills [KILLS] [SEED]
 
 Each kill is a SIGKILL of the command and of the processes that it started, as a loss of power or a
-node that is taken away would be, from inside, at a named step (`benchmarks.interrupts`). A study
-that ends before it reaches its step was not killed and does not count. Prints the step of each kill
-and what the study had come to, and exits 1 if a table differs.
+node that is taken away would be, from inside, at a named step (`benchmarks.interrupts`). Studies of
+one job and of two take turns. A kill counts if it came under way: after a run had its folder, and
+before the study had ended. Prints the step of each kill and what the study had come to, and exits 1
+if a table differs.
 """
 
 import os
@@ -59,20 +60,21 @@ def main() -> None:
         started = time.monotonic()
         assert command("study", folder / "1.yaml", folder / "whole").wait() == 0
         print(f"undisturbed: {time.monotonic() - started:.0f} s")
-        done, alike = 0, True
-        while done < kills:
-            out = folder / f"killed-{done}"
-            jobs = 1 + done % 2
-            more = disturbed(folder / f"{jobs}.yaml", out, rng, min(kills - done, 10))
-            done += more
+        done, alike = {1: 0, 2: 0}, True
+        while (left := kills - sum(done.values())) > 0:
+            jobs = min(done, key=lambda number: done[number])
+            out = Path(tempfile.mkdtemp(dir=folder)) / "killed"
+            more = disturbed(folder / f"{jobs}.yaml", out, rng, min(-(-left // 2), 10))
+            done[jobs] += more
             same = tables(out) == tables(folder / "whole")
             alike = alike and same
             print(f"{jobs} jobs, {more} kills: tables {'equal' if same else 'DIFFER'}", flush=True)
+    print(", ".join(f"{number} kills of {jobs} jobs" for jobs, number in done.items()))
     sys.exit(not alike)
 
 
 def disturbed(study: Path, out: Path, rng: random.Random, kills: int) -> int:
-    """Kill a study up to ``kills`` times, then let it end; how often it was killed."""
+    """Kill a study up to ``kills`` times, then let it end; how often it was killed under way."""
     done = 0
     while done < kills:
         step, count = rng.choice(STEPS), rng.randint(1, 3)
@@ -80,7 +82,7 @@ def disturbed(study: Path, out: Path, rng: random.Random, kills: int) -> int:
         if code == 0:
             return done
         assert code == -signal.SIGKILL, code
-        done += 1
+        done += any((out / "runs").glob("*"))
         print(f"  killed at {step} ({count}): {stage(out)}", flush=True)
     assert command("study", study, out).wait() == 0
     return done

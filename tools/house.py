@@ -14,7 +14,7 @@ PAGE = ROOT / "docs/design.md"
 START, END = "<!-- the map: made by `make map` -->", "<!-- end of the map -->"
 
 ROOMS = {
-    "": "errors names validation specs spec_files records progress extras shifts",
+    "": "errors names validation specs spec_files records checksums progress extras shifts",
     "data": "images volumes slices manifest splits preprocess batches sources crops",
     "data.slides": "reader annotations affine registration overlays quadtree",
     "data.prepare": "options writing patterns labels folder mms specimens regions scc published "
@@ -34,7 +34,8 @@ ROOMS = {
     "patching": "cached_forward inputs paths labelled feeds patcher behind carry",
     "remedies": "places gathering setting feature_remedies input_remedies judging ranking result "
     "remedy causes diagnosis kept inputs",
-    "study": "loggers training evaluation grid steps workers cluster study plan demo",
+    "study": "loggers training evaluation made contents grid opening steps workers cluster study "
+    "plan demo",
     "cli": "arguments commands help_text words main",
 }
 """Modules of each room, rooms and modules in the order in which they may import each other."""

@@ -27,6 +27,12 @@ VARIANTS: Mapping[str, tuple[int, ...]] = {
 BASELINE = "baseline"
 """The variant to which the others of its encoder are compared."""
 
+LARGEST_LABEL = 255
+"""Largest value of a mask, which has 8 bits; in prepared sets that of pixels not to be counted."""
+
+MOST_CLASSES = 255
+"""So that every mask has a value left for pixels that are not to be counted."""
+
 PAPER_SHIFTS: Mapping[str, tuple[float, ...]] = {
     "brightness": (0.5, 0.75, 1.25, 1.5, 1.75),
     "contrast": (0.5, 0.75, 1.25, 1.5, 1.75),

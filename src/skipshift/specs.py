@@ -10,6 +10,7 @@ from typing import ClassVar, Literal, get_args
 from skipshift.errors import ArgumentError
 from skipshift.names import (
     DISTANCE_NAMES,
+    MOST_CLASSES,
     POOLINGS,
     VARIANTS,
     all_variants,
@@ -20,6 +21,8 @@ from skipshift.names import (
 from skipshift.validation import (
     check_choices,
     check_crop,
+    check_distinct,
+    check_ignore,
     check_least,
     check_metrics,
     check_names,
@@ -90,6 +93,9 @@ class TrainingSpec:
     scale: tuple[float, float] = (0.8, 1.25)
     """Range of the random magnification. Not stated in the paper."""
 
+    ignore: int | None = None
+    """Mask value of pixels that are left out of loss and validation; a study sets it to its own."""
+
     precision: Precision = "auto"
     """bf16 (autocast), fp32, or auto: bf16 where the hardware is faster with it. Not stated in the
     paper."""
@@ -110,6 +116,7 @@ class TrainingSpec:
                 f"got {self.batch_size} and {self.devices}"
             )
         check_crop("crop", self.crop)
+        check_ignore(self.ignore)
         if not self.learning_rate > 0:
             raise ArgumentError(f"learning_rate must be above 0, got {self.learning_rate}")
         if min(self.cross_entropy, self.dice) < 0 or self.cross_entropy + self.dice == 0:
@@ -228,6 +235,10 @@ class CarrySpec:
     subsets: bool = False
     """Patch every subset of the k paths, 2^k of them, and attribute the loss by Shapley values."""
 
+    ignore: int | None = None
+    """Mask value of pixels that are not to be counted, such as 255; by default there is none, and
+    a value without a class is an error."""
+
     draws: int = 1000
     """Without effect: the intervals need no resamples. Kept for scripts that set it."""
 
@@ -247,6 +258,7 @@ class CarrySpec:
             raise ArgumentError(f"mode must be one of {choices}, got {self.mode!r}")
         check_least(self, 1, "draws", "batch_size")
         check_least(self, 0, "seed")
+        check_ignore(self.ignore)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,6 +317,10 @@ class StudySpec:
 
     classes: tuple[str, ...] = ("background", "cell")
     """Name of each mask value 0, 1, ...; class 0 is background."""
+
+    ignore: int | None = None
+    """Mask value of pixels that are not to be counted, such as 255; by default there is none, and
+    a value without a class is an error."""
 
     encoders: tuple[str, ...] = ("resnet18", "resnet34")
     """Encoders of segmentation_models_pytorch."""
@@ -369,17 +385,30 @@ class StudySpec:
         for variant in self.variants:
             skips_of(variant)
         axes = {"encoders": self.encoders, "skips": self.variants, "seeds": self.seeds}
+        axes |= {} if self.run_folds is None else {"run_folds": self.run_folds}
         for name, values in axes.items():
             if len(set(values)) != len(values) or not values:
                 raise ArgumentError(f"{name} must be distinct, at least one, got {shown(values)}")
-        if min(self.seeds) < 0:
-            raise ArgumentError(f"seeds must be at least 0, got {min(self.seeds)}")
+            for value in values:
+                if isinstance(value, int) and value < 0:
+                    raise ArgumentError(f"{name} must be at least 0, got {value}")
         check_shifts(self.shifts)
-        if len({*self.classes, "mean"}) != len(self.classes) + 1 or len(self.classes) < 2:
-            raise ArgumentError("classes must be at least two distinct names, none of them 'mean'")
+        check_distinct("profile_shifts", self.profile_shifts)
+        check_names("classes", self.classes)
+        if not 2 <= len(self.classes) <= MOST_CLASSES or "mean" in self.classes:
+            raise ArgumentError(
+                f"classes must be 2 to {MOST_CLASSES} distinct names, none of them 'mean', "
+                f"got {len(self.classes)}"
+            )
         if not 0 < self.margin < 1:
             raise ArgumentError(f"margin must be in (0, 1), got {self.margin}")
         check_metrics(self.metrics, self.tolerance)
+        check_ignore(self.ignore, len(self.classes))
+        if self.training.ignore not in (None, self.ignore):
+            raise ArgumentError(
+                "training.ignore must be left out; set ignore of the study, which holds for "
+                "training and evaluation"
+            )
         check_least(self, 2, "folds")
         check_least(self, 1, "threads", "jobs")
         check_crop("evaluation_crop", self.evaluation_crop)
@@ -471,6 +500,10 @@ class EvaluationSpec:
     crop: int | None = None
     """Side of a centred crop of the images, a multiple of 32; whole images by default."""
 
+    ignore: int | None = None
+    """Mask value of pixels that are not to be counted, such as 255; by default there is none, and
+    a value without a class is an error."""
+
     precision: Precision = "auto"
     """bf16, fp32, or auto: bf16 where the hardware is faster with it."""
 
@@ -500,3 +533,4 @@ class EvaluationSpec:
         check_least(self, 1, "processes", "batch_size")
         check_shifts(self.shifts)
         check_crop("crop", self.crop)
+        check_ignore(self.ignore)

@@ -5,7 +5,13 @@ import math
 from typing import Any
 
 from skipshift.errors import ArgumentError
-from skipshift.names import PAPER_SHIFTS, SEGMENTATION_METRICS, parse_shift, shown
+from skipshift.names import (
+    LARGEST_LABEL,
+    PAPER_SHIFTS,
+    SEGMENTATION_METRICS,
+    parse_shift,
+    shown,
+)
 
 
 def check_numbers(spec: Any) -> None:
@@ -49,11 +55,27 @@ def check_choices(
 
 
 def check_shifts(names: tuple[str, ...]) -> None:
-    """Raise `ArgumentError` unless every name is a synthetic shift such as ``brightness:0.75``."""
+    """Raise `ArgumentError` unless every name is another shift, such as ``brightness:0.75``."""
     for shift in names:
         if parse_shift(shift) is None:
             kinds = ", ".join(PAPER_SHIFTS)
             raise ArgumentError(f"shift {shift!r} must be KIND:FACTOR with KIND one of {kinds}")
+    check_distinct("shifts", names)
+
+
+def check_distinct(name: str, given: tuple[str, ...]) -> None:
+    """Raise `ArgumentError` if a field names a domain or shift twice, as ``0.5`` and ``0.50`` do.
+
+    >>> check_distinct("shifts", ("contrast:0.5", "contrast:0.50"))
+    Traceback (most recent call last):
+    skipshift.errors.ArgumentError: shifts must be distinct, got contrast:0.5 and contrast:0.50
+    """
+    known: dict[object, str] = {}
+    for text in given:
+        key = parse_shift(text) or text
+        if key in known:
+            raise ArgumentError(f"{name} must be distinct, got {known[key]} and {text}")
+        known[key] = text
 
 
 def check_metrics(names: tuple[str, ...], tolerance: float) -> None:
@@ -61,6 +83,18 @@ def check_metrics(names: tuple[str, ...], tolerance: float) -> None:
     check_choices("metrics", "metric", names, SEGMENTATION_METRICS, least=0)
     if not tolerance >= 0:
         raise ArgumentError(f"tolerance must be at least 0, got {tolerance}")
+
+
+def check_ignore(ignore: int | None, classes: int | None = None) -> None:
+    """Raise `ArgumentError` unless a value to ignore is None, background or no class of a mask."""
+    if ignore is None:
+        return
+    if not 0 <= ignore <= LARGEST_LABEL:
+        raise ArgumentError(f"ignore must be a mask value in 0..{LARGEST_LABEL}, got {ignore}")
+    if classes is not None and 0 < ignore < classes:
+        raise ArgumentError(
+            f"ignore must be 0 or a mask value that is no class, got {ignore} of {classes} classes"
+        )
 
 
 def check_crop(name: str, side: int | None) -> None:

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import warnings
 from dataclasses import fields
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import yaml
 from rich.console import Console
 
 from skipshift.cli.main import app, main, show
-from skipshift.data.images import write_png
+from skipshift.data.images import read_labels, write_png
 from skipshift.data.manifest import read_cases, read_manifest
 from skipshift.errors import ArgumentError
 from skipshift.networks.unet import Unet
@@ -321,6 +322,13 @@ def test_help_is_wrapped_once(width):
     assert width - 20 < len(lines[0]) <= width
 
 
+def test_a_warning_is_one_line(skipshift, monkeypatch):
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    skipshift("--version")
+    line = warnings.formatwarning(UserWarning("a.csv: is gone,\nso made again"), UserWarning, "", 1)
+    assert line == "skipshift: warning: a.csv: is gone, so made again\n"
+
+
 def test_debug_shows_where_it_happened(skipshift):
     _, _, err = skipshift("study", "none.yaml", "o", "--debug")
     assert "Traceback" in err
@@ -347,6 +355,35 @@ def test_evaluate_writes_and_prints_the_metrics_asked_for(skipshift, small_set, 
     assert list(table["class"]) == ["background", "cell", "all"]
     assert "boundary_iou" in shown
     assert read_table(out / "metrics.parquet")["run"].unique().tolist() == ["net"]
+
+
+@pytest.fixture
+def bordered(small_set):
+    """The small set with 255 in the upper quarter of each mask."""
+    for file in (small_set.parent / "masks").iterdir():
+        mask = read_labels(file).copy()
+        mask[:16] = 255
+        write_png(file, mask)
+    return small_set
+
+
+def test_a_value_to_ignore_is_named_on_the_command_line(skipshift, bordered, run_folder):
+    out, ignore = bordered.parent / "o", ("--ignore", "255")
+    for words in (
+        ("check", bordered),
+        ("evaluate", run_folder, bordered, out),
+        ("carry", run_folder, bordered, "brightness:0.5", out, "--paths", "L1"),
+    ):
+        code, _, err = skipshift(*words)
+        assert code == 1, words
+        code, _, err = skipshift(*words, *ignore)
+        assert code == 0, err
+    cases = read_table(out / "cases.parquet")
+    pixels = (cases["tp"] + cases["fn"]).groupby(cases["case"]).sum()
+    assert (pixels == 48 * 64).all()
+    code, _, err = skipshift("evaluate", run_folder, bordered, out, "--ignore", "1")
+    assert code == 1
+    assert "ignore must be 0 or a mask value that is no class, got 1 of 2 classes" in err
 
 
 def test_check_prints_findings_and_fails_on_an_error(skipshift, small_set):

@@ -16,7 +16,7 @@ from skipshift.data.checks.findings import (
     to_text,
 )
 from skipshift.data.checks.preflight import check_manifest
-from skipshift.data.images import write_png
+from skipshift.data.images import read_labels, write_png
 from skipshift.data.prepare.options import SynthSpec
 from skipshift.data.prepare.synthetic import write_synthetic
 from skipshift.errors import SkipshiftError
@@ -209,3 +209,17 @@ def test_findings_are_written_errors_first_and_as_json():
     ]
     assert back == findings
     assert finding_at("error", "nothing", [], "") == []
+
+
+def test_a_value_that_is_ignored_is_no_class(manifest):
+    file = manifest.parent / case_of(manifest, "train")[1]["mask"]
+    mask = read_labels(file).copy()
+    mask[:4] = 255
+    write_png(file, mask)
+    found = check_manifest(manifest, ("background", "cell"))
+    assert rules_of(found) == ["labels outside the classes 0..1"]
+    assert "or ignore the value if it is not to be counted" in found[0].way_out
+    assert check_manifest(manifest, ("background", "cell"), ignore=255) == []
+    assert check_manifest(manifest, ignore=255) == []
+    write_png(file, np.full_like(mask, 255))
+    assert check_manifest(manifest, ("background", "cell"), ignore=255) == []

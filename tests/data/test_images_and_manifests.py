@@ -96,6 +96,16 @@ def test_labels_beyond_the_classes_are_an_error(tmp_path):
         read_mask(tmp_path / "m.png", 2)
 
 
+def test_a_value_to_ignore_is_read_and_any_other_refused(tmp_path):
+    mask = np.array([[0, 255, 1]], np.uint8)
+    write_png(tmp_path / "m.png", mask)
+    assert np.array_equal(read_mask(tmp_path / "m.png", 2, ignore=255), mask)
+    with pytest.raises(SkipshiftError, match=r"labels 255, .* or set ignore to the value"):
+        read_mask(tmp_path / "m.png", 2)
+    with pytest.raises(SkipshiftError, match=r"labels 255, .*or correct the mask$"):
+        read_mask(tmp_path / "m.png", 2, ignore=9)
+
+
 def test_files_that_are_not_a_whole_image_are_an_error(tmp_path, rng):
     (tmp_path / "text.png").write_text("hello")
     write_png(tmp_path / "cut.png", rng.integers(0, 256, (64, 64, 3), dtype=np.uint8))

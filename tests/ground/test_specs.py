@@ -10,7 +10,14 @@ from skipshift.errors import SkipshiftError
 from skipshift.names import LEVELS, VARIANTS, parse_shift, skips_of, variant_of
 from skipshift.records import atomic, read_table, write_table
 from skipshift.spec_files import from_plain, read_spec, to_plain
-from skipshift.specs import EvaluationSpec, ExecutionSpec, ProfileSpec, StudySpec, TrainingSpec
+from skipshift.specs import (
+    CarrySpec,
+    EvaluationSpec,
+    ExecutionSpec,
+    ProfileSpec,
+    StudySpec,
+    TrainingSpec,
+)
 
 
 def test_every_set_of_skips_has_one_name():
@@ -51,6 +58,26 @@ def test_a_spec_survives_its_file(tmp_path):
         ("manifest: m.csv\nmargin: 1", r"margin must be in \(0, 1\), got 1"),
         ("manifest: m.csv\nclasses: [rest, mean]", "distinct names, none of them 'mean'"),
         ("manifest: m.csv\ntraining: {crop: 100}", "crop must be a multiple of 32, got 100"),
+        ("manifest: m.csv\nencoders: []", "encoders must be distinct, at least one, got none"),
+        ("manifest: m.csv\nrun_folds: []", "run_folds must be distinct, at least one, got none"),
+        ("manifest: m.csv\nrun_folds: [0, 0]", "run_folds must be distinct, .* got 0, 0"),
+        ("manifest: m.csv\nrun_folds: [-1]", "run_folds must be at least 0, got -1"),
+        ("manifest: m.csv\nseeds: [-1]", "seeds must be at least 0, got -1"),
+        ("manifest: m.csv\nseeds: []", "seeds must be distinct, at least one, got none"),
+        (
+            "manifest: m.csv\nshifts: ['contrast:0.5', 'contrast:0.50']",
+            "shifts must be distinct, got contrast:0.5 and contrast:0.50",
+        ),
+        (
+            "manifest: m.csv\nprofile_shifts: [B, B]",
+            "profile_shifts must be distinct, got B and B",
+        ),
+        ("manifest: m.csv\nignore: 1", "ignore must be 0 or a mask value that is no class, got 1"),
+        (
+            "manifest: m.csv\ntraining: {ignore: 255}",
+            "training.ignore must be left out; set ignore",
+        ),
+        ("manifest: m.csv\nclasses: [a, '']", "classes must be distinct names, none empty"),
         ("a: [", "cannot be read as YAML"),
         ("- 1", "Input should be a dictionary"),
     ],
@@ -90,7 +117,15 @@ def test_a_fault_in_a_study_file_is_one_line_that_names_it(tmp_path, text, fault
         (MmsSpec, {"src": "s", "out": "o", "train": "Z"}, "of the vendors A, B, C, D, got Z"),
         (MitosisSpec, {"src": "s", "out": "o", "mpp": 0}, "mpp and most_error must be above 0"),
         (FolderSpec, {"src": "s", "out": "o", "classes": ["a", "a"]}, "classes must be distinct"),
-        (StudySpec, {"manifest": "m", "classes": ["a"]}, "at least two distinct names"),
+        (StudySpec, {"manifest": "m", "classes": ["a"]}, "classes must be 2 to 255 distinct names"),
+        (
+            StudySpec,
+            {"manifest": "m", "classes": [str(index) for index in range(256)]},
+            "classes must be 2 to 255 distinct names, .* got 256",
+        ),
+        (EvaluationSpec, {"ignore": 256}, r"ignore must be a mask value in 0\.\.255, got 256"),
+        (CarrySpec, {"ignore": -1}, r"ignore must be a mask value in 0\.\.255, got -1"),
+        (EvaluationSpec, {"shifts": ["contrast:1"] * 2}, "shifts must be distinct, got contrast:1"),
     ],
 )
 def test_a_value_out_of_range_is_refused(kind, values, fault):

@@ -42,3 +42,25 @@ def test_the_loss_is_the_weighted_sum_of_its_parts(batch):
     entropy = functional.cross_entropy(logits, masks)
     dice = generalised_dice(torch.softmax(logits, 1), masks)
     assert torch.allclose(segmentation_loss(logits, masks, 2, 0.5), 2 * entropy + 0.5 * dice)
+
+
+def test_a_pixel_that_is_left_out_is_as_if_it_were_not_there(batch):
+    logits, masks = batch
+    masks[..., 16:] = 255
+    loss = segmentation_loss(logits, masks, ignore=255)
+    assert loss.item() == pytest.approx(
+        segmentation_loss(logits[..., :16], masks[..., :16]).item(), abs=1e-6
+    )
+    entropy = functional.cross_entropy(logits, masks, ignore_index=255)
+    assert torch.allclose(segmentation_loss(logits, masks, 1, 0, 255), entropy)
+    loss.backward()
+    assert (logits.grad[..., 16:] == 0).all()
+    assert (logits.grad[..., :16] != 0).all()
+
+
+def test_a_batch_of_nothing_that_counts_costs_nothing(batch):
+    logits, masks = batch
+    loss = segmentation_loss(logits, torch.full_like(masks, 255), ignore=255)
+    loss.backward()
+    assert loss.item() == 0
+    assert (logits.grad == 0).all()

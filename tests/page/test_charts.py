@@ -20,7 +20,7 @@ from skipshift.page.pictures import (
     samples_figure,
     variants_figure,
 )
-from skipshift.page.style import colour_of, to_png, to_svg
+from skipshift.page.style import FAINT, colour_of, to_png, to_svg
 from skipshift.statistics.counts import count
 
 ALL = Plan(encoders=("resnet18", "resnet34"), variants=tuple(VARIANTS), cases=4)
@@ -170,6 +170,16 @@ def test_error_colours_cover_just_the_pixels_that_are_wrong():
         colours = [to_hex(pixel / 255) for pixel in np.asarray(pixels).reshape(-1, 3)]
         assert colours.count(FALSE_POSITIVES) == excess
         assert colours.count(FALSE_NEGATIVES) == missed
+
+
+def test_no_error_is_shown_where_pixels_are_ignored():
+    arrays = planted.plant_samples(Plan(), "baseline")
+    arrays["masks"] = np.full_like(arrays["masks"], 255)
+    guess = arrays["predictions"]
+    figure = samples_figure({**arrays, "predictions": {"baseline": guess}, "titles": list("abcd")})
+    shown = {to_hex(p / 255) for p in figure.axes[2].images[0].get_array().reshape(-1, 3)}
+    assert shown == {"#ffffff", FAINT}
+    assert "no foreground" in {text.get_text() for text in figure.texts}
 
 
 def test_grey_images_and_several_classes_can_be_shown():

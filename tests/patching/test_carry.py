@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -149,6 +151,18 @@ class Unread(Toy):
     def forward(self, images):
         self.spare(images)
         return super().forward(images)
+
+
+def test_pixels_that_are_ignored_change_nothing_of_carry(toy_pair):
+    reference, shifted, masks = toy_pair
+    kept = carry(Toy(), reference[:, :, :4], shifted[:, :, :4], masks[:, :4], spec=TOY_SPEC)
+    masks = masks.copy()
+    masks[:, 4:] = 9
+    given = carry(Toy(), reference, shifted, masks, spec=replace(TOY_SPEC, ignore=9))
+    columns = ["iou", "share", "in_domain"]
+    assert given[columns].to_numpy() == pytest.approx(kept[columns].to_numpy())
+    with pytest.raises(ValueError, match="set ignore to the value of pixels"):
+        carry(Toy(), reference, shifted, masks, spec=TOY_SPEC)
 
 
 def test_a_path_that_nothing_reads_is_named_and_has_no_share(toy_pair):

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from torchmetrics.functional.classification import multiclass_jaccard_index
 from torchmetrics.functional.segmentation import dice_score
 from torchmetrics.segmentation import MeanIoU
 
@@ -61,3 +62,41 @@ def test_a_case_is_empty_by_its_reference_alone():
     assert scores[:, 1, 0].tolist() == pytest.approx([0.8, 0, 0, 0], abs=1e-8)
     assert empty[:, 0].tolist() == [[0, 0], [0, 0], [1, 1], [0, 1]]
     assert empty[:, 1].tolist() == [[0, 0], [0, 0], [7, 1], [0, 1]]
+
+
+def test_ignored_pixels_are_in_no_count():
+    masks, predictions = np.array([[[2, 1, 1, 0]]], np.uint8), np.array([[[1, 2, 1, 2]]], np.uint8)
+    counts = count(masks, predictions, 3, ignore=0)
+    assert iou(counts)[0, 1:] == pytest.approx([1 / 3, 0])
+    assert np.isnan(iou(counts)[0, 0])
+
+
+@pytest.mark.parametrize("ignore", [0, 3, 255])
+def test_iou_without_ignored_pixels_agrees_with_torchmetrics(pair, rng, ignore):
+    masks, predictions = pair
+    masks = np.where(rng.random(masks.shape) < 0.2, np.uint8(ignore), masks)
+    theirs = multiclass_jaccard_index(
+        *(torch.from_numpy(p).long() for p in (predictions, masks)), 3, "none", ignore_index=ignore
+    )
+    known = np.arange(3) != ignore
+    ours = iou(count(masks, predictions, 3, ignore).sum(0))
+    assert ours[known] == pytest.approx(theirs.numpy()[known])
+
+
+def test_many_classes_are_counted_as_torchmetrics_counts_them(rng):
+    masks, predictions = rng.integers(0, 255, (2, 2, 64, 64), dtype=np.uint8)
+    theirs = multiclass_jaccard_index(
+        *(torch.from_numpy(p).long() for p in (predictions, masks)), 255, "none"
+    )
+    assert iou(count(masks, predictions, 255).sum(0)) == pytest.approx(theirs.numpy(), abs=1e-7)
+
+
+def test_a_class_cannot_be_ignored_nor_a_value_out_of_range(pair):
+    with pytest.raises(ValueError, match="must be 0 or a mask value that is no class, got 2"):
+        count(*pair, 3, ignore=2)
+    with pytest.raises(ValueError, match=r"ignore must be a mask value in 0\.\.255, got 256"):
+        count(*pair, 3, ignore=256)
+    with pytest.raises(ValueError, match=r"classes must be 2\.\.255, got 256"):
+        count(*pair, 256)
+    with pytest.raises(ValueError, match="set ignore to the value of pixels"):
+        count(np.full((1, 2, 2), 255, np.uint8), np.zeros((1, 2, 2), np.uint8), 2)

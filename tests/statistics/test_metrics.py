@@ -249,3 +249,21 @@ def test_an_unknown_metric_and_absent_probabilities_are_named():
         measure_case(case, ["hausdorff"], CLASSES[:2])
     with pytest.raises(ArgumentError, match="ece needs the probabilities"):
         measure_case(case, ["ece"], CLASSES[:2])
+
+
+@pytest.mark.parametrize("ignore", [0, 255])
+def test_what_is_ignored_is_as_if_outside_of_the_image(ignore):
+    rng = np.random.default_rng(3)
+    mask, labels = 1 + blobs(rng, (40, 40), 2), blobs(rng, (40, 40))
+    soft = rng.dirichlet(np.ones(3), (40, 40)).transpose(2, 0, 1).astype(np.float32)
+    inside = mask[:, :34], labels[:, :34], 3, np.ascontiguousarray(soft[..., :34])
+    mask = mask.copy()
+    mask[:, 34:] = ignore
+    whole = measure_case(
+        Segmented(mask, labels, 3, soft, ignore=ignore), SEGMENTATION_METRICS, CLASSES
+    )
+    part = measure_case(Segmented(*inside), SEGMENTATION_METRICS, CLASSES)
+    for ours, theirs in zip(whole, part, strict=True):
+        if ours[0] != "ground" or ignore:
+            assert ours[:4] == theirs[:4]
+            assert ours[4:] == pytest.approx(theirs[4:], rel=1e-6)

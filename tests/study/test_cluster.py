@@ -14,7 +14,8 @@ from skipshift.specs import ExecutionSpec, ProfileSpec, StudySpec, TrainingSpec
 from skipshift.study import study
 from skipshift.study.cluster import pack, settle, unpack
 from skipshift.study.grid import expected_inputs
-from skipshift.study.study import open_study, run_study
+from skipshift.study.opening import open_study
+from skipshift.study.study import run_study
 
 pytestmark = [
     pytest.mark.ray,

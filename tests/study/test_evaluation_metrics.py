@@ -164,3 +164,20 @@ def test_a_study_misses_a_spacing_before_it_trains(small_set, tmp_path):
     )
     with pytest.raises(SkipshiftError, match=r"manifest\.csv: case case-10 has no spacing"):
         run_study(spec, tmp_path / "study")
+
+
+def test_a_prediction_on_ignored_pixels_changes_nothing(cases):
+    spec = EvaluationSpec(metrics=("iou", "brier"), precision="fp32", ignore=7)
+    edge = [replace(case, mask=case.mask.copy()) for case in cases[:2]]
+    for case in edge:
+        case.mask[:16] = 7
+    plain = measure(Dark(), edge, CLASSES, spec)
+    light = [np.where(np.arange(64)[:, None, None] < 16, np.uint8(0), c.image) for c in edge]
+    dark = [replace(case, image=image) for case, image in zip(edge, light, strict=True)]
+    assert not np.array_equal(dark[0].image, edge[0].image)
+    other = measure(Dark(), dark, CLASSES, spec)
+    pd.testing.assert_frame_equal(plain.counts, other.counts)
+    pd.testing.assert_frame_equal(plain.metrics, other.metrics)
+    assert (plain.counts.groupby("case")["tp"].sum() <= 48 * 64).all()
+    with pytest.raises(SkipshiftError, match="set ignore to the value of pixels"):
+        measure(Dark(), edge, CLASSES, replace(spec, ignore=None))

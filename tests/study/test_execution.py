@@ -23,7 +23,8 @@ from skipshift.spec_files import to_plain
 from skipshift.specs import ExecutionSpec, ProfileSpec, StudySpec, TrainingSpec
 from skipshift.study import steps, study, workers
 from skipshift.study.grid import Run, is_done
-from skipshift.study.study import open_study, run_study
+from skipshift.study.opening import open_study
+from skipshift.study.study import run_study
 
 ROOT = Path(__file__).parents[2]
 BASELINE = Run(TINY, "baseline", 0, 0)
@@ -317,5 +318,6 @@ def test_folds_that_were_edited_by_hand_are_kept(spec, tmp_path):
     folds = opened.folds.assign(fold=1 - opened.folds["fold"])
     folds.to_csv(tmp_path / "splits.csv", index=False)
     assert open_study(spec, tmp_path).folds.equals(folds)
-    drawn = open_study(replace(spec, folds=3, run_folds=None), tmp_path).folds
+    with pytest.warns(UserWarning, match=r"splits\.csv: is of other cases or folds, so they are"):
+        drawn = open_study(replace(spec, folds=3, run_folds=None), tmp_path).folds
     assert set(drawn["fold"]) == {0, 1, 2}

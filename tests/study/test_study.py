@@ -8,13 +8,14 @@ import pytest
 import yaml
 
 from architectures import TINY
-from skipshift.data.images import read_image, write_png
+from skipshift.data.images import read_image, read_labels, write_png
 from skipshift.errors import SkipshiftError
 from skipshift.networks.unet import Unet
 from skipshift.records import locked, read_json, read_table
 from skipshift.specs import ExecutionSpec, ProfileSpec, StudySpec, TrainingSpec
 from skipshift.study import steps, study
-from skipshift.study.study import open_study, run_study
+from skipshift.study.opening import open_study
+from skipshift.study.study import run_study
 
 FAST = TrainingSpec(encoder_weights=None, epochs=1, learning_rate=1e-3, crop=32, batch_size=4)
 
@@ -92,7 +93,8 @@ def test_a_second_call_does_nothing_twice_and_what_is_lost_is_made_again(spec, t
     before = {path: path.read_bytes() for path in (out / "tables").iterdir()}
     stamp = kept.stat().st_mtime_ns
     (out / "runs" / f"{TINY}.baseline.fold1.seed0" / "cases.parquet").unlink()
-    run_study(spec, out)
+    with pytest.warns(UserWarning, match=r"made again: .*cases\.parquet \(gone\)"):
+        run_study(spec, out)
     assert kept.stat().st_mtime_ns == stamp
     assert {path: path.read_bytes() for path in (out / "tables").iterdir()} == before
 
@@ -113,6 +115,16 @@ def test_domains_of_the_manifest_are_profiled_against_the_training_domain(spec, 
 
 @pytest.mark.usefixtures("pageless")
 def test_what_would_stop_a_study_later_stops_it_before_training(spec, tmp_path):
+    with pytest.raises(SkipshiftError, match="encoders: unknown encoder 'nope'; similar names are"):
+        run_study(replace(spec, encoders=(TINY, "nope")), tmp_path / "out")
+    for encoder in ("mit_b0", "tu-convnext_atto"):
+        with pytest.raises(SkipshiftError, match=f"encoders: skips must keep 1: {encoder} has no"):
+            run_study(replace(spec, encoders=(encoder,)), tmp_path / "out")
+    with pytest.raises(SkipshiftError, match=r"evaluation_crop: 96 does not fit .*is 64 x 64 \(h"):
+        run_study(replace(spec, evaluation_crop=96), tmp_path / "out")
+    wide = replace(spec.training, crop=96)
+    with pytest.raises(SkipshiftError, match=r"training\.crop: 96 is larger .* choose at most 64"):
+        run_study(replace(spec, training=wide), tmp_path / "out")
     with pytest.raises(SkipshiftError, match=r"'scanner' is not a shift.*test cases \(original\)"):
         run_study(replace(spec, profile_shifts=("scanner",)), tmp_path / "out")
     write_png(spec.manifest.parent / "images/case-12.png", np.zeros((96, 64, 3), np.uint8))
@@ -127,6 +139,26 @@ def test_what_would_stop_a_study_later_stops_it_before_training(spec, tmp_path):
     with pytest.raises(SkipshiftError, match=r"manifest\.csv: has no test cases"):
         run_study(spec, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("pageless")
+def test_a_study_of_many_classes_leaves_ignored_pixels_out(spec, tmp_path):
+    for file in (spec.manifest.parent / "masks").iterdir():
+        mask = np.where(read_labels(file) > 0, np.uint8(19), np.uint8(0))
+        mask[:8, :40] = np.repeat(np.arange(20, dtype=np.uint8), 2)
+        mask[56:] = 255
+        write_png(file, mask)
+    names = ("background", *(f"class {index}" for index in range(1, 20)))
+    spec = replace(spec, classes=names, skips=("baseline",), shifts=(), profile_shifts=())
+    with pytest.raises(SkipshiftError, match=r"labels outside the classes 0\.\.19.*or ignore the"):
+        run_study(spec, tmp_path / "out")
+    run_study(replace(spec, ignore=255), tmp_path / "out")
+    cases = read_table(tmp_path / "out/tables/cases.parquet")
+    pixels = (cases["tp"] + cases["fn"]).groupby(cases["case"]).sum()
+    assert (pixels == 56 * 64).all()
+    assert cases["class"].nunique() == 20
+    run = tmp_path / "out/runs" / f"{TINY}.baseline.fold1.seed0"
+    assert (np.load(run / "samples.npz")["masks"][:, 56:] == 255).all()
 
 
 @pytest.mark.usefixtures("pageless")

@@ -215,3 +215,22 @@ def test_a_case_that_the_network_cannot_take_is_named(cases):
     grey = replace(cases[3], image=cases[3].image[..., :1])
     with pytest.raises(SkipshiftError, match="case-03: has 1 channels, the network takes 3"):
         evaluate(make_net(), [grey], CLASSES)
+
+
+@pytest.mark.parametrize("ignore", [9, 255])
+def test_training_is_the_same_whatever_value_is_ignored(cases, tmp_path, ignore):
+    def masked(value):
+        edge = np.arange(64) < 24
+        return [replace(c, mask=np.where(edge, np.uint8(value), c.mask)) for c in cases]
+
+    spec = replace(SPEC, epochs=1, precision="fp32")
+    runs = []
+    for value in (ignore, 17):
+        each, output = masked(value), RunOutput(tmp_path / str(value))
+        runs.append(train(make_net(), each[:4], each[10:], replace(spec, ignore=value), 0, output))
+    assert runs[0].history == runs[1].history
+    weights = [run.net.state_dict() for run in runs]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    scored = evaluate(runs[0].net, masked(ignore)[10:], CLASSES, EvaluationSpec(ignore=ignore))
+    pooled = scored.groupby("class")[["tp", "fp", "fn"]].sum().loc[list(CLASSES)].to_numpy()
+    assert iou(pooled).mean() == pytest.approx(runs[0].record["validation_iou"], abs=0.01)

@@ -20,7 +20,7 @@ from skipshift.specs import (
     ProfileSpec,
     RemedySpec,
 )
-from skipshift.validation import check_crop, check_least, check_names, check_take
+from skipshift.validation import check_crop, check_ignore, check_least, check_names, check_take
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,10 @@ class CheckSpec:
     crop: int | None = field(default=None, kw_only=True)
     """Side of the centred crop to evaluate, a multiple of 32; whole images by default."""
 
+    ignore: int | None = field(default=None, kw_only=True)
+    """Mask value of pixels that are not to be counted, such as 255; by default there is none, and
+    a value without a class is an error."""
+
     json: bool = field(default=False, kw_only=True)
     """Print the findings as JSON."""
 
@@ -75,6 +79,7 @@ class CheckSpec:
     def __post_init__(self) -> None:
         check_names("classes", self.classes)
         check_crop("crop", self.crop)
+        check_ignore(self.ignore, len(self.classes))
         check_least(self, 1, "workers")
 
 
@@ -107,6 +112,7 @@ class EvaluateSpec:
 
     def __post_init__(self) -> None:
         check_names("classes", self.classes)
+        check_ignore(self.evaluation.ignore, len(self.classes))
 
 
 @dataclass(frozen=True)

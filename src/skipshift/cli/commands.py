@@ -135,7 +135,7 @@ def check(spec: CheckSpec, progress: Progress = silent) -> str:
     if spec.manifest.is_dir():
         raise SkipshiftError(f"{spec.manifest}: is a folder; give a manifest")
     findings = check_manifest(
-        spec.manifest, spec.classes or None, spec.crop, spec.workers, progress
+        spec.manifest, spec.classes or None, spec.crop, spec.workers, progress, spec.ignore
     )
     report = checks.to_json(findings) if spec.json else checks.to_text(findings)
     if checks.errors_of(findings):

@@ -4,6 +4,7 @@ import os
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from typing import Annotated, Any, TypeVar
 
@@ -27,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 a file is wrong, 2 an argument is wrong."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = DEBUG in words
+    warnings.formatwarning = warning_line
     sys.exit(_run([word for word in words if word != DEBUG], debug))
 
 
@@ -73,7 +75,12 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-def _one_line(error: BaseException) -> str:
+def warning_line(message: Warning | str, *_: Any, **__: Any) -> str:
+    """Format a warning, without the line of code that gave it."""
+    return f"skipshift: warning: {_one_line(message)}\n"
+
+
+def _one_line(error: BaseException | str) -> str:
     return " ".join(str(error).split())
 
 

@@ -127,14 +127,20 @@ def read_array(path: Path) -> NativePixels:
     return array
 
 
-def read_mask(path: Path, classes: int) -> Pixels:
-    """Read a mask of class indices as (H, W) uint8; `SkipshiftError` for values beyond them."""
+def read_mask(path: Path, classes: int, ignore: int | None = None) -> Pixels:
+    """Read a mask of class indices as (H, W) uint8, with ``ignore`` where a pixel does not count.
+
+    `SkipshiftError` for any other value that is no class.
+    """
     labels = read_labels(path)
-    unknown = sorted(int(value) for value in np.unique(labels) if value >= classes)
-    if unknown:
+    values = np.unique(labels)
+    if unknown := [int(value) for value in values if value >= classes and value != ignore]:
+        way_out = "name every class or correct the mask"
+        if ignore is None:
+            way_out += ", or set ignore to the value of pixels that are not to be counted"
         raise SkipshiftError(
             f"{path}: mask has labels {shown(unknown[:5])}, but the classes are 0..{classes - 1}; "
-            f"name every class or correct the mask"
+            f"{way_out}"
         )
     return labels.astype(np.uint8, copy=False)
 

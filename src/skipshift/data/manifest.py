@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,7 @@ class Case:
     image: Pixels
     """(H, W, C) uint8."""
     mask: Pixels
-    """(H, W) uint8 class indices."""
+    """(H, W) uint8 class indices, or another value where a pixel is not to be counted."""
     spacing: tuple[float, float] | None = None
     """Height and width of a pixel in mm, from the column ``spacing``; None if unknown."""
 
@@ -123,21 +124,28 @@ def resolve_path(manifest: Path, text: str) -> Path | None:
 
 
 def read_cases(
-    cases: pd.DataFrame, classes: int, crop: int | None = None, threads: int = 2
+    cases: pd.DataFrame,
+    classes: int,
+    crop: int | None = None,
+    threads: int = 2,
+    ignore: int | None = None,
 ) -> Iterator[Case]:
     """Read cases in order, prefetching a few; ``crop`` is the side of a centre crop.
+
+    Masks hold values below ``classes``, and ``ignore`` where a pixel is not to be counted.
 
     `SkipshiftError` if a file cannot be read, if a mask and its image differ in size, or if the
     crop is larger than the image.
     """
     with ThreadPoolExecutor(threads) as pool:
+        read = partial(_read_case, classes=classes, crop=crop, ignore=ignore)
         rows = [cases.iloc[[i]] for i in range(len(cases))]
         ahead = 4 * threads
-        pending = [pool.submit(_read_case, row, classes, crop) for row in rows[:ahead]]
+        pending = [pool.submit(read, row) for row in rows[:ahead]]
         for row in [*rows[ahead:], *[None] * min(ahead, len(rows))]:
             yield pending.pop(0).result()
             if row is not None:
-                pending.append(pool.submit(_read_case, row, classes, crop))
+                pending.append(pool.submit(read, row))
 
 
 def check_sizes(file: Path, mask: tuple[int, ...], image: tuple[int, ...]) -> None:
@@ -147,10 +155,10 @@ def check_sizes(file: Path, mask: tuple[int, ...], image: tuple[int, ...]) -> No
         raise SkipshiftError(f"{file}: is {sizes[0]}, but its image is {sizes[1]} (height x width)")
 
 
-def _read_case(row: pd.DataFrame, classes: int, crop: int | None) -> Case:
+def _read_case(row: pd.DataFrame, classes: int, crop: int | None, ignore: int | None) -> Case:
     values = row.iloc[0]
     image = read_image(Path(values["image"]))
-    mask = read_mask(Path(values["mask"]), classes)
+    mask = read_mask(Path(values["mask"]), classes, ignore)
     check_sizes(Path(values["mask"]), mask.shape, image.shape)
     if crop is not None:
         try:

@@ -86,30 +86,37 @@ def read_pair(
     return first, second
 
 
-def read_labelled(source: str, classes: int, crop: int | None = None) -> list[Case]:
+def read_labelled(
+    source: str, classes: int, crop: int | None = None, ignore: int | None = None
+) -> list[Case]:
     """Read the test cases of a manifest, or of one of its domains, with their masks.
 
     `SkipshiftError` if the source is a folder, has no test cases, or sizes differ.
     """
     rows = read_test_rows(source)
-    cases = list(read_cases(rows, classes, crop))
+    cases = list(read_cases(rows, classes, crop, ignore=ignore))
     _check_shapes([Path(file) for file in rows["image"]], [case.image for case in cases])
     return cases
 
 
 def read_labelled_pair(
-    reference: str, shifted: str, classes: int, crop: int | None = None, paired: bool = True
+    reference: str,
+    shifted: str,
+    classes: int,
+    crop: int | None = None,
+    paired: bool = True,
+    ignore: int | None = None,
 ) -> tuple[list[Case], list[Case]]:
     """Read two sets of cases; the second may be a shift of the first, e.g. ``brightness:0.75``.
 
     ``paired`` sorts the second like the first, by case name. `SkipshiftError` as in
     `read_labelled`, and if a paired case is not in both sets exactly once.
     """
-    first = read_labelled(reference, classes, crop)
+    first = read_labelled(reference, classes, crop, ignore)
     if parse_shift(shifted):
         return first, [replace(c, image=shifts.apply(c.image, shifted)) for c in first]
     _check_shifted(shifted)
-    second = read_labelled(shifted, classes, crop)
+    second = read_labelled(shifted, classes, crop, ignore)
     if not paired:
         return first, second
     names, others = ([case.case for case in cases] for cases in (first, second))

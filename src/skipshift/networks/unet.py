@@ -1,5 +1,6 @@
 """U-nets with any set of skip connections, saving and loading of their weights."""
 
+import functools
 import logging
 from pathlib import Path
 from typing import Any, Self
@@ -63,12 +64,7 @@ class Unet(nn.Module):
         self.encoder_name, self.classes, self.in_channels = encoder, classes, in_channels
         self.encoder = _make_encoder(encoder, encoder_weights, in_channels)
         channels: list[int] = list(self.encoder.out_channels)  # type: ignore[arg-type]
-        for level in set(LEVELS) - set(self.skips):
-            if channels[level] == 0:
-                raise ArgumentError(
-                    f"skips must keep {level}: {encoder} has no features at stride {2**level}, "
-                    f"so there is no L{level} to prune"
-                )
+        for level in _pruned(encoder, channels, self.skips):
             channels[level] = 0
         self.decoder = UnetDecoder(
             channels, DECODER_CHANNELS, attention_type=None, add_center_block=False
@@ -164,12 +160,47 @@ def load_weights(net: nn.Module, weights: dict[str, Tensor], source: str) -> Non
     net.load_state_dict(weights)
 
 
-def _make_encoder(name: str, weights: str | Path | None, in_channels: int) -> nn.Module:
+def check_variant(encoder: str, skips: tuple[int, ...]) -> None:
+    """Check without building it that a network can be built, as `Unet` does.
+
+    `ArgumentError` if the encoder is unknown or lacks the features of a level to prune.
+    """
+    _check_encoder(encoder)
+    _pruned(encoder, _channels_of(encoder), skips)
+
+
+@functools.cache
+def _channels_of(encoder: str) -> list[int]:
+    """Channels of an encoder's features, the input's first."""
+    if encoder in encoders:
+        return list(encoders[encoder]["params"]["out_channels"])
+    with torch.device("meta"):
+        return list(get_encoder(encoder, in_channels=3, depth=5, weights=None).out_channels)
+
+
+def _pruned(encoder: str, channels: list[int], skips: tuple[int, ...]) -> list[int]:
+    """List the levels to prune; `ArgumentError` if the encoder has no features at one."""
+    levels = [level for level in LEVELS if level not in skips]
+    for level in levels:
+        if channels[level] == 0:
+            raise ArgumentError(
+                f"skips must keep {level}: {encoder} has no features at stride {2**level}, "
+                f"so there is no L{level} to prune"
+            )
+    return levels
+
+
+def _check_encoder(name: str) -> None:
+    """Raise an `ArgumentError` with similar names unless an encoder is one of smp or of timm."""
     if name not in encoders and not (name.startswith("tu-") and is_model(name[3:])):
         near = [known for known in encoders if known[:6] == name[:6]]
         near += [f"tu-{known}" for known in list_models(f"{name.removeprefix('tu-')[:6]}*")]
         choices = ", ".join((near or ["resnet18", "resnet34"])[:5])
         raise ArgumentError(f"unknown encoder {name!r}; similar names are {choices}")
+
+
+def _make_encoder(name: str, weights: str | Path | None, in_channels: int) -> nn.Module:
+    _check_encoder(name)
     encoder: nn.Module
     if weights == "imagenet":
         encoder = _imagenet_encoder(name)

@@ -10,7 +10,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
 
-from skipshift.names import LEVELS, VARIANTS, skips_of
+from skipshift.names import LARGEST_LABEL, LEVELS, VARIANTS, skips_of
 from skipshift.page.ordering import ordered_variants
 from skipshift.page.style import FAINT, INK, MUTED, WIDTH, colour_of, frame, styled, write
 from skipshift.statistics.counts import count, iou
@@ -20,6 +20,9 @@ Pixels = npt.NDArray[np.uint8]
 FALSE_POSITIVES = "#d55e00"
 FALSE_NEGATIVES = "#0072b2"
 WRONG_CLASS = "#f0e442"
+
+STRIPE = 4
+"""Width of the stripes where pixels are not counted."""
 
 
 @styled()
@@ -110,11 +113,11 @@ def examples_figure(images: Pixels, masks: Pixels, titles: Sequence[str]) -> Fig
     images
         (K, H, W, C) uint8, C = 3 or 1.
     masks
-        (K, H, W) class indices; 0, the background, is white.
+        (K, H, W) class indices; 0, the background, is white, and 255, not counted, is striped.
     titles
         One per image.
     """
-    classes = max(int(masks.max()) + 1, 2)
+    classes = max(int(masks.max(where=masks != LARGEST_LABEL, initial=0)) + 1, 2)
     side, gap = min(2.4, (WIDTH - 0.1) / len(images) - 0.1), 0.1
     shape = images.shape[1] / images.shape[2]
     tall = side * shape
@@ -134,13 +137,14 @@ def samples_figure(samples: Mapping[str, Any]) -> Figure:
     Parameters
     ----------
     samples
-        images (K, H, W, C) uint8, masks (K, H, W), predictions {variant: (K, H, W)}, titles (K,);
-        classes, the names of the mask values, if known.
+        images (K, H, W, C) uint8, masks (K, H, W), 255 where a pixel is not counted, predictions
+        {variant: (K, H, W)}, titles (K,); classes, the names of the mask values, if known.
     """
     images, masks, predictions = samples["images"], samples["masks"], samples["predictions"]
     variants = ordered_variants(predictions)
-    labels = [masks, *predictions.values()]
-    classes = max(2, len(samples.get("classes", ())), 1 + max(int(np.max(x)) for x in labels))
+    labels = [masks[masks != LARGEST_LABEL], *predictions.values()]
+    most = max(int(np.max(label, initial=0)) for label in labels)
+    classes = max(2, len(samples.get("classes", ())), 1 + most)
     left, top, gap = 1.2, 0.52, 0.07
     side = min(1.5, (WIDTH - left) / (2 + len(variants)) - gap)
     tall = side * images.shape[1] / images.shape[2]
@@ -193,13 +197,18 @@ def _greys(classes: int) -> Pixels:
 
 
 def _mask_colours(mask: Pixels, classes: int) -> Pixels:
-    coloured: Pixels = _greys(classes)[mask]
+    """(H, W, 3): the grey of each class, and stripes where a pixel is not counted."""
+    ignored = mask == LARGEST_LABEL
+    coloured: Pixels = _greys(classes)[np.where(ignored, 0, mask)]
+    stripes = np.add.outer(*map(np.arange, mask.shape)) // STRIPE % 2 == 0
+    coloured[ignored & stripes] = _rgb(FAINT)
     return coloured
 
 
 def _error_colours(mask: Pixels, prediction: Pixels, classes: int) -> Pixels:
     """(H, W, 3): the mask's grey where both agree, one colour per kind of error."""
     coloured = _mask_colours(mask, classes)
+    prediction = np.where(mask == LARGEST_LABEL, mask, prediction)
     coloured[(mask == 0) & (prediction > 0)] = _rgb(FALSE_POSITIVES)
     coloured[(mask > 0) & (prediction == 0)] = _rgb(FALSE_NEGATIVES)
     coloured[(mask > 0) & (prediction > 0) & (mask != prediction)] = _rgb(WRONG_CLASS)
@@ -211,7 +220,7 @@ def _rgb(colour: str) -> tuple[int, ...]:
 
 
 def _agreement(mask: Pixels, prediction: Pixels, classes: int) -> str:
-    counts = count(mask[None], prediction[None], classes)[0, 1:]
+    counts = count(mask[None], prediction[None], classes, LARGEST_LABEL)[0, 1:]
     each = iou(counts)
     return f"IoU {np.nanmean(each):.2f}" if np.isfinite(each).any() else "no foreground"
 

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from skipshift import records
+from skipshift.checksums import read_sealed
 from skipshift.names import listed
 from skipshift.page import tables
 from skipshift.page.charts import curves, heatmap, profile_figure, violins
@@ -396,5 +397,7 @@ def _profiles(results: StudyResults) -> list[dict[str, Any]]:
 
 def _environment(folder: Path) -> list[tuple[str, str]]:
     path = folder / records.ENVIRONMENT
-    values = records.read_json(path) if path.exists() else {}
-    return tables.flat(values) if isinstance(values, dict) else []
+    if not path.exists():
+        return []
+    kept = read_sealed(path)
+    return [(path.name, "broken; run the study again")] if kept is None else tables.flat(kept)

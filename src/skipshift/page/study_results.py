@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from skipshift import records
+from skipshift.checksums import check_sums, read_sealed
 from skipshift.errors import SkipshiftError
 from skipshift.names import seen_domain
 from skipshift.page.ordering import in_domain, of_classes, ordered_variants
@@ -86,9 +87,10 @@ def read_results(folder: Path, spec: StudySpec) -> StudyResults:
 
     scores.csv and tests.csv are computed from the cases if they are absent, or of an older version
     with fewer columns. `SkipshiftError` names a file that
-    is absent, broken or without the classes of the spec.
+    is absent, broken, not as its checksum says or without the classes of the spec.
     """
     tables = folder / records.TABLES
+    check_sums(tables)
     foreground = spec.classes[1:]
     iou = of_classes(records.read_table(tables / "iou.csv"), foreground)
     if iou.empty:
@@ -125,7 +127,10 @@ def _layers(tables: Path) -> pd.DataFrame | None:
 def _warnings(path: Path) -> tuple[str, ...]:
     if not path.exists():
         return ()
-    findings = records.read_json(path)["findings"]
+    kept = read_sealed(path)
+    if kept is None:
+        return (f"nothing that is known: {path.name} is broken; run the study again",)
+    findings = kept["findings"]
     return tuple(f"{finding['what']} ({finding['where'][0]})" for finding in findings)
 
 

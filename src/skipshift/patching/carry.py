@@ -63,7 +63,7 @@ def carry(
         images in the same order.
     masks
         (N, H, W) or (N, D, H, W) uint8 class indices of both sets, or a pair of such arrays, one
-        per set.
+        per set; ``spec.ignore`` where a pixel is not to be counted.
     groups
         Label of each image's group, or a pair of such sequences, one per set; by default each image
         is a group of its own. Equal labels in both sets are pairs.
@@ -132,12 +132,14 @@ def _zeros(patcher: Patcher, data: Labelled, rows: int) -> Counts:
     return np.zeros((len(np.unique(data.groups)), rows, patcher.classes, 3), np.int64)
 
 
-def _add(into: Counts, codes: Codes, labels: Labels, masks: Masks | None) -> None:
+def _add(
+    into: Counts, codes: Codes, labels: Labels, masks: Masks | None, ignore: int | None
+) -> None:
     """Add the confusion counts of a batch to those of its groups, (groups, classes, 3)."""
     if masks is not None:
         # a volume is counted as one wide image
         flat = [array.reshape(len(array), array.shape[1], -1) for array in (masks, labels)]
-        np.add.at(into, codes, count(flat[0], flat[1], into.shape[1]))
+        np.add.at(into, codes, count(flat[0], flat[1], into.shape[1], ignore))
 
 
 def _paired(patcher: Patcher, rows: Rows, pair: Pair) -> _Measured:
@@ -157,7 +159,7 @@ def _paired(patcher: Patcher, rows: Rows, pair: Pair) -> _Measured:
             captured(patcher.net, patcher.paths, copied) as features,
             captured(patcher.net, patcher.behind, copied) as maps,
         ):
-            _add(source[:, 0], codes, patcher.labels(images), masks)
+            _add(source[:, 0], codes, patcher.labels(images), masks, patcher.spec.ignore)
         distances.reference(maps)
 
         def patch(path: str, _: Tensor, features: Mapping[str, Tensor] = features) -> Tensor:
@@ -165,7 +167,7 @@ def _paired(patcher: Patcher, rows: Rows, pair: Pair) -> _Measured:
 
         given = patcher.patched(shifted, rows.values(), patch)
         for row, (name, (labels, maps)) in enumerate(zip(rows, given, strict=True)):
-            _add(target[:, row], shifted_codes, labels, shifted_masks)
+            _add(target[:, row], shifted_codes, labels, shifted_masks, patcher.spec.ignore)
             if name != ALL:
                 distances.add(rows[name], maps, shifted_codes)
     return (source, target), distances.passed()
@@ -200,7 +202,7 @@ def _tallied(
         for images, masks, codes in data.batches(patcher.spec.batch_size):
             given = patcher.patched(images, own.values(), patch)
             for row, (name, (labels, maps)) in enumerate(zip(own, given, strict=True)):
-                _add(into[:, row], codes, labels, masks)
+                _add(into[:, row], codes, labels, masks, patcher.spec.ignore)
                 if distances is not None and name != ALL:
                     distances.add(number > 0, own[name], maps, codes)
         counts.append(into)

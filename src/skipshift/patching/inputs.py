@@ -8,11 +8,9 @@ from skipshift.data.batches import Batches, stack_cases
 from skipshift.data.images import Pixels
 from skipshift.data.preprocess import preprocess_of
 from skipshift.data.sources import read_labelled_pair
+from skipshift.names import MOST_CLASSES
 from skipshift.progress import Progress, silent
 from skipshift.specs import CarrySpec
-
-_COUNTABLE = 16
-"""Classes that masks may have where the network does not say its own: as many as are counted."""
 
 
 class LabelledInputs(NamedTuple):
@@ -39,11 +37,10 @@ def read_inputs(
 
     `SkipshiftError` names the file or case at fault, as `read_labelled_pair` does.
     """
-    classes = getattr(net, "classes", _COUNTABLE)
+    classes = getattr(net, "classes", MOST_CLASSES)
     function = preprocess_of(preprocess)
-    first, second = map(
-        stack_cases, read_labelled_pair(*names, classes, crop, spec.mode == "paired")
-    )
+    paired = spec.mode == "paired"
+    first, second = map(stack_cases, read_labelled_pair(*names, classes, crop, paired, spec.ignore))
     reference = Batches(first[0], function, spec.batch_size)
     shifted = Batches(second[0], function, spec.batch_size, "carry", progress)
     return LabelledInputs((reference, shifted), (first[1], second[1]), (first[2], second[2]))

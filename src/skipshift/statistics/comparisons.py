@@ -246,8 +246,13 @@ def _pairs(runs: pd.DataFrame) -> list[_Pair]:
 
 def _floors(cases: pd.DataFrame, foreground: tuple[str, ...]) -> Array | None:
     """Scores of the constant predictions, if any: (domains, constants, shown, metrics)."""
-    table = constants(cases)
-    return None if table.empty else group_sums(table, foreground, foreground).measured().scores
+    tables = (constants(table) for _, table in cases.groupby("domain"))
+    scores = [
+        group_sums(table, foreground, foreground).measured().scores
+        for table in tables
+        if not table.empty
+    ]
+    return np.concatenate(scores) if scores else None
 
 
 def _cell(

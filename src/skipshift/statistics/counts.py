@@ -4,6 +4,8 @@ import numpy as np
 import numpy.typing as npt
 
 from skipshift.errors import ArgumentError
+from skipshift.names import MOST_CLASSES
+from skipshift.validation import check_ignore
 
 Counts = npt.NDArray[np.int64]
 """(..., C, 3): true positives, false positives, false negatives of each class, in pixels."""
@@ -15,33 +17,51 @@ _STEP = 2.0**-30
 """Scores of cases are rounded to multiples of this, so that sums are exact in any order."""
 
 
-def count(masks: npt.NDArray[np.uint8], predictions: npt.NDArray[np.uint8], classes: int) -> Counts:
+def count(
+    masks: npt.NDArray[np.uint8],
+    predictions: npt.NDArray[np.uint8],
+    classes: int,
+    ignore: int | None = None,
+) -> Counts:
     """Count the true positive, false positive and false negative pixels of each case and class.
 
     Parameters
     ----------
     masks, predictions
-        (N, H, W) uint8 class indices below ``classes`` (at most 16 classes).
+        (N, H, W) uint8 class indices below ``classes``, of which there are at most 255.
+    ignore
+        Value of pixels of the masks that are not counted. If it is 0, background is no class, and
+        its counts are 0.
 
     Returns
     -------
     (N, C, 3) int64: tp, fp, fn.
-    `ArgumentError` if the shapes differ, or a class index or ``classes`` is out of range.
+    `ArgumentError` if the shapes differ, or a class index, ``classes`` or ``ignore`` is out of
+    range.
     """
     if masks.shape != predictions.shape or masks.ndim != 3:
         raise ArgumentError(
             f"masks and predictions must have the same shape (N, H, W), "
             f"got {masks.shape} and {predictions.shape}"
         )
-    if not 2 <= classes <= 16:
-        raise ArgumentError(f"classes must be 2..16, got {classes}")
-    if max(masks.max(initial=0), predictions.max(initial=0)) >= classes:
-        raise ArgumentError(f"masks and predictions must hold class indices below {classes}")
-    cells = masks * np.uint8(classes) + predictions
-    confusion = np.stack([np.bincount(c.ravel(), minlength=classes**2) for c in cells])
+    if not 2 <= classes <= MOST_CLASSES:
+        raise ArgumentError(f"classes must be 2..{MOST_CLASSES}, got {classes}")
+    check_ignore(ignore, classes)
+    kept = True if ignore is None else masks != ignore
+    if max(masks.max(initial=0, where=kept), predictions.max(initial=0)) >= classes:
+        raise ArgumentError(
+            f"masks and predictions must hold class indices below {classes}; set ignore to the "
+            f"value of pixels that are not to be counted"
+        )
+    cells = masks * np.min_scalar_type(classes**2 - 1).type(classes) + predictions
+    parts = zip(cells, np.broadcast_to(kept, cells.shape), strict=True)
+    confusion = np.stack([np.bincount(cell[part], minlength=classes**2) for cell, part in parts])
     confusion = confusion.reshape(-1, classes, classes)
     hits = np.diagonal(confusion, axis1=1, axis2=2)
-    return np.stack([hits, confusion.sum(1) - hits, confusion.sum(2) - hits], -1).astype(np.int64)
+    counts = np.stack([hits, confusion.sum(1) - hits, confusion.sum(2) - hits], -1)
+    if ignore == 0:
+        counts[:, 0] = 0
+    return counts.astype(np.int64)
 
 
 def iou(counts: npt.NDArray[np.number]) -> npt.NDArray[np.float64]:

@@ -58,16 +58,31 @@ class Segmented:
     spacing: tuple[float, float] = (1.0, 1.0)
     """Height and width of a pixel."""
 
+    ignore: int | None = None
+    """Value of pixels of the mask that are not counted. They are as if outside of the image, whose
+    border is a boundary."""
+
+    @cached_property
+    def kept(self) -> Mask:
+        """(H, W): False where a pixel is not counted."""
+        kept: Mask = np.not_equal(self.mask, -1 if self.ignore is None else self.ignore)
+        return kept
+
     @cached_property
     def counts(self) -> npt.NDArray[np.int64]:
         """(C, 3): tp, fp, fn."""
-        counts: npt.NDArray[np.int64] = count(self.mask[None], self.labels[None], self.classes)[0]
+        masks, labels = self.mask[None], self.labels[None]
+        counts: npt.NDArray[np.int64] = count(masks, labels, self.classes, self.ignore)[0]
         return counts
 
     @property
     def pairs(self) -> list[tuple[Mask, Mask]]:
-        """(H, W) mask and prediction of each class."""
-        return [(self.mask == index, self.labels == index) for index in range(self.classes)]
+        """(H, W) mask and prediction of each class; both empty for a class that is ignored."""
+        parts = [self.kept & (index != self.ignore) for index in range(self.classes)]
+        return [
+            ((self.mask == index) & part, (self.labels == index) & part)
+            for index, part in enumerate(parts)
+        ]
 
 
 def iou(case: Segmented) -> Sums:
@@ -165,9 +180,9 @@ def brier(case: Segmented) -> Sums:
 
     Brier's own score is the sum over the classes.
     """
-    truth = np.arange(case.classes)[:, None, None] == case.mask
+    truth = np.arange(case.classes)[:, None] == case.mask[case.kept]
     errors = (_soft(case) - truth) ** 2
-    return _columns(errors.sum((1, 2), dtype=np.float64), np.full(case.classes, case.mask.size))
+    return _columns(errors.sum(1, dtype=np.float64), np.full(case.classes, truth.shape[1]))
 
 
 def ece(case: Segmented) -> Sums:
@@ -176,8 +191,8 @@ def ece(case: Segmented) -> Sums:
     A part is a bin [b, b + 1) / 15 of the confidence: confidence minus accuracy, summed over its
     pixels, and their number. The error is the sum of the absolute sums over that of the numbers.
     """
-    confidence = _soft(case).max(0).ravel()
-    right = (case.labels == case.mask).ravel()
+    confidence = _soft(case).max(0)
+    right = (case.labels == case.mask)[case.kept]
     bins = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
     gaps = np.bincount(bins, confidence.astype(np.float64) - right, BINS)
     return np.stack([gaps, np.bincount(bins, minlength=BINS)], -1)[None].astype(np.float64)
@@ -187,12 +202,14 @@ def entropy(case: Segmented) -> Sums:
     """Mean entropy of a pixel's probabilities, in nats, at most log C: (1, 1, 2)."""
     p = _soft(case)
     logs = np.log(p, out=np.zeros_like(p), where=p > 0)
-    return _columns([-(p * logs).sum(dtype=np.float64)], [case.mask.size])
+    return _columns([-(p * logs).sum(dtype=np.float64)], [p.shape[1]])
 
 
 def _soft(case: Segmented) -> npt.NDArray[np.float32]:
+    """(C, pixels): probabilities where a pixel counts."""
     assert case.probabilities is not None
-    return case.probabilities
+    soft: npt.NDArray[np.float32] = case.probabilities[:, case.kept]
+    return soft
 
 
 def _columns(above: Sequence[int] | Sums, below: Sequence[int] | Sums) -> Sums:
@@ -248,7 +265,7 @@ def measure_case(
     or needs probabilities that are not there.
     """
     rows = []
-    held = np.bincount(case.mask.ravel(), minlength=len(classes)) > 0
+    held = np.bincount(case.mask[case.kept], minlength=len(classes)) > 0
     for name in metrics:
         if name not in METRICS:
             known = ", ".join(SEGMENTATION_METRICS)

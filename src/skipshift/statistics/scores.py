@@ -239,10 +239,11 @@ def estimates(cases: pd.DataFrame) -> pd.DataFrame:
     than 2 groups, or the score is 0 or 1.
     """
     classes, foreground = list(cases["class"].unique()), foreground_of(cases)
-    floor = dict(list(constants(cases).groupby("domain")))
     rows = []
     for domain, table in cases.groupby("domain", sort=False):
-        for part in (table, floor[domain]) if floor else (table,):
+        # of one domain at a time: they are as many as the classes squared
+        floor = constants(table)
+        for part in (table,) if floor.empty else (table, floor):
             sums = group_sums(part, classes, foreground, (*SCORES, *EMPTY))
             order, measured = _runs(part, sort=False), sums.measured()
             for encoder, variant in order[["encoder", "variant"]].drop_duplicates().to_numpy():

@@ -103,15 +103,19 @@ def pack(study: Study) -> tuple[Study, Files]:
     )
     training = study.spec.training
     if training.encoder_weights not in (None, "imagenet"):
-        # under its own name, which is one of the things that a run is made from
-        name = f"weights/{Path(training.encoder_weights).name}"
-        files[name] = files.pop(add(training.encoder_weights, "weights"))
-        training = replace(training, encoder_weights=name)
+        training = replace(training, encoder_weights=add(str(training.encoder_weights), "weights"))
     return replace(study, spec=replace(study.spec, training=training), cases=cases), files
 
 
 def unpack(files: Files, folder: Path) -> None:
-    """Write files below a folder, ``made.json`` last: without it none of them counts."""
+    """Write files below a folder, ``made.json`` last: without it none of them counts.
+
+    `SkipshiftError` names a file that would lie outside of the folder: none is written then.
+    """
+    inside = folder.resolve()
+    for name in files:
+        if not (inside / name).resolve().is_relative_to(inside):
+            raise SkipshiftError(f"a node sent {name!r}, which leaves the folder of its run")
     for name in sorted(files, key=lambda name: (name == records.MADE, name)):
         records.write_bytes(folder / name, files[name])
 

@@ -37,6 +37,7 @@ from skipshift.statistics.counts import count
 from skipshift.statistics.metric_scores import metric_scores
 from skipshift.statistics.metrics import METRICS, Segmented, measure_case
 from skipshift.statistics.scores import estimates, pooled_iou
+from skipshift.validation import check_ignore
 
 Shifted = tuple[Case, str, Pixels]
 """A case, its domain after the shift, and its shifted image."""
@@ -99,14 +100,14 @@ def measure(
     counts, metrics = [], []
     for (case, domain, _), labels, probabilities in _predict(net, cases, spec):
         about = (domain, case.case, case.group)
-        numbers = count(case.mask[None], labels[None], len(classes))[0]
+        numbers = count(case.mask[None], labels[None], len(classes), spec.ignore)[0]
         counts += [
             (*about, name, *map(int, row)) for name, row in zip(classes, numbers, strict=True)
         ]
         if spec.metrics:
             spacing = _spacing(case, spec)
             soft, wide = probabilities, spec.tolerance
-            one = Segmented(case.mask, labels, len(classes), soft, wide, spacing)
+            one = Segmented(case.mask, labels, len(classes), soft, wide, spacing, spec.ignore)
             metrics += [(*about, *row) for row in measure_case(one, spec.metrics, classes)]
     return Evaluation(
         pd.DataFrame(counts, columns=list(TABLE_COLUMNS["cases.parquet"])[1:]),
@@ -182,7 +183,7 @@ def _evaluate_shard(
     if device == "cuda":
         device = f"cuda:{rank % torch.cuda.device_count()}"
     net = load_net(source, builder).to(device)
-    loaded = read_cases(rows, len(classes), spec.crop)
+    loaded = read_cases(rows, len(classes), spec.crop, ignore=spec.ignore)
     shown = progress(loaded, f"evaluate {source.name}", len(rows))
     return measure(net, shown, classes, spec)
 
@@ -246,7 +247,8 @@ def class_names(
 ) -> Sequence[str]:
     """Name the classes of a network: as given, as its run folder says, or class 0, class 1, ...
 
-    `ArgumentError` if there are more or fewer names than classes in its logits of a case.
+    `ArgumentError` if there are more or fewer names than classes in its logits of a case, or the
+    spec ignores a class.
     """
     record = source / RUN_RECORD
     number = count_classes(net, case, spec)
@@ -258,6 +260,7 @@ def class_names(
             f"the network predicts {number} classes but {len(names)} {were} given "
             f"({', '.join(names)})"
         )
+    check_ignore(spec.ignore, number)
     return names
 
 

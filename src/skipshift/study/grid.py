@@ -2,18 +2,23 @@
 
 import hashlib
 import itertools
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from skipshift import records
+from skipshift.checksums import is_unsealed
 from skipshift.data.splits import split_fold
 from skipshift.errors import ArgumentError
 from skipshift.spec_files import to_plain
 from skipshift.specs import Precision, StudySpec
+from skipshift.study.contents import Contents
+from skipshift.study.made import read_made, step_done
+
+NO_ACCOUNT = ("workers", "devices", "ignore")
+"""Settings of a training that do not change it, or that the study has too."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,11 @@ class Study:
     """What every run computes in: bf16 or fp32 once the study has decided; see `run_study`."""
     instruction_set: str = ""
     """That of this machine, as `skipshift.networks.inference.instruction_set` names it."""
+    contents: Contents = field(default_factory=Contents)
+    """Hashes of the files of the cases, and of the encoder weights."""
+    _identities: dict[tuple[str, int], dict[str, str]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def folder(self, run: Run) -> Path:
         """Folder of a run."""
@@ -59,25 +69,37 @@ class Study:
         axes = (spec.encoders, spec.variants, folds, spec.seeds)
         return [Run(*at) for at in itertools.product(*axes)]
 
+    def identity(self, part: str, fold: int = 0) -> dict[str, str]:
+        """Identify the cases of a part (training, validation or test) and their files."""
+        if (part, fold) not in self._identities:
+            training, validation = split_fold(self.folds, fold)
+            tests = self.cases[self.cases["split"] == "test"]
+            cases = {"training": training, "validation": validation, "test": tests}[part]
+            keys = zip(cases["case"], cases["domain"], strict=True)
+            content = "\n".join(self.contents.cases.get(key, "") for key in keys)
+            self._identities[part, fold] = {
+                f"{part} cases": _digest(cases),
+                f"content of {part} cases": hashlib.sha256(content.encode()).hexdigest()[:20],
+            }
+        return self._identities[part, fold]
+
 
 def expected_inputs(study: Study, run: Run) -> dict[str, Any]:
     """List the inputs of each step of a run, in order, by the file that the step writes last.
 
-    The steps are training, evaluation, metrics if the study asks for any, samples and profiles; the
-    inputs are settings and digests of cases. A step with other recorded inputs is not part of this
-    study and is not reused.
+    The steps are training, its history, evaluation, metrics if the study asks for any, samples and
+    profiles; the inputs are settings and digests of cases and of their files. A step with other
+    recorded inputs is not part of this study and is not reused.
     """
     spec = study.spec
-    training, validation = (_digest(part) for part in split_fold(study.folds, run.fold))
-    tests = _digest(study.cases[study.cases["split"] == "test"])
     plain: dict[str, Any] = to_plain(spec)
-    settings = {k: v for k, v in plain["training"].items() if k not in ("workers", "devices")}
+    settings = {k: v for k, v in plain["training"].items() if k not in NO_ACCOUNT}
     # what was decided, not "auto": runs of one study never differ in it, whoever trained them
     settings["precision"] = study.precision
-    if spec.training.encoder_weights:
-        settings["encoder_weights"] = Path(spec.training.encoder_weights).name
-    common = {name: plain[name] for name in ("classes", "evaluation_crop")}
-    tested = {**common, "test cases": tests}
+    if spec.training.encoder_weights not in (None, "imagenet"):
+        settings["encoder_weights"] = study.contents.weights[:20]
+    common = {name: plain[name] for name in ("classes", "evaluation_crop", "ignore")}
+    tested = {**common, **study.identity("test")}
     asked = {k: plain[k] for k in ("shifts", "metrics")}
     if "surface_dice" in spec.metrics:
         asked |= {k: plain[k] for k in ("tolerance", "tolerance_unit")}
@@ -86,9 +108,10 @@ def expected_inputs(study: Study, run: Run) -> dict[str, Any]:
         records.RUN_RECORD: {
             **common,
             "training": settings,
-            "training cases": training,
-            "validation cases": validation,
+            **study.identity("training", run.fold),
+            **study.identity("validation", run.fold),
         },
+        records.HISTORY: {},
         "cases.parquet": {**tested, "shifts": plain["shifts"]},
         **measured,
         records.SAMPLES: {**tested, "profile_shifts": plain["profile_shifts"]},
@@ -97,23 +120,10 @@ def expected_inputs(study: Study, run: Run) -> dict[str, Any]:
 
 
 def is_done(study: Study, run: Run) -> bool:
-    """Return whether every step of a run has written its file from the inputs of this study."""
-    recorded, expected = recorded_inputs(study.folder(run)), expected_inputs(study, run)
-    return all(step_done(study.folder(run), step, recorded, expected) for step in expected)
-
-
-def step_done(
-    folder: Path, step: str, recorded: Mapping[str, Any], expected: Mapping[str, Any]
-) -> bool:
-    """Return whether a step has written its file in a run's folder from the expected inputs."""
-    return recorded.get(step) == expected[step] and (folder / step).exists()
-
-
-def recorded_inputs(folder: Path) -> dict[str, Any]:
-    """Read the inputs from which the steps in a run's folder were made; empty if there are none."""
-    file = folder / records.MADE
-    recorded: dict[str, Any] = records.read_json(file) if file.exists() else {}
-    return recorded
+    """Return whether every step of a run has written its files from the inputs of this study."""
+    folder, expected = study.folder(run), expected_inputs(study, run)
+    made = read_made(folder)
+    return all(step_done(folder, step, made, inputs) for step, inputs in expected.items())
 
 
 def changes(study: Study, run: Run) -> list[str]:
@@ -125,8 +135,10 @@ def changes(study: Study, run: Run) -> list[str]:
     trained = (folder / records.RUN_RECORD).exists()
     if (folder / records.FAILURE).exists() and not trained:
         return []
-    recorded, expected = recorded_inputs(folder), expected_inputs(study, run)
-    steps = [_differences(recorded[s], expected[s]) for s in expected if s in recorded]
+    if is_unsealed(folder / records.MADE):
+        return ["another version of skipshift"]
+    made, expected = read_made(folder), expected_inputs(study, run)
+    steps = [_differences(made[s]["inputs"], expected[s]) for s in expected if s in made]
     return list(dict.fromkeys(itertools.chain(*steps)))
 
 

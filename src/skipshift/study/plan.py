@@ -24,8 +24,9 @@ from skipshift.networks.allocator import keep_memory
 from skipshift.specs import ExecutionSpec, StudySpec
 from skipshift.statistics.multiplicity import ALPHA, FIRST, smallest_swap_p
 from skipshift.study.grid import Run, Study, changes, is_done
+from skipshift.study.opening import open_study
 from skipshift.study.steps import do
-from skipshift.study.study import chosen_runs, failed, open_study
+from skipshift.study.study import chosen_runs, failed
 
 T = TypeVar("T")
 
@@ -213,7 +214,8 @@ def _peak(small: Study, study: Study, cases: int) -> float:
     # macOS counts in bytes, other systems in KiB
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    first = next(read_cases(small.cases[:1], len(study.spec.classes)))
+    spec = study.spec
+    first = next(read_cases(small.cases[:1], len(spec.classes), ignore=spec.ignore))
     return peak + (cases - len(small.cases)) * (first.image.nbytes + first.mask.nbytes)
 
 

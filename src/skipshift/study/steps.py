@@ -5,7 +5,6 @@ import io
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +13,7 @@ import torch
 from skipshift import records, shifts
 from skipshift.data.manifest import Case, read_cases
 from skipshift.data.splits import split_fold, training_domains
-from skipshift.names import parse_shift, seen_domain, skips_of
+from skipshift.names import LARGEST_LABEL, parse_shift, seen_domain, skips_of
 from skipshift.networks.feature_store import FeatureStore
 from skipshift.networks.features import Features, collect
 from skipshift.networks.inference import best_device, instruction_set
@@ -23,8 +22,9 @@ from skipshift.profile.profiling import profile_features
 from skipshift.progress import Progress, silent
 from skipshift.specs import EvaluationSpec, ProfileSpec
 from skipshift.study.evaluation import Evaluation, evaluate_manifest, predict
-from skipshift.study.grid import Run, Study, expected_inputs, recorded_inputs, step_done
+from skipshift.study.grid import Run, Study, expected_inputs
 from skipshift.study.loggers import loggers_of
+from skipshift.study.made import done, read_made, step_done, write_made
 from skipshift.study.training import CHECKPOINTS, RunOutput, train
 
 SAMPLE_CASES = 2
@@ -67,34 +67,29 @@ Maker = Callable[[Study, Run, Progress], None]
 
 
 def _do_step(study: Study, run: Run, step: str, make: Maker, progress: Progress) -> None:
-    """Do a step, unless its file exists and was made with the study's present settings."""
-    folder, wanted = study.folder(run), expected_inputs(study, run)
-    made = recorded_inputs(folder)
+    """Do a step, unless its files are whole and made with the study's present settings."""
+    folder, wanted = study.folder(run), expected_inputs(study, run)[step]
+    made = read_made(folder)
     if step_done(folder, step, made, wanted):
         return
-    first = step == records.RUN_RECORD
-    if first and made.get(step) != wanted[step]:
+    begun = {"inputs": wanted}
+    if step != records.RUN_RECORD:
+        write_made(folder, {name: note for name, note in made.items() if name != step})
+    elif made.get(step) != begun:
         # without made.json nothing in the folder counts, so it goes first
         (folder / records.MADE).unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
         # an interrupted training resumes only with the same settings
-        records.write_json(folder / records.MADE, {step: wanted[step]})
-    elif not first:
-        _note(study, run, {k: v for k, v in made.items() if k != step})
+        write_made(folder, {step: begun})
     make(study, run, progress)
-    if not first:
-        _note(study, run, {**made, step: wanted[step]})
-
-
-def _note(study: Study, run: Run, made: Mapping[str, Any]) -> None:
-    records.write_json(study.folder(run) / records.MADE, dict(made))
+    write_made(folder, {**read_made(folder), step: done(folder, step, wanted)})
 
 
 def _train(study: Study, run: Run, progress: Progress) -> None:
     spec, folder = study.spec, study.folder(run)
     training, validation = (_rows(study, part) for part in split_fold(study.folds, run.fold))
-    loaded = list(read_cases(training, len(spec.classes)))
-    checked = list(read_cases(validation, len(spec.classes), spec.evaluation_crop))
+    loaded = _read(study, training, whole=True)
+    checked = _read(study, validation)
     with torch.random.fork_rng():
         torch.manual_seed(run.seed)
         net = Unet(
@@ -105,16 +100,23 @@ def _train(study: Study, run: Run, progress: Progress) -> None:
             loaded[0].image.shape[2],
         )
     output = RunOutput(folder, loggers_of(spec.trackers, study.out, run.name), progress)
-    settings = replace(spec.training, precision=study.precision)
-    done = train(net, loaded, checked, settings, run.seed, output)
-    history = pd.DataFrame(done.history).to_csv(index=False, lineterminator="\n")
-    records.write_bytes(folder / records.HISTORY, history.encode())
+    settings = replace(spec.training, precision=study.precision, ignore=spec.ignore)
+    trained = train(net, loaded, checked, settings, run.seed, output)
     about = {
         **vars(run),
         "trained_on": training_domains(study.folds, run.fold),
         "instruction_set": study.instruction_set or instruction_set(best_device()),
     }
-    done.net.save(folder, classes=list(spec.classes), **about, **done.record)
+    about |= {"classes": list(spec.classes), **trained.record, "history": trained.history}
+    trained.net.save(folder, **about)
+
+
+def _write_history(study: Study, run: Run, progress: Progress) -> None:  # noqa: ARG001
+    """Write the training curves as a table: a step of its own, made again without a training."""
+    folder = study.folder(run)
+    history = pd.DataFrame(records.read_json(folder / records.RUN_RECORD)["history"])
+    text = history.to_csv(index=False, lineterminator="\n")
+    records.write_bytes(folder / records.HISTORY, text.encode())
 
 
 def _evaluate(study: Study, run: Run, progress: Progress) -> None:
@@ -135,6 +137,7 @@ def _evaluation(study: Study, run: Run, metrics: tuple[str, ...], progress: Prog
     how = EvaluationSpec(
         shifts=spec.shifts,
         crop=spec.evaluation_crop,
+        ignore=spec.ignore,
         precision=study.precision,
         processes=spec.training.devices,
         metrics=metrics,
@@ -166,24 +169,33 @@ def _rows(study: Study, part: pd.DataFrame) -> pd.DataFrame:
     return study.cases.merge(part[["case", "domain"]], on=["case", "domain"])
 
 
+def _read(study: Study, rows: pd.DataFrame, whole: bool = False) -> list[Case]:
+    """Read rows of the manifest, with the evaluation's crop or ``whole``."""
+    spec = study.spec
+    crop = None if whole else spec.evaluation_crop
+    return list(read_cases(rows, len(spec.classes), crop, ignore=spec.ignore))
+
+
 def _write_samples(study: Study, run: Run, progress: Progress) -> None:  # noqa: ARG001
     """Keep a few test images with masks and predictions, unshifted and under each profile shift.
 
     They are the first that have any foreground, all of one size so that one array holds them.
+    Masks hold 255 where a pixel is not counted.
     """
     spec = study.spec
     net = Unet.load(study.folder(run)).to(best_device())
     sampled = [s for s in spec.profile_shifts if parse_shift(s)]
-    loaded = list(read_cases(_home(study, run), len(spec.classes), spec.evaluation_crop))
-    telling = [case for case in loaded if case.mask.any()] or loaded
+    loaded = _read(study, _home(study, run))
+    telling = [c for c in loaded if ((c.mask > 0) & (c.mask != spec.ignore)).any()] or loaded
     alike = [case for case in telling if case.image.shape == telling[0].image.shape][:SAMPLE_CASES]
     how = EvaluationSpec(shifts=tuple(sampled), precision=study.precision)
     shown = list(predict(net, alike, how))
+    masks = np.stack([case.mask for (case, _, _), _ in shown])
     buffer = io.BytesIO()
     np.savez_compressed(
         buffer,
         images=np.stack([image for (_, _, image), _ in shown]),
-        masks=np.stack([case.mask for (case, _, _), _ in shown]),
+        masks=np.where(masks == spec.ignore, np.uint8(LARGEST_LABEL), masks),
         predictions=np.stack([labels for _, labels in shown]),
         cases=np.array([case.case for (case, _, _), _ in shown]),
         domains=np.array([domain for (_, domain, _), _ in shown]),
@@ -194,9 +206,8 @@ def _write_samples(study: Study, run: Run, progress: Progress) -> None:  # noqa:
 def _write_profiles(study: Study, run: Run, progress: Progress) -> None:
     """Profile each shift or domain against the test cases of the domains trained on."""
     spec, folder, tests = study.spec, study.folder(run), _tests(study, run)
-    classes, crop = len(spec.classes), spec.evaluation_crop
     net = Unet.load(folder).to(best_device())
-    reference = list(read_cases(_home(study, run), classes, crop))
+    reference = _read(study, _home(study, run))
     home = "+".join(dict.fromkeys(case.domain for case in reference))
     half = spec.profile.memory * 2**29
     layers, channels, evidence = [], [], []
@@ -211,7 +222,7 @@ def _write_profiles(study: Study, run: Run, progress: Progress) -> None:
                 rows = tests[tests["domain"] == shifted]
                 if rows.empty:  # a domain that this run was trained on
                     continue
-                others = list(read_cases(rows, classes, crop))
+                others = _read(study, rows)
             groups = tuple(np.array([case.group for case in side]) for side in (reference, others))
             with FeatureStore(half) as moving:
                 shown = progress(_stacks(others, spec.profile), f"profile {run.name} {shifted}")
@@ -243,6 +254,7 @@ def _features(
 
 _MAKERS: Mapping[str, Maker] = {
     records.RUN_RECORD: _train,
+    records.HISTORY: _write_history,
     "cases.parquet": _evaluate,
     "metrics.parquet": _measure,
     records.SAMPLES: _write_samples,

@@ -8,32 +8,34 @@ import platform
 import shutil
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
 import yaml
 
 from skipshift import records
-from skipshift.data.checks.findings import raise_errors
+from skipshift.checksums import read_sealed, write_sealed, write_sums
+from skipshift.data.checks.findings import SHOWN, raise_errors
 from skipshift.data.checks.preflight import check_manifest
-from skipshift.data.images import image_size
-from skipshift.data.manifest import parse_spacing, read_manifest
-from skipshift.data.splits import CASE_COLUMNS, draw_folds, leave_out_domains, read_folds
 from skipshift.errors import SkipshiftError
-from skipshift.names import parse_shift, seen_domain
+from skipshift.names import seen_domain
 from skipshift.networks.inference import best_device, instruction_set, resolve_precision
 from skipshift.page.report import write_report
 from skipshift.progress import Progress, silent
 from skipshift.spec_files import to_plain
-from skipshift.specs import ExecutionSpec, Precision, StudySpec
-from skipshift.statistics.comparisons import AWAY, compare
+from skipshift.specs import ExecutionSpec, StudySpec
+from skipshift.statistics.comparisons import compare
 from skipshift.statistics.layer_tests import over_runs
 from skipshift.statistics.metric_scores import metric_scores
 from skipshift.statistics.scores import estimates, pooled_iou
 from skipshift.study.cluster import precision_of_tasks, run_tasks
+from skipshift.study.contents import changed_files, write_contents
 from skipshift.study.grid import Run, Study, changes, is_done
+from skipshift.study.made import FILES, broken_files, clear_broken, read_made
+from skipshift.study.opening import open_study
 from skipshift.study.steps import attempt
 from skipshift.study.workers import run_processes
 
@@ -47,82 +49,37 @@ def run_study(
     """Do the missing runs of a study: train, evaluate and profile each, then write the report.
 
     Finished runs and steps are left alone, and an interrupted training resumes from its last
-    epoch. A run that fails is recorded with its reason, and the others go on.
+    epoch. A run that fails is recorded with its reason, and the others go on. A file of a finished
+    step that is gone, cut off or otherwise not as it was written is made again, with a warning.
 
     Returns
     -------
     The path of the report on all runs that are done. `SkipshiftError` if ``out`` is held by another
-    process or holds runs that were made with other settings, or, after everything else is done, if
-    a run failed.
+    process or holds runs that were made with other settings or files, or, after everything else is
+    done, if a run failed.
     """
     out, execution = Path(out), execution or ExecutionSpec()
-    study = open_study(spec, out)
+    study = open_study(spec, out, progress)
     with records.locked(out):
+        _clear_broken(study)
         study = _decide_precision(study, execution)
         for folder in execution.take:
             _take(study, folder)
         chosen = chosen_runs(study, execution)
         _refuse_changes(study, chosen, execution.redo_changed)
-        if not all(is_done(study, run) for run in chosen):
-            _check(study, progress)
+        checked = read_sealed(out / records.CHECK)
+        if checked is None or not all(is_done(study, run) for run in chosen):
+            _check(study, checked, progress)
         _write_settings(study)
         for run in _execute(study, chosen, execution, progress):
             del run
+        _keep_contents(study)
         done = [run for run in study.runs() if is_done(study, run)]
         if done:
             gather(study, done)
             write_report(out)
     _raise_failures(study, chosen)
     return out / records.REPORT
-
-
-def open_study(spec: StudySpec, out: Path) -> Study:
-    """Read a study's manifest and folds, and check early for what would fail after training.
-
-    Folds already in the study's folder are kept if they are of the same cases and settings.
-    `SkipshiftError` for test cases or ``profile_shifts`` that the study cannot use.
-    """
-    cases = read_manifest(spec.manifest)
-    trained = cases.loc[cases["split"] == "train", "domain"]
-    test = cases[cases["split"] == "test"]
-    home = test["domain"].isin(trained)
-    if not home.any():
-        raise SkipshiftError(f"{spec.manifest}: has no test cases of the domain that is trained on")
-    if AWAY in set(test["domain"]):
-        raise SkipshiftError(
-            f"{spec.manifest}: {AWAY!r} stands for the mean of several domains; rename that domain"
-        )
-    if spec.tolerance_unit == "mm" and "surface_dice" in spec.metrics:
-        _check_spacing(spec.manifest, test)
-    for shifted in spec.profile_shifts:
-        others = home if parse_shift(shifted) else test["domain"] == shifted
-        if not others.any():
-            known = ", ".join(test["domain"].unique())
-            raise SkipshiftError(
-                f"profile_shifts: {shifted!r} is not a shift such as brightness:0.75, nor a domain "
-                f"of the test cases ({known})"
-            )
-        if spec.evaluation_crop is None:
-            _check_sizes(test.loc[home, "image"])
-            _check_sizes(test.loc[others, "image"])
-    draw = leave_out_domains if spec.leave_one_domain_out else draw_folds
-    folds, file = draw(cases, spec.folds), out / records.SPLITS
-    if file.exists():
-        kept = read_folds(file)
-        alike = list(kept) == list(folds) and kept["fold"].nunique() == folds["fold"].nunique()
-        if alike and kept[CASE_COLUMNS].equals(folds[CASE_COLUMNS]):
-            folds = kept
-    return Study(spec, cases, folds, out, _known_precision(spec, out))
-
-
-def _known_precision(spec: StudySpec, out: Path) -> Precision:
-    """Precision that the settings ask for or, where that is ``auto``, that the study began with."""
-    file = out / records.ENVIRONMENT
-    asked = spec.training.precision
-    if asked != "auto" or not file.exists():
-        return asked
-    began: Precision = records.read_json(file).get("precision", "auto")
-    return began
 
 
 def _decide_precision(study: Study, execution: ExecutionSpec) -> Study:
@@ -153,16 +110,18 @@ def _decide_precision(study: Study, execution: ExecutionSpec) -> Study:
     return study
 
 
-def _check_sizes(images: "pd.Series[str]") -> None:
-    """Raise for images of several sizes in a profile, whose features are one array."""
-    first = image_size(Path(images.iloc[0]))
-    for file in images:
-        size = image_size(Path(file))
-        if size != first:
-            raise SkipshiftError(
-                f"{file}: is {size[0]} x {size[1]}, other test images of its domain are "
-                f"{first[0]} x {first[1]}; set evaluation_crop, or profile_shifts to []"
-            )
+def _clear_broken(study: Study) -> None:
+    """Remove what is broken of all runs, and say so, before anything is reused."""
+    broken = [text for run in study.runs() for text in clear_broken(study.folder(run))]
+    if broken:
+        _say(
+            f"{study.out}: not as they were written, so made again: {', '.join(broken)} "
+            f"(in {records.RUNS})"
+        )
+
+
+def _say(text: str) -> None:
+    warnings.warn(text, stacklevel=4)
 
 
 def chosen_runs(study: Study, execution: ExecutionSpec) -> list[Run]:
@@ -179,42 +138,57 @@ def chosen_runs(study: Study, execution: ExecutionSpec) -> list[Run]:
 def _refuse_changes(study: Study, chosen: Sequence[Run], redo: bool) -> None:
     """`SkipshiftError` names the runs to be redone, unless that was asked for."""
     changed = {run.name: found for run in chosen if (found := changes(study, run))}
-    if changed and not redo:
-        what = list(dict.fromkeys(fault for faults in changed.values() for fault in faults))
+    if not changed:
+        return
+    what = list(dict.fromkeys(fault for faults in changed.values() for fault in faults))
+    other = any("content" in fault for fault in what)
+    files = changed_files(study.out, study.contents) if other else []
+    if files:
+        more = f" and {len(files) - SHOWN} more" if files[SHOWN:] else ""
+        what.append(f"changed files: {', '.join(files[:SHOWN])}{more}")
+    text = (
+        f"{study.out}: {len(changed)} runs were made with other settings ({'; '.join(what)}): "
+        f"{', '.join(changed)}"
+    )
+    if not redo:
         raise SkipshiftError(
-            f"{study.out}: {len(changed)} runs were made with other settings ({'; '.join(what)}): "
-            f"{', '.join(changed)}; add --redo-changed to make them again, or choose another folder"
+            f"{text}; add --redo-changed to make them again, or choose another folder"
         )
+    if files:
+        _say(f"{text}; they are made again")
 
 
-def _check_spacing(manifest: Path, test: pd.DataFrame) -> None:
-    """`SkipshiftError` names the first test case whose pixels have no known size."""
-    for case, text in zip(test["case"], test.get("spacing", [""] * len(test)), strict=True):
-        if parse_spacing(text) is None:
-            raise SkipshiftError(
-                f"{manifest}: case {case} has no spacing, and the tolerance of surface_dice is in "
-                f"mm; add it to the column spacing, or give the tolerance in px"
-            )
+def _keep_contents(study: Study) -> None:
+    """Keep the hashes of all files, once no run is of other ones: they tell what has changed."""
+    if not any(changes(study, run) for run in study.runs()):
+        write_contents(study.out, study.contents)
 
 
-def _check(study: Study, progress: Progress) -> None:
-    """Check the data before training, once for each state of the manifest.
+def _check(study: Study, kept: Mapping[str, Any] | None, progress: Progress) -> None:
+    """Check the data before training, once for each state of the manifest and its files.
 
-    `SkipshiftError` gives the first error; warnings are kept for the report.
+    ``kept`` is what an earlier check has left, None if that is missing or broken. `SkipshiftError`
+    gives the first error; warnings are kept for the report.
     """
     spec = study.spec
     of = {
         "manifest": hashlib.sha256(spec.manifest.read_bytes()).hexdigest(),
         "classes": list(spec.classes),
         "evaluation_crop": spec.evaluation_crop,
+        "ignore": spec.ignore,
+        "files": hashlib.sha256(str(sorted(study.contents.cases.items())).encode()).hexdigest(),
     }
     file = study.out / records.CHECK
-    if file.exists() and records.read_json(file)["of"] == of:
+    if kept is not None and kept["of"] == of:
         return
-    findings = check_manifest(spec.manifest, spec.classes, spec.evaluation_crop, progress=progress)
+    if kept is None and file.exists():
+        _say(f"{file}: not as it was written, so the data are checked again")
+    findings = check_manifest(
+        spec.manifest, spec.classes, spec.evaluation_crop, progress=progress, ignore=spec.ignore
+    )
     raise_errors(findings, spec.manifest)
     plain = [dataclasses.asdict(finding) for finding in findings]
-    records.write_json(file, {"of": of, "findings": plain})
+    write_sealed(file, {"of": of, "findings": plain})
 
 
 def _write_settings(study: Study) -> None:
@@ -226,9 +200,12 @@ def _write_settings(study: Study) -> None:
         manifest = manifest.relative_to(out.absolute())
     plain = to_plain(dataclasses.replace(spec, manifest=manifest))
     file = out / records.ENVIRONMENT
-    began = records.read_json(file) if file.exists() else environment()
-    if began.get("precision") != study.precision:
-        records.write_json(file, {**began, "precision": study.precision})
+    began = read_sealed(file)
+    if began is None and (file.exists() or any(is_done(study, run) for run in study.runs())):
+        _say(f"{file}: gone or not as it was written, so written again with the versions of today")
+    if began is None or began.get("precision") != study.precision:
+        write_sealed(file, {**(began or environment()), "precision": study.precision})
+    _keep_contents(study)
     splits = study.folds.to_csv(index=False, lineterminator="\n")
     records.write_bytes(out / records.SPLITS, splits.encode())
     records.write_bytes(out / records.STUDY, yaml.safe_dump(plain, sort_keys=False).encode())
@@ -259,6 +236,7 @@ def _take(study: Study, folder: Path) -> None:
                 f"take only parts of this study"
             )
         if is_done(there, run) and not is_done(study, run):
+            _check_whole(there, run)
             shutil.rmtree(study.folder(run), ignore_errors=True)
             with records.atomic_folder(study.folder(run)) as scratch:
                 shutil.copytree(there.folder(run), scratch, dirs_exist_ok=True)
@@ -289,11 +267,7 @@ def failed(study: Study, run: Run) -> bool:
 
 
 def _raise_failures(study: Study, chosen: Sequence[Run]) -> None:
-    reasons = {
-        run.name: records.read_json(study.folder(run) / records.FAILURE)["reason"]
-        for run in chosen
-        if failed(study, run)
-    }
+    reasons = {run.name: _reason(study, run) for run in chosen if failed(study, run)}
     if reasons:
         listed = "; ".join(f"{name} with {reason}" for name, reason in reasons.items())
         raise SkipshiftError(
@@ -302,8 +276,32 @@ def _raise_failures(study: Study, chosen: Sequence[Run]) -> None:
         )
 
 
+def _reason(study: Study, run: Run) -> str:
+    try:
+        return str(records.read_json(study.folder(run) / records.FAILURE)["reason"])
+    except (SkipshiftError, KeyError, TypeError):
+        return f"a reason that is lost, for {records.FAILURE} is broken"
+
+
+def _check_whole(study: Study, run: Run, but: Collection[str] = ()) -> None:
+    """`SkipshiftError` names the first file of a run that is not as it was written."""
+    folder = study.folder(run)
+    made = read_made(folder)
+    for step in FILES:
+        for name, what in () if step in but else broken_files(folder, step, made):
+            raise SkipshiftError(
+                f"{folder / name}: is not as it was written ({what}); run its study again"
+            )
+
+
 def gather(study: Study, runs: Sequence[Run]) -> None:
-    """Join the tables of finished runs into those of the study, score and compare."""
+    """Join the tables of finished runs into those of the study, score and compare.
+
+    `SkipshiftError` names a table that is not as its run wrote it.
+    """
+    for run in runs:
+        # networks were looked at before the runs were done, and nothing here reads them
+        _check_whole(study, run, but=(records.RUN_RECORD,))
     tables = {}
     for name in ("cases.parquet", "shift.parquet", "layers.csv"):
         parts = [records.read_table(study.folder(run) / name) for run in runs]
@@ -323,6 +321,7 @@ def gather(study: Study, runs: Sequence[Run]) -> None:
     tables["tests.csv"] = compare(tables["cases.parquet"], study.spec.margin, homes)
     for name, table in tables.items():
         records.write_table(study.out / records.TABLES / name, table)
+    write_sums(study.out / records.TABLES)
 
 
 def _evidence(study: Study, runs: Sequence[Run]) -> pd.DataFrame | None:

@@ -205,7 +205,9 @@ class _Run(lightning.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], _index: int) -> Tensor:
         images, masks = batch
         logits = self.net(_channels_first(images))
-        loss = segmentation_loss(logits, masks.long(), self.spec.cross_entropy, self.spec.dice)
+        spec = self.spec
+        weights = (spec.cross_entropy, spec.dice)
+        loss = segmentation_loss(logits, masks.long(), *weights, spec.ignore)
         self._losses.append(loss.detach())
         return loss
 
@@ -218,7 +220,8 @@ class _Run(lightning.LightningModule):
     def validation_step(self, batch: tuple[Tensor, Tensor], _index: int) -> None:
         images, masks = batch
         labels = labels_of(self.net(_channels_first(images)))
-        self._counts += count(masks.cpu().numpy(), labels, self.net.classes).sum(0)
+        counts = count(masks.cpu().numpy(), labels, self.net.classes, self.spec.ignore)
+        self._counts += counts.sum(0)
 
     def on_validation_epoch_end(self) -> None:
         losses = torch.stack(self._losses).double().cpu().numpy()

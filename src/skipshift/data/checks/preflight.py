@@ -49,7 +49,7 @@ class CaseCheck:
     channels: int = 0
     """Channels of the image; 0 if it cannot be read."""
     labels: npt.NDArray[np.int64] | None = None
-    """(256,) pixel counts by mask value."""
+    """(256,) pixel counts by mask value, without those that are not to be counted."""
     measurements: dict[str, npt.NDArray[np.float64]] | None = None
     """As from `measure_case`."""
     signature: Signature | None = None
@@ -61,6 +61,7 @@ def check_manifest(
     crop: int | None = None,
     workers: int = 2,
     progress: Progress = silent,
+    ignore: int | None = None,
 ) -> list[Finding]:
     """Check a manifest for faults that would stop a study or falsify its results.
 
@@ -73,6 +74,8 @@ def check_manifest(
         Side of the centre crop used in evaluation; without it, whole images are used.
     workers
         Threads.
+    ignore
+        Mask value of pixels that are not to be counted.
 
     Returns
     -------
@@ -92,16 +95,18 @@ def check_manifest(
     exist = [[file is not None and file.is_file() for file in column] for column in files]
     cases = rows.assign(files=pd.Series(zip(*files, strict=True)))[np.all(exist, axis=0)]
     with single_threaded_opencv(), ThreadPoolExecutor(workers) as pool:
-        results = pool.map(lambda pair: check_case(pair[0], pair[1], crop), cases["files"])
+        results = pool.map(lambda pair: check_case(pair[0], pair[1], crop, ignore), cases["files"])
         checks = list(progress(results, "check", len(cases)))
         findings = [*_row_findings(manifest, rows), *_file_findings(cases, checks)]
-        findings += _label_findings(cases, checks, classes)
+        findings += _label_findings(cases, checks, classes, ignore)
         complete = [check.measurements is not None for check in checks]
         cases, checks = cases[complete], [c for c in checks if c.measurements is not None]
         return [*findings, *_duplicate_findings(cases, checks), *_domain_findings(cases, checks)]
 
 
-def check_case(image_file: Path, mask_file: Path, crop: int | None) -> CaseCheck:
+def check_case(
+    image_file: Path, mask_file: Path, crop: int | None, ignore: int | None = None
+) -> CaseCheck:
     """Decode the files of a case once, check them and measure them."""
     faults: dict[str, str] = {}
     image = mask = None
@@ -115,6 +120,8 @@ def check_case(image_file: Path, mask_file: Path, crop: int | None) -> CaseCheck
     labels = None
     if mask is not None:
         labels = cv2.calcHist([mask], [0], None, [256], [0, 256]).ravel().astype(np.int64)
+        if ignore is not None:
+            labels[ignore], mask = 0, np.where(mask == ignore, np.uint8(0), mask)
     if image is None:
         return CaseCheck(faults)
     try:
@@ -150,23 +157,28 @@ def _file_findings(cases: pd.DataFrame, checks: Sequence[CaseCheck]) -> Iterator
 
 
 def _label_findings(
-    cases: pd.DataFrame, checks: Sequence[CaseCheck], classes: Sequence[str] | None
+    cases: pd.DataFrame,
+    checks: Sequence[CaseCheck],
+    classes: Sequence[str] | None,
+    ignore: int | None,
 ) -> Iterator[Finding]:
     counts = [check.labels for check in _of_training(cases, checks) if check.labels is not None]
     if not counts:
         return
     trained = np.sum(counts, axis=0)
-    number = int(np.flatnonzero(trained).max()) + 1 if classes is None else len(classes)
+    highest = int(np.flatnonzero(trained).max(initial=1))
+    number = highest + 1 if classes is None else len(classes)
     beyond = [
         f"{file}: {', '.join(map(str, np.flatnonzero(check.labels[number:])[:5] + number))}"
         for file, check in zip(cases["mask"], checks, strict=True)
         if check.labels is not None and check.labels[number:].any()
     ]
     what = f"labels outside the classes 0..{number - 1}"
-    yield from finding_at("error", what, beyond, "name every class or correct the masks")
+    ignored = "" if ignore is not None else ", or ignore the value if it is not to be counted"
+    yield from finding_at("error", what, beyond, f"name every class or correct the masks{ignored}")
     names = classes or [f"class {index}" for index in range(number)]
-    missing = [name for name, count in zip(names, trained, strict=False) if not count]
-    way_out = "number the classes 0, 1, ... in the masks, or remove the class"
+    missing = [name for i, name in enumerate(names) if not trained[i] and i != ignore]
+    way_out = f"number the classes 0, 1, ... in the masks, or remove the class{ignored}"
     yield from finding_at("error", "class with no pixel in training", missing, way_out)
 
 

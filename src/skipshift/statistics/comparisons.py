@@ -30,6 +30,7 @@ from skipshift.statistics.crossed import Crossed, stacked
 from skipshift.statistics.multiplicity import (
     ALPHA,
     FIRST,
+    SWAPS,
     max_t,
     signs,
     smallest_swap_p,
@@ -114,7 +115,7 @@ def compare(
     cases: pd.DataFrame,
     margin: float,
     homes: Sequence[str] = (),
-    swaps: int = 9999,
+    swaps: int = SWAPS,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Compare each variant with the baseline of its encoder on each domain, class and metric.
@@ -221,10 +222,11 @@ def both_fail(ours: Array, theirs: Array, floor: Array, margin: float) -> Flags:
     return np.asarray(np.maximum(ours, theirs) <= floor + margin)
 
 
-def least_p(groups: npt.NDArray[np.int64], first: Flags) -> Array:
+def least_p(groups: npt.NDArray[np.int64], first: Flags, swaps: int = SWAPS) -> Array:
     """Least adjusted p that swaps could give each comparison of a family, (comparisons,)."""
     weights = _weights(first)
-    return np.array([smallest_swap_p(int(n), w) for n, w in zip(groups, weights, strict=True)])
+    pairs = zip(groups, weights, strict=True)
+    return np.array([smallest_swap_p(int(n), weight, swaps) for n, weight in pairs])
 
 
 def _weights(first: Flags) -> Array:
@@ -294,7 +296,7 @@ def _columns(
         decision = decide(crossed.at(at), shares[:, :, *at], first, patterns, margin)
         for name, values in tested.items():
             values[:, *at] = getattr(decision, name)
-        least[:, *at] = least_p(groups[:, *at], first)
+        least[:, *at] = least_p(groups[:, *at], first, len(patterns) - 1)
     between, by_groups = crossed.spread()
     several = crossed.count > 1
     half = crossed.half_width()

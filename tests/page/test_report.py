@@ -13,8 +13,9 @@ from planted import Plan
 from skipshift import records
 from skipshift.errors import SkipshiftError
 from skipshift.names import ORIGINAL
+from skipshift.page.beside_iou import beside_iou
 from skipshift.page.comparison_sentences import verdict_sentences
-from skipshift.page.ordering import marks, of_classes
+from skipshift.page.ordering import grid, marks, of_classes
 from skipshift.page.report import main_table, write_report
 from skipshift.page.study_results import StudyResults, read_results, read_study_spec
 from skipshift.page.study_sentences import answer, entry, headline, uncertainty
@@ -404,3 +405,41 @@ def test_the_output_side_never_loads_torch(study):
         f"report.write_report(Path({str(study)!r})); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_few_groups_are_shown_one_by_one_and_many_are_not(study, tmp_path):
+    few = planted.plant(tmp_path / "few", replace(SMALL, cases=4))
+    write_report(few)
+    page = Page((few / "report.html").read_text())
+    assert "figure-groups" in page.ids
+    assert "no difference can be significant, whatever the data" in page.words
+    assert "figure-groups" not in Page((study / "report.html").read_text()).ids
+
+
+def test_metrics_beside_iou_are_shown_with_their_verdicts(tmp_path):
+    plan = replace(SMALL, cases=12, folds=3, metrics=("boundary_iou", "brier", "ece"))
+    folder = planted.plant(tmp_path / "study", plan)
+    write_report(folder)
+    results = read_results(folder, read_study_spec(folder))
+    shown = beside_iou(results)
+    assert (shown["lower"], shown["compared"]) == (
+        "Brier score and calibration error",
+        "boundary IoU and Brier score",
+    )
+    value = shown["homes"][0]["rows"][1]["cells"][0]
+    assert value["value"] == grid(results.iou, "cell")[ORIGINAL]["resnet18", "L1-pruned"]
+    assert [bool(block["effects"]) for block in shown["metrics"]] == [True, True, False]
+    words = Page((folder / "report.html").read_text()).words
+    assert "Boundary IoU on every domain" in words
+    assert "Lower is better for Brier score and calibration error." in words
+
+
+def test_a_study_without_other_metrics_does_not_speak_of_them(study):
+    assert "Metrics beside IoU" not in Page((study / "report.html").read_text()).words
+
+
+def test_of_an_error_the_lower_variant_is_set_in_bold(tmp_path):
+    plan = replace(SMALL, cases=12, folds=5, metrics=("boundary_iou", "brier"))
+    folder = planted.plant(tmp_path / "study", plan)
+    tests = records.read_table(folder / "tables" / "tests.csv")
+    assert marks(tests, "cell", "brier") == marks(tests, "cell", "boundary_iou") != frozenset()

@@ -92,7 +92,7 @@ def iou_panels(
         score = {"domain": domain, "iou": values[domain][key], "best": (*key, domain) in bold}
         return {**score, **bounds.get((*key, domain), UNBOUND)}
 
-    return _panels(values.columns, values.index, cell)
+    return laid_out(values.columns, values.index, cell)
 
 
 def metric_panels(
@@ -102,7 +102,7 @@ def metric_panels(
     label = class_name or results.headline
     scores = results.scores[results.scores["metric"] == metric].rename(columns={"value": "iou"})
     bold = marks(results.tests, label, metric)
-    return iou_panels(_home_first(results, scores), label, bold)
+    return iou_panels(home_first(results, scores), label, bold)
 
 
 def has_empty_cases(results: StudyResults) -> bool:
@@ -113,14 +113,16 @@ def has_empty_cases(results: StudyResults) -> bool:
 
 
 def effect_panels(results: StudyResults, metric: str) -> list[dict[str, Any]]:
-    """Differences from the baseline by one metric, one table per panel of domains."""
+    """Differences from the baseline by one metric, one table per panel of domains; may be none."""
     tests = results.tests[results.tests["class"] == results.headline]
     tests = tests[(tests["metric"] == metric) & (tests["domain"] != AWAY)]
-    tests = _home_first(results, tests)
+    tests = home_first(results, tests)
     named = {(t["encoder"], t["variant"], t["domain"]): t for t in tests.to_dict("records")}
     compared = {key[:2] for key in named}
     networks = [key for key in grid(results.iou, results.headline).index if key in compared]
-    return _panels(tests["domain"].unique(), networks, lambda key, d: named.get((*key, d)))
+    if not networks:
+        return []
+    return laid_out(tests["domain"].unique(), networks, lambda key, d: named.get((*key, d)))
 
 
 def standings(results: StudyResults) -> list[dict[str, Any]]:
@@ -140,11 +142,12 @@ def standings(results: StudyResults) -> list[dict[str, Any]]:
     return lines
 
 
-def _home_first(results: StudyResults, table: pd.DataFrame) -> pd.DataFrame:
+def home_first(results: StudyResults, table: pd.DataFrame) -> pd.DataFrame:
+    """Put the rows of the source domains first."""
     return table.sort_values("domain", key=lambda d: ~d.isin(results.homes), kind="stable")
 
 
-def _panels(
+def laid_out(
     domains: Iterable[str],
     networks: Iterable[tuple[str, str]],
     cell: Callable[[tuple[str, str], str], Any],
@@ -183,6 +186,25 @@ def parameters(runs: pd.DataFrame) -> list[dict[str, Any]]:
     return [
         {**head, "here": int(here), "paper": paper.get(head["encoder"], {}).get(head["variant"])}
         for head, here in zip(labelled(counts.index), counts, strict=True)
+    ]
+
+
+def domain_rows(results: StudyResults, paper: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Facts of each test domain beside the paper's, if there are several domains (Table I).
+
+    Parameters
+    ----------
+    paper
+        Domain -> what the paper says of it.
+    """
+    table = results.domains
+    if table is None or len(table) < 2:
+        return []
+    rows = home_first(results, table).to_dict("records")
+    return [
+        {str(name): value for name, value in row.items()}
+        | {"home": row["domain"] in results.homes, "paper": paper.get(row["domain"], "")}
+        for row in rows
     ]
 
 

@@ -35,6 +35,7 @@ from skipshift.statistics.scores import estimates, pooled_iou
 from skipshift.study.cluster import precision_of_tasks, run_tasks
 from skipshift.study.grid import Run, Study, changes, is_done
 from skipshift.study.steps import attempt
+from skipshift.study.views import write_views
 from skipshift.study.workers import run_processes
 
 
@@ -71,6 +72,7 @@ def run_study(
         done = [run for run in study.runs() if is_done(study, run)]
         if done:
             gather(study, done)
+            write_views(study)
             write_report(out)
     _raise_failures(study, chosen)
     return out / records.REPORT
@@ -320,7 +322,9 @@ def gather(study: Study, runs: Sequence[Run]) -> None:
         names = records.run_parts(measured["run"])[["encoder", "variant"]]
         tables["metrics.parquet"] = measured
         tables["metrics.csv"] = metric_scores(pd.concat([measured, names], axis=1))
-    tables["tests.csv"] = compare(tables["cases.parquet"], study.spec.margin, homes)
+    beside = tables.get("metrics.parquet")
+    cases, margin = tables["cases.parquet"], study.spec.margin
+    tables["tests.csv"] = compare(cases, margin, homes, measured=beside)
     for name, table in tables.items():
         records.write_table(study.out / records.TABLES / name, table)
 

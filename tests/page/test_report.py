@@ -19,7 +19,7 @@ from skipshift.page.ordering import grid, marks, of_classes
 from skipshift.page.report import main_table, write_report
 from skipshift.page.study_results import StudyResults, read_results, read_study_spec
 from skipshift.page.study_sentences import answer, entry, headline, uncertainty
-from skipshift.page.tables import iou_panels
+from skipshift.page.tables import empty_cases, excess_rows, iou_panels
 from skipshift.page.wording import signed
 from skipshift.statistics.comparisons import AWAY, compare
 from skipshift.statistics.scores import estimates
@@ -443,3 +443,27 @@ def test_of_an_error_the_lower_variant_is_set_in_bold(tmp_path):
     folder = planted.plant(tmp_path / "study", plan)
     tests = records.read_table(folder / "tables" / "tests.csv")
     assert marks(tests, "cell", "brier") == marks(tests, "cell", "boundary_iou") != frozenset()
+
+
+def test_a_layer_is_bold_only_where_it_is_significantly_above_all_others():
+    table = layers({"e2": 0.5}, behind_low=0.2)
+    (row,) = excess_rows(table)
+    assert [cell["top"] for cell in row["cells"]] == [True, *[False] * 9]
+    table.loc[table["layer"] == "d1", "behind_low"] = -0.01
+    (row,) = excess_rows(table)
+    assert not any(cell["top"] for cell in row["cells"])
+
+
+def test_the_cases_without_the_class_are_counted():
+    results = results_of(SMALL)
+    cases = results.cases.copy()
+    assert empty_cases(results) == 0
+    cases.loc[cases["case"].isin(["image-0000", "image-0003"]), ["tp", "fn"]] = 0
+    assert empty_cases(replace(results, cases=cases)) == 2
+
+
+def test_no_sentence_of_the_page_says_more_than_the_tests(study):
+    words = Page((study / "report.html").read_text()).words
+    for claim in ("capacity hardly explains", "loses least", "surely", "Where it enters"):
+        assert claim not in words
+    assert "by more than the margin of 0.01 has failed" in words

@@ -348,7 +348,8 @@ def _context(
         "tables": _score_tables(results),
         "standings": tables.standings(results),
         "several_runs": bool((results.tests["runs"] > 1).any()),
-        "empty": tables.has_empty_cases(results),
+        "foreground": len(results.foreground),
+        "empty": tables.empty_cases(results),
         "effects": [
             {"name": name, "panels": tables.effect_panels(results, metric)}
             for metric, name in METRIC_NAMES.items()
@@ -370,7 +371,7 @@ def _score_tables(results: StudyResults) -> list[dict[str, Any]]:
         for _, name in _heatmaps(results)
     ]
     names = {name: words for name, words in METRIC_NAMES.items() if name != "iou"}
-    if tables.has_empty_cases(results):
+    if tables.empty_cases(results):
         names |= EMPTY_NAMES
     return classes + [
         {"name": words, "panels": tables.metric_panels(results, metric)}

@@ -6,11 +6,11 @@ from typing import Any
 import pandas as pd
 
 from skipshift.page.ordering import Marks, excesses, grid, marks, ordered_variants, panels
+from skipshift.page.profile_sentences import rivals, top_layer
 from skipshift.page.study_results import StudyResults, tests_on
 from skipshift.page.wording import many
 from skipshift.statistics.comparisons import AWAY
 from skipshift.statistics.layer_tests import is_clear
-from skipshift.statistics.scores import EMPTY
 
 # Table II: trainable parameters for two classes.
 PAPER_PARAMETERS = {
@@ -105,11 +105,11 @@ def metric_panels(
     return iou_panels(home_first(results, scores), label, bold)
 
 
-def has_empty_cases(results: StudyResults) -> bool:
-    """Whether the reference of any case lacks a class that headlines report."""
-    scores = results.scores
-    own = (scores["class"] == results.headline) & scores["metric"].isin(EMPTY)
-    return bool(scores[own]["value"].notna().any())
+def empty_cases(results: StudyResults) -> int:
+    """Count the cases whose reference lacks a foreground class, in the domain with most of them."""
+    cases = results.cases[results.cases["class"].isin(results.foreground)]
+    empty = cases[cases["tp"] + cases["fn"] == 0]
+    return int(empty.groupby("domain")["case"].nunique().max()) if len(empty) else 0
 
 
 def effect_panels(results: StudyResults, metric: str) -> list[dict[str, Any]]:
@@ -209,15 +209,19 @@ def domain_rows(results: StudyResults, paper: Mapping[str, str]) -> list[dict[st
 
 
 def excess_rows(layers: pd.DataFrame) -> list[dict[str, Any]]:
-    """Excess of every network in every layer for one pair of domains, and which are clear."""
-    table = excesses(layers)
-    clear = excesses(layers.assign(excess=is_clear(layers).astype(float))) == 1
-    lines = []
+    """Excess of every network in every layer for one pair of domains; which are clear, or the top.
+
+    A layer is the ``top`` if its excess is significantly larger than that of every other.
+    """
+    table, lines = excesses(layers), []
     for network, head in zip(table.index, labelled(table.index), strict=True):
-        top = table.loc[network].where(clear.loc[network]).max()
+        own = (layers["encoder"] == network[0]) & (layers["variant"] == network[1])
+        rows = layers[own].set_index("layer", drop=False)
+        clear = is_clear(rows).reindex(table.columns, fill_value=False)
+        top = top_layer(rows) if clear.any() and not rivals(rows) else None
         cells = [
-            {"value": value, "clear": shown, "top": shown and value == top}
-            for value, shown in zip(table.loc[network], clear.loc[network], strict=True)
+            {"value": value, "clear": bool(clear[layer]), "top": layer == top}
+            for layer, value in table.loc[network].items()
         ]
         lines.append({**head, "cells": cells})
     return lines

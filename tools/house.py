@@ -27,11 +27,11 @@ ROOMS = {
     "statistics": "counts metrics distances resampling two_sample multiplicity excess layer_tests "
     "crossed scores metric_scores recovery passing comparisons",
     "page": "wording ordering style study_results comparison_sentences profile_sentences "
-    "carry_sentences study_sentences charts carry_chart pictures tables paper_numbers report "
-    "review",
+    "carry_sentences study_sentences charts carry_chart group_chart pictures tables beside_iou "
+    "paper_numbers report review",
     "profile": "fingerprints inputs layerwise fingerprinting profile profiling",
     "patching": "cached_forward inputs paths labelled feeds patcher behind carry",
-    "study": "loggers training evaluation grid steps workers cluster study plan demo",
+    "study": "loggers training evaluation grid steps workers cluster views study plan demo",
     "cli": "arguments commands help_text words main",
 }
 """Modules of each room, rooms and modules in the order in which they may import each other."""

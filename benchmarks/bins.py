@@ -2,8 +2,8 @@
 
     python -m benchmarks.bins [REPEATS] [NET REFERENCE SHIFTED [CROP]]
 
-First of drawn features, whose distance is known (`benchmarks.truth`), then of the layers of a
-network between two sets, in brackets the distance itself.
+First of drawn features, whose distance is known (`benchmarks.truth`; not with 0 repeats), then of
+the layers of a network between two sets, in brackets the distance itself.
 """
 
 import sys
@@ -56,7 +56,8 @@ def network(net: str, reference: str, shifted: str, crop: int | None) -> None:
 def main() -> None:
     words = sys.argv[1:]
     repeats = int(words.pop(0)) if words and words[0].isdecimal() else 50
-    drawn(repeats)
+    if repeats:
+        drawn(repeats)
     if words:
         network(*words[:3], int(words[3]) if words[3:] else None)
 

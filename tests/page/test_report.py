@@ -17,7 +17,12 @@ from skipshift.page.beside_iou import beside_iou
 from skipshift.page.comparison_sentences import verdict_sentences
 from skipshift.page.ordering import grid, marks, of_classes
 from skipshift.page.report import main_table, write_report
-from skipshift.page.study_results import StudyResults, read_results, read_study_spec
+from skipshift.page.study_results import (
+    StudyResults,
+    few_groups,
+    read_results,
+    read_study_spec,
+)
 from skipshift.page.study_sentences import answer, entry, headline, uncertainty
 from skipshift.page.tables import empty_cases, excess_rows, iou_panels
 from skipshift.page.wording import signed
@@ -467,3 +472,19 @@ def test_no_sentence_of_the_page_says_more_than_the_tests(study):
     for claim in ("capacity hardly explains", "loses least", "surely", "Where it enters"):
         assert claim not in words
     assert "by more than the margin of 0.01 has failed" in words
+
+
+@pytest.mark.parametrize("of", ["checkpoint", "variant"])
+def test_networks_that_fail_are_said_to_fail_and_shown_no_dots(of):
+    results = results_of(SMALL)
+    tests = results.tests.assign(verdict="both fail", of=of, least_p=0.4)
+    failing = replace(results, tests=tests)
+    theirs = "that of the baseline" if of == "checkpoint" else "the baseline"
+    assert f") fail and so does {theirs} (0." in headline(failing)
+    assert few_groups(failing).empty
+    assert set(
+        few_groups(replace(results, tests=tests.assign(verdict="cannot tell")))["domain"]
+    ) == {
+        ORIGINAL,
+        AWAY,
+    }

@@ -15,7 +15,7 @@ from skipshift.names import parse_shift, seen_domain
 from skipshift.page.ordering import in_domain, of_classes, ordered_variants
 from skipshift.spec_files import read_spec
 from skipshift.specs import StudySpec
-from skipshift.statistics.comparisons import AWAY, compare
+from skipshift.statistics.comparisons import AWAY, BOTH_FAIL, compare
 from skipshift.statistics.layer_tests import over_runs
 from skipshift.statistics.multiplicity import ALPHA
 from skipshift.statistics.scores import estimates, headline_class
@@ -305,10 +305,11 @@ def tests_on(results: StudyResults, encoder: str, domains: Sequence[str]) -> pd.
 def few_groups(results: StudyResults) -> pd.DataFrame:
     """Select the headline tests in which no p could be small, whatever the data.
 
-    Single synthetic shifts are left out where their mean is there.
+    Networks that both fail are left out, and single synthetic shifts where their mean is there.
     """
     tests = headline_tests(results)
-    few = tests[(tests["least_p"] >= ALPHA) & tests["effect"].notna()]
+    tests = tests[tests["effect"].notna() & (tests["verdict"] != BOTH_FAIL)]
+    few = tests[tests["least_p"] >= ALPHA]
     shifts = few["domain"].map(lambda domain: parse_shift(domain) is not None)
     return few[~shifts] if AWAY in set(few["domain"]) else few
 

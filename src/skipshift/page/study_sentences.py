@@ -100,11 +100,15 @@ def _means(results: StudyResults, encoder: str, domains: Sequence[str]) -> "pd.S
 
 
 _VERDICTS = {
-    HIGHER: ("is", "are", "higher", " than {baseline}"),
-    LOWER: ("is", "are", "lower", " than {baseline}"),
-    EQUIVALENT: ("is", "are", "equivalent within {margin:g}", " to {baseline}"),
-    OPEN: ("is", "are", "not told apart", " from {baseline}"),
-    BOTH_FAIL: ("fails", "fail", "as the baseline does", " ({baseline})"),
+    HIGHER: ("is higher", "are higher", " than {baseline}"),
+    LOWER: ("is lower", "are lower", " than {baseline}"),
+    EQUIVALENT: (
+        "is equivalent within {margin:g}",
+        "are equivalent within {margin:g}",
+        " to {baseline}",
+    ),
+    OPEN: ("is not told apart", "are not told apart", " from {baseline}"),
+    BOTH_FAIL: ("fails", "fail", " and so does {baseline}"),
 }
 """Words of each verdict: of one network, of several, and the baseline where it is first named."""
 
@@ -117,13 +121,12 @@ def _claims(results: StudyResults, encoder: str, domains: Sequence[str], where: 
         return f"{where} {listed(f'{variant} has {value:.3f}' for variant, value in mean.items())}"
     said: list[str] = []
     for (verdict, of), rows in tests.groupby(["verdict", "of"], sort=False):
-        one, several, words, first = _VERDICTS[str(verdict)]
+        one, several, first = _VERDICTS[str(verdict)]
         names = listed(f"{name} ({mean[name]:.3f})" for name in rows["variant"])
         who = f"the checkpoint{'s' * (len(rows) > 1)} of {names}" if of == CHECKPOINT else names
-        verb = one if len(rows) == 1 else several
+        words = (one if len(rows) == 1 else several).format(margin=results.margin)
         base = f"{'that of ' * (of == CHECKPOINT)}the baseline ({mean[BASELINE]:.3f})"
-        words = words.format(margin=results.margin)
-        said.append(f"{who} {verb} {words}{'' if said else first.format(baseline=base)}")
+        said.append(f"{who} {words}{'' if said else first.format(baseline=base)}")
     return f"{where} {', '.join(said)}"
 
 

@@ -71,7 +71,7 @@ def not_behind(rows: pd.DataFrame, top: str) -> list[str]:
 
 def top_layer(rows: pd.DataFrame) -> str:
     """Find the layer with the largest excess of those that are clear of their nulls."""
-    return str(rows.loc[rows[is_clear(rows)]["excess"].idxmax(), "layer"])
+    return _largest_layer(rows[is_clear(rows)])
 
 
 def rivals(rows: pd.DataFrame) -> list[str]:
@@ -80,9 +80,13 @@ def rivals(rows: pd.DataFrame) -> list[str]:
     Each difference is asked at 95 %; that all of them hold says no more at 5 % than the least of
     them, so nothing is corrected (Berger 1982).
     """
-    largest = str(rows.loc[rows["excess"].idxmax(), "layer"])
+    largest = _largest_layer(rows)
     # differences are to the largest excess of all, which may belong to a layer that is not clear
     return not_behind(rows, largest) if largest == top_layer(rows) else [largest]
+
+
+def _largest_layer(rows: pd.DataFrame) -> str:
+    return str(rows["layer"].iloc[int(rows["excess"].argmax())])
 
 
 def order_known(rows: pd.DataFrame) -> bool:

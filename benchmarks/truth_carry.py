@@ -1,12 +1,11 @@
 """Whether the intervals of carry's shares hold what they say, by drawn studies.
 
-    python -m benchmarks.truth_carry [REPEATS]
+    python -m benchmarks.truth 500 carry
 
 Groups differ in how much they lose and in how much of it a path brings back. Prints by number of
 groups how often the 95 % interval covers the share of the population, and how often there is one.
 """
 
-import sys
 from functools import cache
 
 import numpy as np
@@ -60,8 +59,8 @@ def coverage(groups: int, repeats: int, sizes: float = 0.5, seed: int = 0) -> tu
     return covered / max(given, 1), given / repeats
 
 
-def main() -> None:
-    repeats = int(sys.argv[1]) if len(sys.argv) > 1 else 500
+def main(repeats: int) -> None:
+    """Print the part of the audit on carry."""
     print("carry: the 95 % interval of a share (true share, groups: covers, is given)")
     for sizes in (0.5, 1.0):
         for groups in (2, 3, 4, 5, 8, 20):
@@ -71,7 +70,3 @@ def main() -> None:
                 f"given in {100 * given:.0f} %",
                 flush=True,
             )
-
-
-if __name__ == "__main__":
-    main()

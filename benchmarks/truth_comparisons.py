@@ -1,10 +1,9 @@
 """Audit of comparisons by drawn studies: false verdicts and power, with one run and with several.
 
-`main(repeats)` prints its part of the table of `python -m benchmarks.truth`. "before" is what
-version e947bbc gave in the same designs (240 draws each).
-"""
+    python -m benchmarks.truth 240 comparisons
 
-import sys
+"before" is what version e947bbc gave in the same designs (240 draws each).
+"""
 
 import numpy as np
 
@@ -119,7 +118,7 @@ def families(repeats: int) -> None:
         )
 
 
-def main(repeats: int = 240) -> None:
+def main(repeats: int) -> None:
     """Print the part of the audit on comparisons."""
     trainings(repeats)
     strata(2 * repeats)
@@ -129,7 +128,3 @@ def main(repeats: int = 240) -> None:
         for n in (4, 6, 9)
     )
     print(f"least adjusted p of swaps by groups, first level and second: {'; '.join(least)}")
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 240)

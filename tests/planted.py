@@ -15,6 +15,8 @@ from skipshift.spec_files import to_plain
 from skipshift.specs import StudySpec, TrainingSpec
 from skipshift.statistics.comparisons import compare
 from skipshift.statistics.counts import iou
+from skipshift.statistics.metric_scores import metric_scores
+from skipshift.statistics.metrics import METRICS
 from skipshift.statistics.scores import MEAN, estimates
 
 LAYERS = ("e2", "e4", "e8", "e16", "e32", "d16", "d8", "d4", "d2", "d1")
@@ -42,6 +44,7 @@ class Plan:
     channels: tuple[int, ...] = CHANNELS
     noise: float = 0.01
     homes: tuple[str, ...] = (ORIGINAL,)
+    metrics: tuple[str, ...] = ()
 
 
 def plant(folder: Path, plan: Plan = Plan()) -> Path:
@@ -63,7 +66,14 @@ def plant(folder: Path, plan: Plan = Plan()) -> Path:
     records.write_table(tables / "cases.parquet", cases)
     records.write_table(tables / "iou.csv", iou_of(cases))
     records.write_table(tables / "scores.csv", estimates(cases))
-    records.write_table(tables / "tests.csv", compare(cases, spec.margin, plan.homes))
+    measured = plant_metrics(cases, plan) if plan.metrics else None
+    tests = compare(cases, spec.margin, plan.homes, measured=measured)
+    records.write_table(tables / "tests.csv", tests)
+    if measured is not None:
+        names = records.run_parts(measured["run"])[["encoder", "variant"]]
+        values = metric_scores(pd.concat([measured, names], axis=1))
+        records.write_table(tables / "metrics.parquet", measured)
+        records.write_table(tables / "metrics.csv", values)
     if plan.pairs:
         shift = plant_shift(plan)
         records.write_table(tables / "shift.parquet", shift)
@@ -106,6 +116,20 @@ def plant_cases(plan: Plan) -> pd.DataFrame:
                 case = (f"image-{i:04d}", f"g{i}", name)
                 rows.append((run, domain, *case, area[i] - wrong[i], wrong[i], wrong[i]))
     return pd.DataFrame(rows, columns=list(records.TABLE_COLUMNS["cases.parquet"]))
+
+
+def plant_metrics(cases: pd.DataFrame, plan: Plan) -> pd.DataFrame:
+    """Metrics of the planted cases: ratios of their counts, an error where lower is better."""
+    union = cases[["tp", "fp", "fn"]].sum(axis=1).to_numpy(float)
+    parts = []
+    for name in plan.metrics:
+        part = cases.assign(metric=name, present=True, part=0, denominator=union)
+        if not METRICS[name].by_class:
+            part = part[cases["class"] == plan.classes[-1]].assign(**{"class": "all"})
+        above = part["fp"] + part["fn"] if METRICS[name].worse == "high" else part["tp"]
+        parts.append(part.assign(numerator=above.astype(float)))
+    table = pd.concat(parts, ignore_index=True)
+    return table[list(records.TABLE_COLUMNS["metrics.parquet"])]
 
 
 def iou_of(cases: pd.DataFrame) -> pd.DataFrame:

@@ -28,14 +28,14 @@ ROOMS = {
     "crossed scores metric_scores recovery passing gains comparisons",
     "page": "wording ordering style study_results comparison_sentences profile_sentences "
     "carry_sentences remedy_sentences diagnosis_sentences "
-    "study_sentences charts carry_chart pictures tables "
-    "paper_numbers report review u_picture diagnosis_page",
+    "study_sentences charts carry_chart group_chart pictures tables beside_iou paper_numbers "
+    "report review u_picture diagnosis_page",
     "profile": "fingerprints inputs layerwise fingerprinting profile profiling",
     "patching": "cached_forward inputs paths labelled feeds patcher behind carry",
     "remedies": "places gathering setting feature_remedies input_remedies judging ranking result "
     "remedy causes diagnosis kept inputs",
-    "study": "loggers training evaluation made contents grid opening steps workers cluster study "
-    "plan demo",
+    "study": "loggers training evaluation made contents grid opening steps workers cluster views "
+    "study plan demo",
     "cli": "arguments commands help_text words main",
 }
 """Modules of each room, rooms and modules in the order in which they may import each other."""

@@ -166,6 +166,15 @@ def listed(items: Iterable[str]) -> str:
     return f"{', '.join(most)} and {last}" if most else last
 
 
+def shifted_domain(domain: str, shift: str) -> str:
+    """Name a domain under a synthetic shift: the shift, after a name of its own if it has one.
+
+    >>> shifted_domain("original", "brightness:0.75"), shifted_domain("A", "brightness:0.75")
+    ('brightness:0.75', 'A+brightness:0.75')
+    """
+    return shift if domain == ORIGINAL else f"{domain}+{shift}"
+
+
 def seen_domain(domain: str) -> str:
     """Name a test domain that was also in training, in a study that leaves domains out.
 

@@ -36,6 +36,7 @@ RUN_RECORD = "run.json"
 WEIGHTS = "weights.safetensors"
 HISTORY = "history.csv"
 SAMPLES = "samples.npz"
+VIEWS = "views.npz"
 FAILURE = "failed.json"
 MADE = "made.json"
 
@@ -107,6 +108,13 @@ TABLE_COLUMNS: Mapping[str, Mapping[str, str]] = {
         "mean": "float64",
         "p5": "float64",
         "worst": "float64",
+    },
+    "domains.csv": {
+        "domain": "str",
+        "about": "str",
+        "spacing": "str",
+        "groups": "int64",
+        "cases": "int64",
     },
     "iou.csv": {
         "variant": "str",

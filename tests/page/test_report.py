@@ -13,12 +13,18 @@ from planted import Plan
 from skipshift import records
 from skipshift.errors import SkipshiftError
 from skipshift.names import ORIGINAL
+from skipshift.page.beside_iou import beside_iou
 from skipshift.page.comparison_sentences import verdict_sentences
-from skipshift.page.ordering import marks, of_classes
+from skipshift.page.ordering import grid, marks, of_classes
 from skipshift.page.report import main_table, write_report
-from skipshift.page.study_results import StudyResults, read_results, read_study_spec
+from skipshift.page.study_results import (
+    StudyResults,
+    few_groups,
+    read_results,
+    read_study_spec,
+)
 from skipshift.page.study_sentences import answer, entry, headline, uncertainty
-from skipshift.page.tables import iou_panels
+from skipshift.page.tables import empty_cases, excess_rows, iou_panels
 from skipshift.page.wording import signed
 from skipshift.statistics.comparisons import AWAY, compare
 from skipshift.statistics.scores import estimates
@@ -404,3 +410,81 @@ def test_the_output_side_never_loads_torch(study):
         f"report.write_report(Path({str(study)!r})); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_few_groups_are_shown_one_by_one_and_many_are_not(study, tmp_path):
+    few = planted.plant(tmp_path / "few", replace(SMALL, cases=4))
+    write_report(few)
+    page = Page((few / "report.html").read_text())
+    assert "figure-groups" in page.ids
+    assert "no difference can be significant, whatever the data" in page.words
+    assert "figure-groups" not in Page((study / "report.html").read_text()).ids
+
+
+def test_metrics_beside_iou_are_shown_with_their_verdicts(tmp_path):
+    plan = replace(SMALL, cases=12, folds=3, metrics=("boundary_iou", "brier", "ece"))
+    folder = planted.plant(tmp_path / "study", plan)
+    write_report(folder)
+    results = read_results(folder, read_study_spec(folder))
+    shown = beside_iou(results)
+    assert (shown["lower"], shown["compared"]) == (
+        "Brier score and calibration error",
+        "boundary IoU and Brier score",
+    )
+    value = shown["homes"][0]["rows"][1]["cells"][0]
+    assert value["value"] == grid(results.iou, "cell")[ORIGINAL]["resnet18", "L1-pruned"]
+    assert [bool(block["effects"]) for block in shown["metrics"]] == [True, True, False]
+    words = Page((folder / "report.html").read_text()).words
+    assert "Boundary IoU on every domain" in words
+    assert "Lower is better for Brier score and calibration error." in words
+
+
+def test_a_study_without_other_metrics_does_not_speak_of_them(study):
+    assert "Metrics beside IoU" not in Page((study / "report.html").read_text()).words
+
+
+def test_of_an_error_the_lower_variant_is_set_in_bold(tmp_path):
+    plan = replace(SMALL, cases=12, folds=5, metrics=("boundary_iou", "brier"))
+    folder = planted.plant(tmp_path / "study", plan)
+    tests = records.read_table(folder / "tables" / "tests.csv")
+    assert marks(tests, "cell", "brier") == marks(tests, "cell", "boundary_iou") != frozenset()
+
+
+def test_a_layer_is_bold_only_where_it_is_significantly_above_all_others():
+    table = layers({"e2": 0.5}, behind_low=0.2)
+    (row,) = excess_rows(table)
+    assert [cell["top"] for cell in row["cells"]] == [True, *[False] * 9]
+    table.loc[table["layer"] == "d1", "behind_low"] = -0.01
+    (row,) = excess_rows(table)
+    assert not any(cell["top"] for cell in row["cells"])
+
+
+def test_the_cases_without_the_class_are_counted():
+    results = results_of(SMALL)
+    cases = results.cases.copy()
+    assert empty_cases(results) == 0
+    cases.loc[cases["case"].isin(["image-0000", "image-0003"]), ["tp", "fn"]] = 0
+    assert empty_cases(replace(results, cases=cases)) == 2
+
+
+def test_no_sentence_of_the_page_says_more_than_the_tests(study):
+    words = Page((study / "report.html").read_text()).words
+    for claim in ("capacity hardly explains", "loses least", "surely", "Where it enters"):
+        assert claim not in words
+    assert "by more than the margin of 0.01 has failed" in words
+
+
+@pytest.mark.parametrize("of", ["checkpoint", "variant"])
+def test_networks_that_fail_are_said_to_fail_and_shown_no_dots(of):
+    results = results_of(SMALL)
+    tests = results.tests.assign(verdict="both fail", of=of, least_p=0.4)
+    failing = replace(results, tests=tests)
+    theirs = "that of the baseline" if of == "checkpoint" else "the baseline"
+    assert f") fail and so does {theirs} (0." in headline(failing)
+    assert few_groups(failing).empty
+    assert set(
+        few_groups(replace(results, tests=tests.assign(verdict="cannot tell")))["domain"]
+    ) == {
+        ORIGINAL,
+        AWAY,
+    }

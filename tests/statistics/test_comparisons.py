@@ -7,11 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from skipshift.statistics.comparisons import AWAY, compare, holm
+from skipshift.statistics.comparisons import AWAY, compare, group_effects, holm, places_of
 from skipshift.statistics.counts import dice, iou
 from skipshift.statistics.scores import MEAN
 
 EXACT = 1e-8
+
+
+def measured_of(cases, metric="dice"):
+    """Rows of metrics.parquet whose sums are those of the IoU, in each case with the class."""
+    sums = {"numerator": cases["tp"], "denominator": cases[["tp", "fp", "fn"]].sum(axis=1)}
+    table = cases.assign(metric=metric, present=cases["tp"] + cases["fn"] > 0, part=0, **sums)
+    return table.drop(columns=["tp", "fp", "fn"]).astype({"numerator": float, "denominator": float})
 
 
 def cases_of(counts, variant="baseline", domain="original", name="cell", fold=0):
@@ -304,3 +311,63 @@ def test_a_margin_must_be_a_share(rng, margin):
 def test_names_of_means_are_reserved(rng):
     with pytest.raises(ValueError, match="domain 'away' and class 'mean' are reserved for means"):
         compare(pair(some(rng), some(rng), domain="away"), 0.01)
+
+
+@pytest.mark.parametrize("runs", [1, 3])
+def test_a_metric_with_the_sums_of_the_iou_is_compared_as_the_iou_is(rng, runs):
+    names = ("ground", "cell", "nucleus")
+    parts = [
+        pair(some(rng, 9), some(rng, 9, 3), fold=f, name=name, domain=d)
+        for f, name, d in product(range(runs), names, "ABC")
+    ]
+    # the floor needs as many pixels of a class in each run
+    cases = pd.concat(parts).assign(fn=lambda t: 100 - t["tp"])
+    tests = compare(cases, 0.01, ["A"], measured=measured_of(cases))
+    keys = ["encoder", "variant", "domain", "class"]
+    by_iou, by_metric = (tests.query(f"metric == '{m}'").set_index(keys) for m in ("iou", "dice"))
+    assert set(by_metric.index.get_level_values("class")) == {"cell", "nucleus", MEAN}
+    columns = by_iou.columns.drop(["metric", "floor"])
+    pd.testing.assert_frame_equal(by_metric[columns], by_iou[columns])
+
+
+def test_dice_of_groups_is_compared_as_the_mean_over_single_cases_is(rng):
+    cases = pair(some(rng, 8), some(rng, 8, 4))
+    counts = cases[["tp", "fp", "fn"]].to_numpy()
+    measured = measured_of(cases, "group_dice").assign(
+        numerator=2.0 * counts[:, 0], denominator=counts.sum(1) + counts[:, 0]
+    )
+    tests = compare(cases, 0.01, measured=measured)
+    by_case, by_group = (one(tests, name) for name in ("case_dice", "group_dice"))
+    for name in ("effect", "low", "p", "p_equivalence"):
+        assert by_group[name] == pytest.approx(by_case[name], abs=1e-9)
+
+
+def test_networks_that_fail_by_iou_fail_by_every_other_metric(rng):
+    cell, pixels = rng.integers(200, 300, 12), 1000
+    everything = np.column_stack([cell, pixels - cell, 0 * cell])
+    ground = np.column_stack([0 * cell, 0 * cell, pixels - cell])
+    cases = pd.concat([pair(ground, ground, name="background"), pair(everything, everything)])
+    tests = compare(cases, 0.01, measured=measured_of(cases, "boundary_iou"))
+    assert one(tests, "boundary_iou")["verdict"] == "both fail"
+
+
+def test_networks_are_not_compared_by_what_has_no_better_end_or_is_no_ratio_of_sums(rng):
+    cases = pair(some(rng), some(rng))
+    other = pd.concat(measured_of(cases, name) for name in ("ece", "entropy", "volume_bias", "iou"))
+    assert set(compare(cases, 0.01, measured=other)["metric"]) == {"iou", "case_iou", "case_dice"}
+
+
+def test_the_difference_within_a_group_is_that_of_a_table_of_this_group_alone(rng):
+    cases = pd.concat([pair(some(rng, 4), some(rng, 4, 5), domain=d) for d in "ABC"])
+    found = group_effects(cases, places_of(list("ABC"), ["A"]))
+    for group, own in cases.groupby("group"):
+        alone = compare(own, 0.01, ["A"]).query("metric == 'iou'").set_index("domain")["effect"]
+        mine = found[found["group"] == group].set_index("domain")["effect"]
+        assert mine[alone.index].to_numpy() == pytest.approx(alone.to_numpy())
+
+
+def test_a_group_without_the_class_has_no_difference(rng):
+    ours, theirs = some(rng, 3), some(rng, 3)
+    ours[0] = theirs[0] = 0
+    found = group_effects(pair(ours, theirs), places_of(["original"], []))
+    assert found["group"].tolist() == ["g001", "g002"]

@@ -123,3 +123,16 @@ def test_an_interval_over_groups_covers_the_population_value():
         row = metric_scores(table).iloc[0]
         hits += row["low"] <= 0.8 <= row["high"]
     assert 0.89 <= hits / sets <= 0.99
+
+
+def test_the_mean_of_the_classes_is_that_of_the_scores():
+    metrics, counts, _ = drawn(np.random.default_rng(4), 12, 6)
+    third = counts.query("`class` == 'cell'").assign(**{"class": "nucleus"}).assign(fp=0)
+    sums = {"numerator": third["tp"], "denominator": third[["tp", "fn"]].sum(axis=1)}
+    more = metrics.query("metric == 'iou' and `class` == 'cell'").assign(**{"class": "nucleus"})
+    more = more.assign(**{name: values.to_numpy(float) for name, values in sums.items()})
+    ours = rows_of(metric_scores(pd.concat([metrics, more]))).loc[("iou", "mean")]
+    table = pd.concat([counts, third]).sort_values("case", kind="stable")
+    theirs = rows_of(estimates(table)).query("encoder == 'resnet18'").loc[("iou", "mean")]
+    for name in ("value", "low", "high"):
+        assert ours[name] == pytest.approx(theirs[name], abs=1e-12)

@@ -95,6 +95,11 @@ def test_the_least_p_is_that_of_groups_that_all_agree(rng, groups, first, rest):
     assert smallest_swap_p(groups, 1 - FIRST) == pytest.approx(rest, abs=1e-3)
 
 
+def test_no_p_of_random_swaps_is_below_one_of_all_that_are_drawn(rng):
+    _, adjusted = max_t(np.ones((40, 2)), signs(40, 199, rng))
+    assert adjusted[0] == smallest_swap_p(40, 1.0, 199) == 1 / 200
+
+
 @pytest.mark.slow  # three hundred drawn families
 def test_any_false_verdict_in_a_family_of_many_comes_5_times_in_100():
     rng = np.random.default_rng(6)

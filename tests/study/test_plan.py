@@ -68,13 +68,21 @@ def test_a_plan_counts_what_there_is_and_what_is_left(spec, tmp_path, monkeypatc
 
 def test_one_run_of_few_groups_is_said_to_show_nothing_of_variants(spec, tmp_path):
     study = open_study(replace(spec, run_folds=(0,)), tmp_path / "out")
-    first, *others = _reach(study)
+    first, other = _reach(study)
     assert "verdicts will be about checkpoints, not about variants" in first
-    assert others == [
-        f"        no difference can be shown on {name}, whatever the data: with 4 groups no "
-        "adjusted p can be below 0.12"
-        for name in ("original", "the mean over the others")
-    ]
+    assert other == (
+        "        no difference can be shown on original and brightness:0.5, whatever the data: "
+        "with 4 groups no adjusted p can be below 0.12"
+    )
+
+
+def test_each_shift_is_named_that_can_show_nothing(spec, tmp_path):
+    seven = write_synthetic(SynthSpec(tmp_path / "seven", images=30, size=64))
+    shifts = ("brightness:0.5", "contrast:1.5")
+    plan = replace(spec, manifest=seven, run_folds=(0,), shifts=shifts)
+    _, other = _reach(open_study(plan, tmp_path / "out"))
+    assert "on brightness:0.5 and contrast:1.5, whatever" in other
+    assert "with 6 groups no adjusted p can be below 0.094" in other
 
 
 def test_one_run_of_enough_groups_can_show_something_of_checkpoints(spec, tmp_path):

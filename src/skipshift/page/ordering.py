@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from skipshift.names import ORIGINAL, VARIANTS, parse_shift
-from skipshift.statistics.comparisons import HIGHER, VARIANT
+from skipshift.statistics.comparisons import HIGHER, LOWER, VARIANT
+from skipshift.statistics.metrics import METRICS
 from skipshift.statistics.scores import MEAN
 
 Marks = frozenset[tuple[str, str, str]]
@@ -98,9 +99,10 @@ def _networks(rows: pd.DataFrame) -> pd.MultiIndex:
 
 
 def marks(tests: pd.DataFrame, class_name: str, metric: str = "iou") -> Marks:
-    """Select (encoder, variant, domain) of the variants with the verdict ``higher``, for bold.
+    """Select (encoder, variant, domain) of the variants that are told to be better, for bold.
 
-    A single checkpoint has no mark: its verdict says nothing of the variant.
+    That is the verdict ``higher``, and ``lower`` of a metric whose high values are the worse. A
+    single checkpoint has no mark: its verdict says nothing of the variant.
 
     Parameters
     ----------
@@ -108,8 +110,18 @@ def marks(tests: pd.DataFrame, class_name: str, metric: str = "iou") -> Marks:
         Columns of tests.csv.
     """
     rows = tests[(tests["class"] == class_name) & (tests["metric"] == metric)]
-    rows = rows[(rows["verdict"] == HIGHER) & (rows["of"] == VARIANT)]
+    better = LOWER if lower_is_better(metric) else HIGHER
+    rows = rows[(rows["verdict"] == better) & (rows["of"] == VARIANT)]
     return frozenset(zip(rows["encoder"], rows["variant"], rows["domain"], strict=True))
+
+
+def lower_is_better(metric: str) -> bool:
+    """Whether high values of a metric, one of `METRICS` or of `SCORES`, are the worse.
+
+    >>> lower_is_better("brier"), lower_is_better("iou")
+    (True, False)
+    """
+    return metric in METRICS and METRICS[metric].worse == "high"
 
 
 def layer_order(layers: pd.DataFrame) -> list[str]:

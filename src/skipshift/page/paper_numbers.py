@@ -33,8 +33,17 @@ def beside_paper(results: StudyResults, spec: StudySpec) -> dict[str, Any] | Non
     return None
 
 
+def table_one(results: StudyResults, spec: StudySpec) -> dict[str, str]:
+    """Scanner, manufacturer and resolution of each domain in the paper (Table I).
+
+    Empty for a study that repeats no experiment of it with several scanners.
+    """
+    found = (e for e in published() if "domains" in e and repeats(results, spec, e))
+    return next((dict(experiment["domains"]) for experiment in found), {})
+
+
 def published() -> list[dict[str, Any]]:
-    """Read the paper's experiments: ``figure, classes, class, home, cases, test, iou``."""
+    """Read the paper's experiments: ``figure, classes, class, home, cases, test, iou, domains``."""
     text = files("skipshift.page").joinpath("paper_numbers.json").read_text(encoding="utf-8")
     experiments: list[dict[str, Any]] = json.loads(text)["experiments"]
     return experiments

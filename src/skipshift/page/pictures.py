@@ -131,6 +131,41 @@ def examples_figure(images: Pixels, masks: Pixels, titles: Sequence[str]) -> Fig
 
 
 @styled()
+def views_figure(rows: Sequence[Sequence[Mapping[str, Any]]], classes: int) -> Figure:
+    """Images of every test domain above their masks, one column a domain (Fig. 4 to 6).
+
+    Parameters
+    ----------
+    rows
+        Of each row the views ``image`` (H, W, C) uint8, ``mask`` (H, W), ``case``, ``domain``.
+    classes
+        Number of mask values.
+    """
+    columns, gap, left = len(rows[0]), 0.08, 0.05
+    side = min(2.0, (WIDTH - left) / columns - gap)
+    figure = Figure(figsize=(left + columns * (side + gap), len(rows) * 2 * (side + gap) + 0.3))
+    y = figure.get_size_inches()[1] - 0.26
+    for i, row in enumerate(rows):
+        for j, view in enumerate(row):
+            x = left + j * (side + gap)
+            if i == 0:
+                title = shortened(view["domain"], int(side * 11))
+                write(figure, x, y + 0.06, title, weight="bold", va="bottom")
+            pixels = view["image"], _mask_colours(view["mask"], classes)
+            for down, shown in enumerate(pixels, 1):
+                _fit(figure, (x, y - down * (side + gap) + gap, side), shown)
+        y -= 2 * (side + gap)
+    return figure
+
+
+def _fit(figure: Figure, square: tuple[float, float, float], pixels: Pixels) -> None:
+    """Show pixels in the middle of a square, at their own ratio of sides."""
+    x, y, side = square
+    tall, wide = (side * length / max(pixels.shape[:2]) for length in pixels.shape[:2])
+    _show(frame(figure, x + (side - wide) / 2, y + (side - tall) / 2, wide, tall), pixels)
+
+
+@styled()
 def samples_figure(samples: Mapping[str, Any]) -> Figure:
     """Image, mask and each variant's prediction with its errors coloured, one row per case.
 

@@ -69,6 +69,26 @@ def not_behind(rows: pd.DataFrame, top: str) -> list[str]:
     return [str(layer) for layer in others["layer"][~(others["behind_low"] > 0)]]
 
 
+def top_layer(rows: pd.DataFrame) -> str:
+    """Find the layer with the largest excess of those that are clear of their nulls."""
+    return _largest_layer(rows[is_clear(rows)])
+
+
+def rivals(rows: pd.DataFrame) -> list[str]:
+    """Layers whose excess is not significantly smaller than that of the `top_layer`.
+
+    Each difference is asked at 95 %; that all of them hold says no more at 5 % than the least of
+    them, so nothing is corrected (Berger 1982).
+    """
+    largest = _largest_layer(rows)
+    # differences are to the largest excess of all, which may belong to a layer that is not clear
+    return not_behind(rows, largest) if largest == top_layer(rows) else [largest]
+
+
+def _largest_layer(rows: pd.DataFrame) -> str:
+    return str(rows["layer"].iloc[int(rows["excess"].argmax())])
+
+
 def order_known(rows: pd.DataFrame) -> bool:
     """Whether there are intervals of the differences between layers."""
     return bool(rows["behind_low"].notna().any())

@@ -16,8 +16,10 @@ from skipshift import records
 from skipshift.checksums import read_sealed
 from skipshift.names import listed
 from skipshift.page import tables
+from skipshift.page.beside_iou import beside_iou
 from skipshift.page.charts import curves, heatmap, profile_figure, violins
 from skipshift.page.comparison_sentences import verdict_sentences
+from skipshift.page.group_chart import groups_figure
 from skipshift.page.ordering import (
     Marks,
     Panel,
@@ -29,20 +31,28 @@ from skipshift.page.ordering import (
     pairs_of,
     panels,
 )
-from skipshift.page.paper_numbers import beside_paper
-from skipshift.page.pictures import examples_figure, samples_figure, variants_figure
+from skipshift.page.paper_numbers import beside_paper, table_one
+from skipshift.page.pictures import (
+    examples_figure,
+    samples_figure,
+    variants_figure,
+    views_figure,
+)
 from skipshift.page.study_results import (
     StudyResults,
+    few_groups,
     read_histories,
     read_results,
     read_samples,
     read_study_spec,
+    read_views,
 )
 from skipshift.page.study_sentences import answer, headline
 from skipshift.page.style import to_jpeg, to_png, to_svg
 from skipshift.page.wording import chance, many, signed
 from skipshift.spec_files import to_plain
 from skipshift.specs import StudySpec
+from skipshift.statistics.comparisons import group_effects, places_of
 from skipshift.statistics.scores import MEAN, foreground_of
 
 TEMPLATES = "synthetic/templates.png"
@@ -207,6 +217,12 @@ def _charts(folder: Path, results: StudyResults) -> dict[str, PageFigure]:
         )
         figure = heatmap(results.iou, class_name, marks(results.tests, class_name))
         shown[name] = _keep(folder, name, figure, f"{alt} gives the same numbers.")
+    if not (few := few_groups(results)).empty:
+        places = places_of(list(results.iou["domain"].unique()), results.homes)
+        dots = group_effects(results.cases, [p for p in places if p.name in set(few["domain"])])
+        dots = dots[dots["class"] == results.headline]
+        alt = "Differences from the baseline: a dot for each group, and that of all cases together."
+        shown["groups"] = _keep(folder, "groups", groups_figure(few, dots, results.margin), alt)
     for pair in pairs_of(results.layers) if results.layers is not None else []:
         shown |= _profile(folder, results, pair)
     history = read_histories(results.runs)
@@ -253,6 +269,10 @@ def _first_network(results: StudyResults, layers: pd.DataFrame) -> tuple[str, pd
 
 def _pictures(folder: Path, results: StudyResults, spec: StudySpec) -> dict[str, PageFigure]:
     shown: dict[str, PageFigure] = {}
+    if views := read_views(folder):
+        alt = f"Images of {listed(view['domain'] for view in views[0])} above their masks."
+        figure = views_figure(views, len(spec.classes))
+        shown["views"] = _keep(folder, "views", figure, alt, photo=True)
     for encoder, runs in results.runs.groupby("encoder", sort=False):
         samples = read_samples(runs, spec.classes)
         if not samples:
@@ -318,15 +338,19 @@ def _context(
         "groups": results.cases["group"].nunique(),
         "cases": results.cases["case"].nunique(),
         "summary": tables.summary(results),
+        "beside": beside_iou(results),
         "paper": beside_paper(results, spec),
         "parameters": tables.parameters(results.runs),
         "classes": len(spec.classes),
+        "domains": tables.domain_rows(results, table_one(results, spec)),
+        "same_places": _same_places(folder),
         "heatmaps": [(name, _sentence(_metric(c))) for name, c in _heatmaps(results)],
         "variants": results.runs["variant"].nunique(),
         "tables": _score_tables(results),
         "standings": tables.standings(results),
         "several_runs": bool((results.tests["runs"] > 1).any()),
-        "empty": tables.has_empty_cases(results),
+        "foreground": len(results.foreground),
+        "empty": tables.empty_cases(results),
         "effects": [
             {"name": name, "panels": tables.effect_panels(results, metric)}
             for metric, name in METRIC_NAMES.items()
@@ -348,7 +372,7 @@ def _score_tables(results: StudyResults) -> list[dict[str, Any]]:
         for _, name in _heatmaps(results)
     ]
     names = {name: words for name, words in METRIC_NAMES.items() if name != "iou"}
-    if tables.has_empty_cases(results):
+    if tables.empty_cases(results):
         names |= EMPTY_NAMES
     return classes + [
         {"name": words, "panels": tables.metric_panels(results, metric)}
@@ -368,7 +392,7 @@ def _contents(shown: dict[str, PageFigure]) -> list[tuple[str, str]]:
         ("made", "Methods and settings"),
     ]
     empty = set()
-    if not {"templates", "examples"} & set(shown):
+    if not {"templates", "examples", "views"} & set(shown):
         empty.add("images")
     if not any(name.startswith("samples-") for name in shown):
         empty.add("samples")
@@ -393,6 +417,11 @@ def _profiles(results: StudyResults) -> list[dict[str, Any]]:
             }
         )
     return shown
+
+
+def _same_places(folder: Path) -> bool:
+    """Whether the views are of the same places in all domains."""
+    return all(len({view["case"] for view in row}) == 1 for row in read_views(folder))
 
 
 def _environment(folder: Path) -> list[tuple[str, str]]:

@@ -12,12 +12,13 @@ import pandas as pd
 from skipshift import records
 from skipshift.checksums import check_sums, read_sealed
 from skipshift.errors import SkipshiftError
-from skipshift.names import seen_domain
+from skipshift.names import parse_shift, seen_domain
 from skipshift.page.ordering import in_domain, of_classes, ordered_variants
 from skipshift.spec_files import read_spec
 from skipshift.specs import StudySpec
-from skipshift.statistics.comparisons import AWAY, compare
+from skipshift.statistics.comparisons import AWAY, BOTH_FAIL, compare
 from skipshift.statistics.layer_tests import over_runs
+from skipshift.statistics.multiplicity import ALPHA
 from skipshift.statistics.scores import estimates, headline_class
 
 RUN_KEYS = (
@@ -62,11 +63,17 @@ class StudyResults:
     margin: float
     """Equivalence margin: the largest negligible difference of a score."""
 
+    metrics: pd.DataFrame | None = None
+    """Columns of metrics.csv, or None if no metrics beside IoU were measured."""
+
     layers: pd.DataFrame | None = None
     """Columns of profile.csv, all runs of a network joined, or None without a profile."""
 
     shift: pd.DataFrame | None = None
     """Columns of shift.parquet, or None without a profile."""
+
+    domains: pd.DataFrame | None = None
+    """Columns of domains.csv, or None in a study of an older version."""
 
     warnings: tuple[str, ...] = ()
     """Warnings of the data check before the training."""
@@ -99,6 +106,9 @@ def read_results(folder: Path, spec: StudySpec) -> StudyResults:
     homes = _homes(folder, spec, list(iou["domain"].unique()))
     cases = records.read_table(tables / "cases.parquet")
     scores, tests = (_current(tables / name) for name in ("scores.csv", "tests.csv"))
+    if tests is None:
+        measured = _optional(tables / "metrics.parquet")
+        tests = compare(cases, spec.margin, homes, measured=measured)
     return StudyResults(
         # source domains come first, as `in_domain` expects
         iou=iou.sort_values("domain", key=lambda d: ~d.isin(homes), kind="stable"),
@@ -106,11 +116,13 @@ def read_results(folder: Path, spec: StudySpec) -> StudyResults:
         foreground=foreground,
         cases=cases,
         scores=estimates(cases) if scores is None else scores,
-        tests=compare(cases, spec.margin, homes) if tests is None else tests,
+        tests=tests,
+        metrics=_optional(tables / "metrics.csv"),
         margin=spec.margin,
         runs=read_runs(folder, spec),
         layers=_layers(tables),
         shift=_optional(tables / "shift.parquet", ["distance", "pooling"]),
+        domains=_optional(tables / "domains.csv"),
         warnings=_warnings(folder / records.CHECK),
     )
 
@@ -257,14 +269,35 @@ def read_samples(runs: pd.DataFrame, classes: Sequence[str], most: int = 6) -> d
     }
 
 
-def _arrays(path: Path) -> dict[str, Any]:
-    names = ("images", "masks", "predictions", "cases", "domains")
+def read_views(folder: Path) -> list[list[dict[str, Any]]]:
+    """Read the views of the test domains: rows of ``image, mask, case, domain``; may be empty.
+
+    `SkipshiftError` names a file that cannot be read.
+    """
+    path = folder / records.VIEWS
+    if not path.exists():
+        return []
+    about = _arrays(path, ("places", "cases", "domains"))
+    numbers = range(len(about["cases"]))
+    pixels = _arrays(path, [f"{kind}-{i}" for i in numbers for kind in ("image", "mask")])
+    rows: dict[int, list[dict[str, Any]]] = {}
+    for i in numbers:
+        view = {"case": str(about["cases"][i]), "domain": str(about["domains"][i])}
+        view |= {"image": pixels[f"image-{i}"], "mask": pixels[f"mask-{i}"]}
+        rows.setdefault(int(about["places"][i]), []).append(view)
+    return list(rows.values())
+
+
+_SAMPLES = ("images", "masks", "predictions", "cases", "domains")
+
+
+def _arrays(path: Path, names: Sequence[str] = _SAMPLES) -> dict[str, Any]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in names}
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         reason = " ".join(str(error).split())
-        raise SkipshiftError(f"{path}: cannot be read as samples: {reason}") from None
+        raise SkipshiftError(f"{path}: cannot be read as {path.stem}: {reason}") from None
 
 
 def tests_on(results: StudyResults, encoder: str, domains: Sequence[str]) -> pd.DataFrame:
@@ -272,6 +305,18 @@ def tests_on(results: StudyResults, encoder: str, domains: Sequence[str]) -> pd.
     domain = domains[0] if len(domains) == 1 else AWAY
     tests = headline_tests(results)
     return tests[(tests["encoder"] == encoder) & (tests["domain"] == domain)]
+
+
+def few_groups(results: StudyResults) -> pd.DataFrame:
+    """Select the headline tests in which no p could be small, whatever the data.
+
+    Networks that both fail are left out, and single synthetic shifts where their mean is there.
+    """
+    tests = headline_tests(results)
+    tests = tests[tests["effect"].notna() & (tests["verdict"] != BOTH_FAIL)]
+    few = tests[tests["least_p"] >= ALPHA]
+    shifts = few["domain"].map(lambda domain: parse_shift(domain) is not None)
+    return few[~shifts] if AWAY in set(few["domain"]) else few
 
 
 def headline_tests(results: StudyResults) -> pd.DataFrame:

@@ -9,7 +9,7 @@ import pandas as pd
 from skipshift.names import BASELINE, listed
 from skipshift.page.comparison_sentences import claim, leading, tally
 from skipshift.page.ordering import excesses, grid, of_pair, pairs_of
-from skipshift.page.profile_sentences import no_verdict, not_behind
+from skipshift.page.profile_sentences import no_verdict, rivals, top_layer
 from skipshift.page.study_results import StudyResults, headline_tests, tests_on
 from skipshift.page.wording import chance, counted, many, on_domains
 from skipshift.statistics.comparisons import (
@@ -44,7 +44,7 @@ def answer(results: StudyResults) -> list[tuple[str, str]]:
     ]
     if results.away:
         said += [("Under shift", _scores(results, e, results.away)) for e in _encoders(results)]
-    said += [("Where it enters", text) for text in _entries(results.layers)]
+    said += [("Where it shows", text) for text in _entries(results.layers)]
     warned = [("The data", f"The check warned of {text}.") for text in results.warnings]
     return [*said, ("Uncertainty", uncertainty(results)), *warned]
 
@@ -70,7 +70,7 @@ def headline(results: StudyResults) -> str:
 
 
 def _short_entry(layers: pd.DataFrame) -> str:
-    """Say in how many networks the shift is clear, and where it is surely the largest."""
+    """Say in how many networks the shift is clear, and where it is significantly the largest."""
     networks = _networks(layers)
     reference, shifted = pairs_of(layers)[0]
     clear = [rows for rows in networks.values() if is_clear(rows).any()]
@@ -80,13 +80,13 @@ def _short_entry(layers: pd.DataFrame) -> str:
     text = f"The shift from {reference} to {shifted} is above the noise floor"
     if len(networks) > 1:
         text += f" in {len(clear)} of {len(networks)} networks"
-    sure = pd.Series([_top(rows) for rows in clear if not _rivals(rows)], dtype=object)
+    sure = pd.Series([top_layer(rows) for rows in clear if not rivals(rows)], dtype=object)
     if sure.empty:
         return f"{text}; which layer shifts most is uncertain."
     layer, number = sure.value_counts().index[0], int(sure.value_counts().iloc[0])
     every = "all" if number == len(clear) else str(number)
     of = f" in {every} of them" if len(networks) > 1 else ""
-    return f"{text}, and surely largest at {_position(str(layer))}{of}."
+    return f"{text}, and significantly largest at {_position(str(layer))}{of}."
 
 
 def _encoders(results: StudyResults) -> list[str]:
@@ -100,11 +100,15 @@ def _means(results: StudyResults, encoder: str, domains: Sequence[str]) -> "pd.S
 
 
 _VERDICTS = {
-    HIGHER: ("is", "are", "higher", " than {baseline}"),
-    LOWER: ("is", "are", "lower", " than {baseline}"),
-    EQUIVALENT: ("is", "are", "equivalent within {margin:g}", " to {baseline}"),
-    OPEN: ("is", "are", "not told apart", " from {baseline}"),
-    BOTH_FAIL: ("fails", "fail", "as the baseline does", " ({baseline})"),
+    HIGHER: ("is higher", "are higher", " than {baseline}"),
+    LOWER: ("is lower", "are lower", " than {baseline}"),
+    EQUIVALENT: (
+        "is equivalent within {margin:g}",
+        "are equivalent within {margin:g}",
+        " to {baseline}",
+    ),
+    OPEN: ("is not told apart", "are not told apart", " from {baseline}"),
+    BOTH_FAIL: ("fails", "fail", " and so does {baseline}"),
 }
 """Words of each verdict: of one network, of several, and the baseline where it is first named."""
 
@@ -117,13 +121,12 @@ def _claims(results: StudyResults, encoder: str, domains: Sequence[str], where: 
         return f"{where} {listed(f'{variant} has {value:.3f}' for variant, value in mean.items())}"
     said: list[str] = []
     for (verdict, of), rows in tests.groupby(["verdict", "of"], sort=False):
-        one, several, words, first = _VERDICTS[str(verdict)]
+        one, several, first = _VERDICTS[str(verdict)]
         names = listed(f"{name} ({mean[name]:.3f})" for name in rows["variant"])
         who = f"the checkpoint{'s' * (len(rows) > 1)} of {names}" if of == CHECKPOINT else names
-        verb = one if len(rows) == 1 else several
+        words = (one if len(rows) == 1 else several).format(margin=results.margin)
         base = f"{'that of ' * (of == CHECKPOINT)}the baseline ({mean[BASELINE]:.3f})"
-        words = words.format(margin=results.margin)
-        said.append(f"{who} {verb} {words}{'' if said else first.format(baseline=base)}")
+        said.append(f"{who} {words}{'' if said else first.format(baseline=base)}")
     return f"{where} {', '.join(said)}"
 
 
@@ -177,7 +180,7 @@ def entry(layers: pd.DataFrame) -> str:
             "one group cannot be split; without a null no layer can be named."
         )
     names = list(networks)
-    tops = {name: _top(rows) for name, rows in networks.items() if is_clear(rows).any()}
+    tops = {name: top_layer(rows) for name, rows in networks.items() if is_clear(rows).any()}
     flat = [name for name in names if name not in tops]
     if not tops:
         name, rows = next(iter(networks.items()))
@@ -202,12 +205,12 @@ def entry(layers: pd.DataFrame) -> str:
             f" No layer is significantly above its null {_inside(flat, names)}"
             f"{_because(pd.concat([networks[name] for name in flat]))}."
         )
-    unsure = {n: _rivals(networks[n]) for n in tops if _rivals(networks[n])}
+    unsure = {n: near for n in tops if (near := rivals(networks[n]))}
     if unsure:
-        first, rivals = next(iter(unsure.items()))
+        first, near = next(iter(unsure.items()))
         text += (
             f" The order of the largest layers is uncertain {_inside(list(unsure), names)}: in "
-            f"{first} the largest is not significantly larger than {listed(rivals)}."
+            f"{first} the largest is not significantly larger than {listed(near)}."
         )
     return text
 
@@ -221,18 +224,6 @@ def _networks(layers: pd.DataFrame) -> dict[str, pd.DataFrame]:
         name = f"{encoder} {variant}" if encoders > 1 else str(variant)
         found[name] = rows.set_index("layer", drop=False)
     return found
-
-
-def _top(rows: pd.DataFrame) -> str:
-    """Find the clear layer with the largest excess."""
-    return str(rows[is_clear(rows)]["excess"].idxmax())
-
-
-def _rivals(rows: pd.DataFrame) -> list[str]:
-    """Layers whose excess is not surely smaller than that of the largest clear layer."""
-    largest = str(rows["excess"].idxmax())
-    # differences are to the largest excess of all, which may belong to a layer that is not clear
-    return not_behind(rows, largest) if largest == _top(rows) else [largest]
 
 
 def _told(rows: pd.DataFrame, layer: str) -> str:

@@ -6,11 +6,11 @@ from typing import Any
 import pandas as pd
 
 from skipshift.page.ordering import Marks, excesses, grid, marks, ordered_variants, panels
+from skipshift.page.profile_sentences import rivals, top_layer
 from skipshift.page.study_results import StudyResults, tests_on
 from skipshift.page.wording import many
 from skipshift.statistics.comparisons import AWAY
 from skipshift.statistics.layer_tests import is_clear
-from skipshift.statistics.scores import EMPTY
 
 # Table II: trainable parameters for two classes.
 PAPER_PARAMETERS = {
@@ -92,7 +92,7 @@ def iou_panels(
         score = {"domain": domain, "iou": values[domain][key], "best": (*key, domain) in bold}
         return {**score, **bounds.get((*key, domain), UNBOUND)}
 
-    return _panels(values.columns, values.index, cell)
+    return laid_out(values.columns, values.index, cell)
 
 
 def metric_panels(
@@ -102,25 +102,27 @@ def metric_panels(
     label = class_name or results.headline
     scores = results.scores[results.scores["metric"] == metric].rename(columns={"value": "iou"})
     bold = marks(results.tests, label, metric)
-    return iou_panels(_home_first(results, scores), label, bold)
+    return iou_panels(home_first(results, scores), label, bold)
 
 
-def has_empty_cases(results: StudyResults) -> bool:
-    """Whether the reference of any case lacks a class that headlines report."""
-    scores = results.scores
-    own = (scores["class"] == results.headline) & scores["metric"].isin(EMPTY)
-    return bool(scores[own]["value"].notna().any())
+def empty_cases(results: StudyResults) -> int:
+    """Count the cases whose reference lacks a foreground class, in the domain with most of them."""
+    cases = results.cases[results.cases["class"].isin(results.foreground)]
+    empty = cases[cases["tp"] + cases["fn"] == 0]
+    return int(empty.groupby("domain")["case"].nunique().max()) if len(empty) else 0
 
 
 def effect_panels(results: StudyResults, metric: str) -> list[dict[str, Any]]:
-    """Differences from the baseline by one metric, one table per panel of domains."""
+    """Differences from the baseline by one metric, one table per panel of domains; may be none."""
     tests = results.tests[results.tests["class"] == results.headline]
     tests = tests[(tests["metric"] == metric) & (tests["domain"] != AWAY)]
-    tests = _home_first(results, tests)
+    tests = home_first(results, tests)
     named = {(t["encoder"], t["variant"], t["domain"]): t for t in tests.to_dict("records")}
     compared = {key[:2] for key in named}
     networks = [key for key in grid(results.iou, results.headline).index if key in compared]
-    return _panels(tests["domain"].unique(), networks, lambda key, d: named.get((*key, d)))
+    if not networks:
+        return []
+    return laid_out(tests["domain"].unique(), networks, lambda key, d: named.get((*key, d)))
 
 
 def standings(results: StudyResults) -> list[dict[str, Any]]:
@@ -140,11 +142,12 @@ def standings(results: StudyResults) -> list[dict[str, Any]]:
     return lines
 
 
-def _home_first(results: StudyResults, table: pd.DataFrame) -> pd.DataFrame:
+def home_first(results: StudyResults, table: pd.DataFrame) -> pd.DataFrame:
+    """Put the rows of the source domains first."""
     return table.sort_values("domain", key=lambda d: ~d.isin(results.homes), kind="stable")
 
 
-def _panels(
+def laid_out(
     domains: Iterable[str],
     networks: Iterable[tuple[str, str]],
     cell: Callable[[tuple[str, str], str], Any],
@@ -186,16 +189,39 @@ def parameters(runs: pd.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
+def domain_rows(results: StudyResults, paper: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Facts of each test domain beside the paper's, if there are several domains (Table I).
+
+    Parameters
+    ----------
+    paper
+        Domain -> what the paper says of it.
+    """
+    table = results.domains
+    if table is None or len(table) < 2:
+        return []
+    rows = home_first(results, table).to_dict("records")
+    return [
+        {str(name): value for name, value in row.items()}
+        | {"home": row["domain"] in results.homes, "paper": paper.get(row["domain"], "")}
+        for row in rows
+    ]
+
+
 def excess_rows(layers: pd.DataFrame) -> list[dict[str, Any]]:
-    """Excess of every network in every layer for one pair of domains, and which are clear."""
-    table = excesses(layers)
-    clear = excesses(layers.assign(excess=is_clear(layers).astype(float))) == 1
-    lines = []
+    """Excess of every network in every layer for one pair of domains; which are clear, or the top.
+
+    A layer is the ``top`` if its excess is significantly larger than that of every other.
+    """
+    table, lines = excesses(layers), []
     for network, head in zip(table.index, labelled(table.index), strict=True):
-        top = table.loc[network].where(clear.loc[network]).max()
+        own = (layers["encoder"] == network[0]) & (layers["variant"] == network[1])
+        rows = layers[own].set_index("layer", drop=False)
+        clear = is_clear(rows).reindex(table.columns, fill_value=False)
+        top = top_layer(rows) if clear.any() and not rivals(rows) else None
         cells = [
-            {"value": value, "clear": shown, "top": shown and value == top}
-            for value, shown in zip(table.loc[network], clear.loc[network], strict=True)
+            {"value": value, "clear": bool(clear[layer]), "top": layer == top}
+            for layer, value in table.loc[network].items()
         ]
         lines.append({**head, "cells": cells})
     return lines

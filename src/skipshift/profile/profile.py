@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from skipshift.errors import ArgumentError
@@ -50,9 +49,6 @@ class Profile:
 
     skips: tuple[int, ...] | None = None
     """Skip levels that the network keeps; None if unknown."""
-
-    smallest_p: float = np.nan
-    """Smallest attainable p-value: the fraction of permutations that leave the sets intact."""
 
     outside: Mapping[str, float] = field(default_factory=dict)
     """Layer -> fraction of values beyond the edges of a fingerprint, the larger of both sets; empty
@@ -102,7 +98,6 @@ class Profile:
         write_table(Path(folder) / "channels.parquet", self.channels)
         known = {
             "skips": self.skips,
-            "smallest_p": None if np.isnan(self.smallest_p) else self.smallest_p,
             "outside": dict(self.outside),
         }
         write_json(Path(folder) / "profile.json", {"spec": to_plain(self.spec), **known})
@@ -115,12 +110,11 @@ class Profile:
         spec = from_plain(ProfileSpec, known.get("spec"), str(file))
         layers = read_table(file.with_name("layers.csv"), PROFILE_LAYERS)
         channels = read_table(file.with_name("channels.parquet"))
-        skips, smallest_p = known.get("skips"), known.get("smallest_p")
+        skips = known.get("skips")
         return cls(
             layers,
             channels,
             spec,
             None if skips is None else tuple(skips),
-            np.nan if smallest_p is None else smallest_p,
             known.get("outside", {}),
         )

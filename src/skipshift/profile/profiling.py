@@ -202,7 +202,7 @@ def _profile(
     empty = pd.DataFrame(columns=list(TABLE_COLUMNS["channels.parquet"]))
     parts = pd.concat(channels, ignore_index=True)[list(empty)] if channels else empty
     whole = pd.concat(layers, ignore_index=True)
-    return Profile(whole, parts, spec, skips, draws.smallest_p, evidence=pd.DataFrame(evidence))
+    return Profile(whole, parts, spec, skips, evidence=pd.DataFrame(evidence))
 
 
 def _evidence(layer: Compared, draws: Draws) -> dict[str, Any]:

@@ -18,6 +18,7 @@ One rule (`decide`) gives every verdict, and what was drawn is what is tested:
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
@@ -26,10 +27,13 @@ import pandas as pd
 from skipshift.errors import ArgumentError
 from skipshift.names import BASELINE
 from skipshift.records import TABLE_COLUMNS
+from skipshift.statistics.counts import ratio
 from skipshift.statistics.crossed import Crossed, stacked
+from skipshift.statistics.metric_scores import metric_sums
 from skipshift.statistics.multiplicity import (
     ALPHA,
     FIRST,
+    SWAPS,
     max_t,
     signs,
     smallest_swap_p,
@@ -114,8 +118,9 @@ def compare(
     cases: pd.DataFrame,
     margin: float,
     homes: Sequence[str] = (),
-    swaps: int = 9999,
+    swaps: int = SWAPS,
     seed: int = 0,
+    measured: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Compare each variant with the baseline of its encoder on each domain, class and metric.
 
@@ -130,6 +135,9 @@ def compare(
         `AWAY`.
     swaps
         Number of random swaps; if there are at most one more patterns, each is taken once.
+    measured
+        Columns of metrics.parquet: networks are compared by the metrics beside IoU, too, those that
+        are `Metric.compared`.
 
     Returns
     -------
@@ -144,8 +152,25 @@ def compare(
     places = places_of([str(domain) for domain in cases["domain"].unique()], homes)
     sums = group_sums(cases, foreground, foreground)
     patterns = signs(len(sums.parts), swaps, np.random.default_rng(seed))
-    measured, floors = sums.measured(), _floors(cases, foreground)
-    tables = []
+    tables = _compared(sums, _floors(cases, foreground), places, patterns, margin)
+    if measured is not None and (beside := metric_sums(measured)) is not None:
+        tables += _compared(beside, None, places, patterns, margin)
+    if not tables:
+        return pd.DataFrame(columns=list(TABLE_COLUMNS["tests.csv"]))
+    tests = pd.concat(tables, ignore_index=True)
+    tests["verdict"] = _verdicts(tests, margin)
+    return tests[list(TABLE_COLUMNS["tests.csv"])]
+
+
+def _compared(
+    sums: GroupSums,
+    floors: Array | None,
+    places: Sequence[Place],
+    patterns: Array,
+    margin: float,
+) -> list[pd.DataFrame]:
+    """Columns of tests.csv but the verdict, a table of each variant on each place."""
+    measured, tables = sums.measured(), []
     for encoder in sums.runs["encoder"].unique():
         pairs = [pair for pair in _pairs(sums.runs) if pair.encoder == encoder]
         named = [(place, pair) for place in places for pair in pairs]
@@ -155,13 +180,9 @@ def compare(
             columns = _columns(cells, first, patterns, margin)
             for i, (place, pair) in enumerate(named):
                 own = {name: values[i] for name, values in columns.items()}
-                part = shown_table(sums.shown, SCORES, own)
+                part = shown_table(sums.shown, sums.metrics, own)
                 tables.append(part.assign(encoder=encoder, variant=pair.variant, domain=place.name))
-    if not tables:
-        return pd.DataFrame(columns=list(TABLE_COLUMNS["tests.csv"]))
-    tests = pd.concat(tables, ignore_index=True)
-    tests["verdict"] = _verdicts(tests, margin)
-    return tests[list(TABLE_COLUMNS["tests.csv"])]
+    return tables
 
 
 def places_of(domains: Sequence[str], homes: Sequence[str]) -> list[Place]:
@@ -221,10 +242,11 @@ def both_fail(ours: Array, theirs: Array, floor: Array, margin: float) -> Flags:
     return np.asarray(np.maximum(ours, theirs) <= floor + margin)
 
 
-def least_p(groups: npt.NDArray[np.int64], first: Flags) -> Array:
+def least_p(groups: npt.NDArray[np.int64], first: Flags, swaps: int = SWAPS) -> Array:
     """Least adjusted p that swaps could give each comparison of a family, (comparisons,)."""
     weights = _weights(first)
-    return np.array([smallest_swap_p(int(n), w) for n, w in zip(groups, weights, strict=True)])
+    pairs = zip(groups, weights, strict=True)
+    return np.array([smallest_swap_p(int(n), weight, swaps) for n, weight in pairs])
 
 
 def _weights(first: Flags) -> Array:
@@ -279,6 +301,36 @@ def _cell(
     return _Cell(apart.mean(domains), shares, apart.groups(domains), baseline, floor)
 
 
+def group_effects(cases: pd.DataFrame, places: Sequence[Place]) -> pd.DataFrame:
+    """Difference of each variant from its baseline within single groups, by pooled IoU.
+
+    Parameters
+    ----------
+    cases
+        Columns of cases.parquet; the first class is background and left out.
+
+    Returns
+    -------
+    ``encoder, variant, domain, class, group, effect``: the mean over pairs of runs, and over those
+    domains of the place that the group is in. A group without the class has no row.
+    """
+    foreground = foreground_of(cases)
+    sums = group_sums(cases, foreground, foreground, SCORES[:1])
+    groups = sorted(cases["group"].unique())
+    scores = sums.with_mean(ratio(sums.parts[..., 0], sums.parts[..., 1]))[..., 0]
+    rows = []
+    for pair, place in product(_pairs(sums.runs), places):
+        domains = [sums.domains.index(name) for name in place.domains]
+        apart = (scores[:, :, pair.ours] - scores[:, :, pair.theirs])[:, domains]
+        about = {"encoder": pair.encoder, "variant": pair.variant, "domain": place.name}
+        known = np.isfinite(apart)
+        effects = ratio(np.where(known, apart, 0).sum((1, 2)), known.sum((1, 2)))
+        for group, own in zip(groups, effects, strict=True):
+            for name, effect in zip(sums.shown, own, strict=True):
+                rows.append({**about, "class": name, "group": group, "effect": effect})
+    return pd.DataFrame(rows).dropna(subset="effect").reset_index(drop=True)
+
+
 def _weighted(part: Array, values: Array) -> Array:
     """Sum (..., domains, ...) values by their parts (domains, ...), over the domains."""
     axis = -part.ndim
@@ -299,7 +351,7 @@ def _columns(
         decision = decide(crossed.at(at), shares[:, :, *at], first, patterns, margin)
         for name, values in tested.items():
             values[:, *at] = getattr(decision, name)
-        least[:, *at] = least_p(groups[:, *at], first)
+        least[:, *at] = least_p(groups[:, *at], first, len(patterns) - 1)
     between, by_groups = crossed.spread()
     several = crossed.count > 1
     half = crossed.half_width()
@@ -325,10 +377,13 @@ def _columns(
 
 
 def _verdicts(tests: pd.DataFrame, margin: float) -> npt.NDArray[np.str_]:
-    """Verdict of each row of tests.csv."""
+    """Verdict of each row of tests.csv; networks that fail by IoU fail by what has no floor."""
     theirs = tests["baseline"].to_numpy(float)
     effect = tests["effect"].to_numpy(float)
     fail = both_fail(theirs + effect, theirs, tests["floor"].to_numpy(float), margin)
+    keys = pd.MultiIndex.from_frame(tests[["encoder", "variant", "domain", "class"]])
+    by_iou = keys.isin(keys[fail & (tests["metric"] == "iou").to_numpy()])
+    fail |= by_iou & ~tests["metric"].isin(SCORES).to_numpy()
     differs = tests["p_adjusted"].to_numpy(float) < ALPHA
     equal = tests["p_equivalence_adjusted"].to_numpy(float) < ALPHA
     conditions = [fail, differs & (effect > 0), differs, equal]

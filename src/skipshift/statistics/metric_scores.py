@@ -1,7 +1,7 @@
 """Metrics of every network on every domain: pooled value, interval over groups, worst case."""
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,10 @@ from skipshift.statistics.crossed import (
     unknown,
 )
 from skipshift.statistics.metrics import METRICS, Metric
+from skipshift.statistics.scores import MEAN, SCORES, GroupSums, foreground_of, runs_of
+
+Pooled = tuple[float, Array, Array]
+"""Value of a run, error of each group in it, and each group's weight, as from `pooled`."""
 
 LOWER_TAIL = 0.05
 """Share of the cases that are at most as good as the value of the column ``p5``."""
@@ -37,38 +41,68 @@ def metric_scores(table: pd.DataFrame) -> pd.DataFrame:
     of all cases (``group_dice``: the mean over the groups with the class). ``mean``, ``p5`` and
     ``worst`` are of single cases (of groups) with the class in their mask, whatever was predicted:
     their mean, the case that 5 % of them are at most as good as, and the worst one; the worst bias
-    is the one farthest from 0. ``cases`` counts all cases, ``present`` those with the class.
+    is the one farthest from 0. Class `MEAN` is the mean over several foreground classes and has no
+    single cases. ``cases`` counts all cases, ``present`` those with the class.
     ``low`` and ``high`` are the t-interval of scores.csv (`Crossed`): over groups with one run,
     over trainings and groups with several; NaN with fewer than 2 groups.
     """
-    rows = []
-    network = ["encoder", "variant", "metric", "domain", "class"]
+    rows: list[dict[str, Any]] = []
+    network = ["encoder", "variant", "metric", "domain"]
     for key, own in table.groupby(network, sort=False):
-        metric = METRICS[str(key[2])]
+        metric, about = METRICS[str(key[2])], dict(zip(network, key, strict=True))
+        about |= {"cases": own["case"].nunique(), "groups": own["group"].nunique()}
         groups = np.unique(own["group"].astype(str))
-        runs = [run for _, run in own.groupby("run", sort=False)]
-        result = joined([pooled(run, groups, metric) for run in runs])
-        low, high = _interval(result, metric)
-        cases = [case_values(run, metric) for run in runs]
-        rows.append(
-            {
-                **dict(zip(network, key, strict=True)),
-                **dict(_spread(cases, metric)),
-                "value": float(result.effect),
-                "low": float(low),
-                "high": float(high),
-                "cases": own["case"].nunique(),
-                "groups": len(groups),
-                "present": own.loc[own["present"], "case"].nunique(),
-            }
-        )
-    columns = list(TABLE_COLUMNS["metrics.csv"])
-    return pd.DataFrame(rows, columns=columns)
+        values = {}
+        for name, part in own.groupby("class", sort=False):
+            runs = [run for _, run in part.groupby("run", sort=False)]
+            values[str(name)] = [pooled(run, groups, metric) for run in runs]
+            cases = dict(_spread([case_values(run, metric) for run in runs], metric))
+            rows.append({**about, "class": name, **_joined(values[str(name)], metric), **cases})
+            rows[-1]["present"] = part.loc[part["present"], "case"].nunique()
+        foreground = foreground_of(own)
+        if metric.by_class and len(foreground) > 1:
+            same = zip(*(values[name] for name in foreground), strict=True)
+            mean = _joined([_mean_of_classes(run) for run in same], metric)
+            held = own["present"] & own["class"].isin(foreground)
+            rows.append({**about, "class": MEAN, **mean})
+            rows[-1]["present"] = own.loc[held, "case"].nunique()
+    return pd.DataFrame(rows, columns=list(TABLE_COLUMNS["metrics.csv"]))
 
 
-def pooled(
-    run: pd.DataFrame, groups: npt.NDArray[np.str_], metric: Metric
-) -> tuple[float, Array, Array]:
+def metric_sums(table: pd.DataFrame) -> GroupSums | None:
+    """Sum the metrics that networks are compared by within groups; None if there are none.
+
+    Parameters
+    ----------
+    table
+        Columns of metrics.parquet; the first class is background and left out.
+    """
+    names = [name for name in table["metric"].unique() if METRICS[name].compared]
+    names = [name for name in names if name not in SCORES]
+    table = table[table["metric"].isin(names)]
+    if table.empty:
+        return None
+    foreground, runs = foreground_of(table), runs_of(table)
+    axes: dict[str, list[str]] = {
+        "group": sorted(table["group"].unique()),
+        "domain": sorted(table["domain"].unique()),
+        "run": list(runs["run"]),
+        "class": list(foreground),
+        "metric": names,
+    }
+    cells = table.groupby(list(axes), sort=False)
+    sums, held = cells[["numerator", "denominator"]].sum(), cells["present"].any()
+    values = np.where(held, ratio(*sums.to_numpy().T), np.nan)
+    means = [METRICS[name].mean_of_groups for name in sums.index.get_level_values("metric")]
+    sums[means] = np.stack([np.nan_to_num(values), np.isfinite(values)], -1)[means]
+    whole = sums.reindex(pd.MultiIndex.from_product(list(axes.values())), fill_value=0)
+    parts = whole.to_numpy(np.float64).reshape(*map(len, axes.values()), 2)
+    number = len(table[["domain", "case"]].drop_duplicates())
+    domains = tuple(axes["domain"])
+    return GroupSums(parts, domains, runs, foreground, foreground, tuple(names), number)
+
+
+def pooled(run: pd.DataFrame, groups: npt.NDArray[np.str_], metric: Metric) -> Pooled:
     """Value of one run's cases, and each group's error in it and part of what is divided by.
 
     A group's error is what leaving it out changes, times sqrt((n - 1) / n) with the number n of
@@ -91,13 +125,25 @@ def pooled(
     # all groups, then all but each
     tops, bottoms = (np.vstack([part.sum(0), part.sum(0) - part]) for part in (above, below))
     scores = ratio((np.abs(tops) if metric.binned else tops).sum(1), bottoms.sum(1))
-    weights = below.sum(1)
+    weights = np.nan_to_num(ratio(below.sum(1), np.full(len(below), below.sum())))
     number = max(int((weights > 0).sum()), 1)
     errors = np.sqrt((number - 1) / number) * np.where(weights > 0, scores[0] - scores[1:], 0)
     return float(scores[0]), errors, weights
 
 
-def joined(runs: Sequence[tuple[float, Array, Array]]) -> Crossed:
+def _mean_of_classes(run: Sequence[Pooled]) -> Pooled:
+    """Average value, errors and weights of one run's classes."""
+    values, errors, weights = zip(*run, strict=True)
+    return float(np.mean(values)), np.mean(errors, 0), np.mean(weights, 0)
+
+
+def _joined(runs: Sequence[Pooled], metric: Metric) -> dict[str, float]:
+    result = joined(runs)
+    low, high = _interval(result, metric)
+    return {"value": float(result.effect), "low": float(low), "high": float(high)}
+
+
+def joined(runs: Sequence[Pooled]) -> Crossed:
     """Join the runs of a network that have a value; see `pooled` for each."""
     known = [run for run in runs if np.isfinite(run[0])]
     if not known:

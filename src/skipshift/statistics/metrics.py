@@ -240,6 +240,11 @@ class Metric:
     range: Literal["share", "amount", "signed"] = "share"
     """Whether values lie in [0, 1], above 0, or on both sides of 0."""
 
+    @property
+    def compared(self) -> bool:
+        """Whether networks are compared by it: a ratio of sums in [0, 1], better at one end."""
+        return self.by_class and self.range == "share" and not self.binned
+
 
 METRICS: Mapping[str, Metric] = {
     "iou": Metric(iou),

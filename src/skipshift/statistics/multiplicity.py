@@ -15,6 +15,9 @@ FIRST = 2 / 3
 single domains have the rest. With two thirds 6 groups can give a verdict on the first and 7 on all:
 no other part does that."""
 
+SWAPS = 9999
+"""Random swaps of a comparison; where there are at most one more patterns, each is taken once."""
+
 _TIE = 1e-9
 
 
@@ -97,17 +100,22 @@ def two_levels(first: Array, rest: Array, weight: float = FIRST) -> tuple[Array,
     return np.minimum(one, 1), np.minimum(two, 1)
 
 
-def smallest_swap_p(groups: int, weight: float = 1.0) -> float:
+def smallest_swap_p(groups: int, weight: float = 1.0, draws: int = SWAPS) -> float:
     """Least adjusted p that swaps of this many groups could ever give, known before any training.
+
+    One of all patterns there are, and no less than one of those that are drawn.
 
     Parameters
     ----------
     weight
         Part of `ALPHA` of its level: `FIRST`, 1 - `FIRST`, or 1 where there is one level.
+    draws
+        Number of random swaps, as for `signs`.
 
     >>> smallest_swap_p(4), round(smallest_swap_p(6, FIRST), 3)
     (0.125, 0.047)
-    >>> round(smallest_swap_p(6, 1 - FIRST), 3)
-    0.094
+    >>> round(smallest_swap_p(6, 1 - FIRST), 3), smallest_swap_p(30)
+    (0.094, 0.0001)
     """
-    return min(1.0, 2.0 ** (1 - groups) / weight) if groups > 0 else 1.0
+    least = max(2.0 ** (1 - groups), 1 / (draws + 1))
+    return min(1.0, least / weight) if groups > 0 else 1.0

@@ -120,6 +120,9 @@ class GroupSums:
     foreground: tuple[str, ...]
     """The classes but the background; the last of ``classes``."""
 
+    metrics: tuple[str, ...]
+    """Names of the metrics in ``parts``."""
+
     cases: int
     """Number of cases summed."""
 
@@ -161,7 +164,7 @@ def group_sums(
         The first of `SCORES` and `EMPTY`.
     """
     cases = cases[cases["class"].isin(classes)]
-    runs = _runs(cases)
+    runs = runs_of(cases)
     groups, labels = pd.factorize(cases["group"], sort=True)
     places, domains = pd.factorize(cases["domain"], sort=True)
     axes = [
@@ -178,7 +181,7 @@ def group_sums(
     parts = np.asarray(sums, np.float64).T.reshape(*shape, len(metrics), 2)
     number = len(cases[["domain", "case"]].drop_duplicates())
     names = tuple(str(name) for name in domains)
-    return GroupSums(parts, names, runs, tuple(classes), tuple(foreground), number)
+    return GroupSums(parts, names, runs, tuple(classes), tuple(foreground), tuple(metrics), number)
 
 
 def constants(cases: pd.DataFrame) -> pd.DataFrame:
@@ -245,7 +248,7 @@ def estimates(cases: pd.DataFrame) -> pd.DataFrame:
         floor = constants(table)
         for part in (table,) if floor.empty else (table, floor):
             sums = group_sums(part, classes, foreground, (*SCORES, *EMPTY))
-            order, measured = _runs(part, sort=False), sums.measured()
+            order, measured = runs_of(part, sort=False), sums.measured()
             for encoder, variant in order[["encoder", "variant"]].drop_duplicates().to_numpy():
                 own = (sums.runs["encoder"] == encoder) & (sums.runs["variant"] == variant)
                 scored = _scored(measured.of(np.flatnonzero(own)), sums.shown)
@@ -304,7 +307,7 @@ def headline_class(foreground: Sequence[str]) -> str:
     return foreground[0] if len(foreground) == 1 else MEAN
 
 
-def _runs(cases: pd.DataFrame, sort: bool = True) -> pd.DataFrame:
+def runs_of(cases: pd.DataFrame, sort: bool = True) -> pd.DataFrame:
     """List the runs of a table with encoder and variant, and fold and seed if named by the run."""
     own = [name for name in ("encoder", "variant") if name in cases]
     runs = cases[["run", *own]].drop_duplicates("run", ignore_index=True)

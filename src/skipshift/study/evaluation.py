@@ -18,7 +18,7 @@ from skipshift.data.images import Pixels
 from skipshift.data.manifest import Case, read_cases
 from skipshift.data.preprocess import prepare, preprocess_of
 from skipshift.errors import ArgumentError, SkipshiftError
-from skipshift.names import ORIGINAL, check_sides
+from skipshift.names import check_sides, shifted_domain
 from skipshift.networks.checkpoints import load_net
 from skipshift.networks.inference import (
     best_device,
@@ -281,22 +281,11 @@ def _input(pixels: Pixels, preprocess: str, device: torch.device, dtype: torch.d
     return torch.from_numpy(prepare(pixels, preprocess_of(preprocess))).to(device, dtype)
 
 
-def domain_of(case: Case, shift: str) -> str:
-    """Name the domain of a shifted case: the shift, after the case's own domain if it has one.
-
-    >>> import numpy as np
-    >>> pixels = np.zeros((1, 1, 3), np.uint8)
-    >>> domain_of(Case("a", "original", "a", pixels, pixels[..., 0]), "brightness:0.75")
-    'brightness:0.75'
-    """
-    return shift if case.domain == ORIGINAL else f"{case.domain}+{shift}"
-
-
 def _shifted(cases: Iterable[Case], domains: Sequence[str]) -> Iterator[Shifted]:
     for case in cases:
         yield case, case.domain, case.image
         for domain in domains:
-            yield case, domain_of(case, domain), shifts.apply(case.image, domain)
+            yield case, shifted_domain(case.domain, domain), shifts.apply(case.image, domain)
 
 
 def _batches(items: Iterable[Shifted], size: int) -> Iterator[list[Shifted]]:

@@ -14,15 +14,18 @@ from pathlib import Path
 from statistics import median
 from typing import TypeVar
 
+import numpy as np
 import pandas as pd
 import torch
 from scipy.special import stdtrit
 
 from skipshift.data.manifest import read_cases
 from skipshift.data.splits import split_fold
+from skipshift.names import listed, shifted_domain
 from skipshift.networks.allocator import keep_memory
 from skipshift.specs import ExecutionSpec, StudySpec
-from skipshift.statistics.multiplicity import ALPHA, FIRST, smallest_swap_p
+from skipshift.statistics.comparisons import AWAY, least_p, places_of
+from skipshift.statistics.multiplicity import ALPHA, FIRST
 from skipshift.study.grid import Run, Study, changes, is_done
 from skipshift.study.opening import open_study
 from skipshift.study.steps import do
@@ -90,23 +93,30 @@ def _reach(study: Study) -> Iterator[str]:
         )
         return
     yield "tests   one run of each variant: verdicts will be about checkpoints, not about variants"
-    tests = study.cases[study.cases["split"] == "test"]
-    groups = tests.groupby("domain", sort=False)["group"].nunique()
-    homes = [d for d in groups.index if d in set(study.folds["domain"])]
-    away = tests[~tests["domain"].isin(homes)]["group"].nunique() or groups[homes].sum()
-    several = len(groups) - len(homes) + len(spec.shifts) > 1
-    weights = (FIRST, 1 - FIRST) if several else (1.0, 1.0)
-    firsts = {name: int(groups[name]) for name in homes} | {"the mean over the others": int(away)}
-    rest = {name: int(n) for name, n in groups.items() if name not in homes} if several else {}
-    places = [(*place, weights[0]) for place in firsts.items()]
-    places += [(*place, weights[1]) for place in rest.items()]
-    for name, number, weight in places:
-        least = smallest_swap_p(number, weight)
+    shown: dict[tuple[int, float], list[str]] = {}
+    for name, number, least in _least(study):
         if least >= ALPHA:
-            yield (
-                f"        no difference can be shown on {name}, whatever the data: with "
-                f"{_many(number, 'group')} no adjusted p can be below {least:.2g}"
-            )
+            shown.setdefault((number, least), []).append(name)
+    for (number, least), names in shown.items():
+        yield (
+            f"        no difference can be shown on {listed(names)}, whatever the data: with "
+            f"{_many(number, 'group')} no adjusted p can be below {least:.2g}"
+        )
+
+
+def _least(study: Study) -> Iterator[tuple[str, int, float]]:
+    """Name each place of the comparisons, with its number of groups and least adjusted p."""
+    tests = study.cases[study.cases["split"] == "test"]
+    groups: dict[str, set[str]] = {}
+    for domain, own in tests.groupby("domain", sort=False)["group"]:
+        shifted = (shifted_domain(str(domain), shift) for shift in study.spec.shifts)
+        groups |= {name: set(own) for name in (str(domain), *shifted)}
+    homes = [domain for domain in groups if domain in set(study.folds["domain"])]
+    places = places_of(list(groups), homes)
+    numbers = [len(set().union(*(groups[d] for d in place.domains))) for place in places]
+    least = least_p(np.array(numbers), np.array([place.first for place in places]))
+    for place, number, value in zip(places, numbers, least, strict=True):
+        yield "the mean over the others" if place.name == AWAY else place.name, number, value
 
 
 def _tails(comparisons: int) -> tuple[float, float]:

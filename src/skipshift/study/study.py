@@ -37,6 +37,7 @@ from skipshift.study.grid import Run, Study, changes, is_done
 from skipshift.study.made import FILES, broken_files, clear_broken, read_made
 from skipshift.study.opening import open_study
 from skipshift.study.steps import attempt
+from skipshift.study.views import write_views
 from skipshift.study.workers import run_processes
 
 
@@ -77,6 +78,7 @@ def run_study(
         done = [run for run in study.runs() if is_done(study, run)]
         if done:
             gather(study, done)
+            write_views(study)
             write_report(out)
     _raise_failures(study, chosen)
     return out / records.REPORT
@@ -318,7 +320,9 @@ def gather(study: Study, runs: Sequence[Run]) -> None:
         names = records.run_parts(measured["run"])[["encoder", "variant"]]
         tables["metrics.parquet"] = measured
         tables["metrics.csv"] = metric_scores(pd.concat([measured, names], axis=1))
-    tables["tests.csv"] = compare(tables["cases.parquet"], study.spec.margin, homes)
+    beside = tables.get("metrics.parquet")
+    cases, margin = tables["cases.parquet"], study.spec.margin
+    tables["tests.csv"] = compare(cases, margin, homes, measured=beside)
     for name, table in tables.items():
         records.write_table(study.out / records.TABLES / name, table)
     write_sums(study.out / records.TABLES)

@@ -164,16 +164,26 @@ def evaluate(spec: EvaluateSpec, progress: Progress = silent) -> str:
     """Evaluate one network on every domain and shift."""
     from skipshift.data.manifest import read_cases
     from skipshift.data.sources import read_test_rows
+    from skipshift.networks.outputs import warn_if_constant
     from skipshift.page.report import main_table
     from skipshift.records import write_table
-    from skipshift.study.evaluation import class_names, evaluate_manifest, iou_table, metrics_table
+    from skipshift.study.evaluation import (
+        class_names,
+        counts_of,
+        evaluate_manifest,
+        iou_table,
+        metrics_table,
+        settle_output,
+    )
 
     rows = read_test_rows(str(spec.manifest))
     net = _load(spec.net, spec.builder, spec.evaluation.preprocess)
     with naming(f"{spec.net} on {spec.manifest}"):
         first = next(read_cases(rows[:1], 256, spec.evaluation.crop))
-        classes = class_names(net, spec.net, first, spec.evaluation, spec.classes)
-    done = evaluate_manifest(spec.net, rows, classes, spec.evaluation, progress, spec.builder)
+        how = settle_output(net, first, spec.evaluation, spec.classes)
+        classes = class_names(net, spec.net, first, how, spec.classes)
+    done = evaluate_manifest(spec.net, rows, classes, how, progress, spec.builder)
+    warn_if_constant(counts_of(done.counts, classes))
     iou = iou_table(net, done.counts)
     write_table(spec.out / "cases.parquet", done.counts)
     write_table(spec.out / "iou.csv", iou)

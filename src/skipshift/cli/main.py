@@ -4,8 +4,9 @@ import os
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TextIO, TypeVar
 
 from cyclopts import App, Argument, CycloptsError, Parameter
 
@@ -13,7 +14,7 @@ from skipshift.cli import commands
 from skipshift.cli.help_text import LISTS, ReflowedHelp, show_default, split_example
 from skipshift.cli.words import explain, prepare_words, split_pairs, with_dashes
 from skipshift.data.checks.findings import CheckError
-from skipshift.errors import ArgumentError, SkipshiftError
+from skipshift.errors import ArgumentError, SkipshiftError, SkipshiftWarning
 from skipshift.networks.allocator import keep_memory
 
 T = TypeVar("T")
@@ -27,7 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 a file is wrong, 2 an argument is wrong."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = DEBUG in words
-    sys.exit(_run([word for word in words if word != DEBUG], debug))
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        code = _run([word for word in words if word != DEBUG], debug)
+    sys.exit(code)
 
 
 def _run(words: list[str], debug: bool) -> int:
@@ -73,7 +77,22 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-def _one_line(error: BaseException) -> str:
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Print a warning of ours in one line, without the place in our code that it comes from."""
+    text = warnings.formatwarning(message, category, filename, lineno, line)
+    if issubclass(category, SkipshiftWarning):
+        text = f"skipshift: note: {_one_line(message)}\n"
+    (file or sys.stderr).write(text)
+
+
+def _one_line(error: BaseException | str) -> str:
     return " ".join(str(error).split())
 
 

@@ -104,6 +104,20 @@ def test_the_path_that_alone_sees_a_shift_carries_all_of_it(toy_pair):
     assert table.loc["none", "iou"] < table.loc["none", "in_domain"] == 1
 
 
+@pytest.mark.parametrize("kind", [bool, np.int64, np.float32])
+def test_masks_of_whole_numbers_may_have_any_type(toy_pair, kind):
+    images, shifted, masks = toy_pair
+    table = carry(Toy(), images, shifted, masks.astype(kind), spec=TOY_SPEC)
+    assert table.equals(carry(Toy(), images, shifted, masks, spec=TOY_SPEC))
+
+
+@pytest.mark.parametrize("value", [0.5, -1, 256, np.nan])
+def test_masks_of_other_numbers_are_refused(toy_pair, value):
+    masks = np.full(toy_pair[2].shape, value)
+    with pytest.raises(ValueError, match=f"whole numbers in 0..255, got {value}"):
+        carry(Toy(), *toy_pair[:2], masks, spec=TOY_SPEC)
+
+
 def test_a_skip_that_a_decoder_reads_in_a_forward_hook_is_patched(toy_pair):
     table = carry(HookedToy(), *toy_pair, spec=TOY_SPEC)
     assert table.set_index("path").loc["all", "iou"] == 1

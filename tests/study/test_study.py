@@ -14,6 +14,7 @@ from skipshift.networks.unet import Unet
 from skipshift.records import locked, read_json, read_table
 from skipshift.specs import ExecutionSpec, ProfileSpec, StudySpec, TrainingSpec
 from skipshift.study import steps, study
+from skipshift.study.grid import expected_inputs
 from skipshift.study.study import open_study, run_study
 
 FAST = TrainingSpec(encoder_weights=None, epochs=1, learning_rate=1e-3, crop=32, batch_size=4)
@@ -209,3 +210,20 @@ def test_the_study_file_reads_back_as_the_study(spec, tmp_path):
     samples = np.load(out / "runs" / f"{TINY}.baseline.fold1.seed0" / "samples.npz")
     assert samples["images"].shape == (4, 64, 64, 3)
     assert samples["domains"].tolist() == ["original", "brightness:0.5"] * 2
+
+
+def test_encoder_weights_are_told_apart_by_their_content(spec, tmp_path):
+    file = tmp_path / "weights.pt"
+    training = replace(spec.training, encoder_weights=str(file))
+    file.write_bytes(b"one")
+    here = open_study(replace(spec, training=training), tmp_path / "out")
+    run = here.runs()[0]
+    before = expected_inputs(here, run)["run.json"]
+    file.write_bytes(b"two")
+    os.utime(file, ns=(0, 0))
+    after = expected_inputs(here, run)["run.json"]
+    assert before["training"]["encoder_weights"] != after["training"]["encoder_weights"]
+    assert after["training"]["encoder_weights"].startswith("weights.pt (")
+    file.unlink()
+    with pytest.raises(SkipshiftError, match=r"weights\.pt: does not exist"):
+        expected_inputs(here, run)

@@ -79,7 +79,8 @@ class EvaluateSpec:
     """
 
     net: Path
-    """Run folder, smp or nnU-Net folder, torch.export archive, or weights with --builder."""
+    """Run folder, smp or nnU-Net folder, MONAI bundle, archive of torch.export or TorchScript, or
+    weights with --builder."""
 
     manifest: Path
     """Manifest whose test cases are evaluated."""
@@ -88,7 +89,8 @@ class EvaluateSpec:
     """Folder to write: cases.parquet and iou.csv; metrics.parquet and .csv with --metrics."""
 
     builder: str | None = field(default=None, kw_only=True)
-    """Function that builds the network for a file of weights, as module:function."""
+    """Function that builds the network for a file of weights: module:function, or nets.py:function,
+    with arguments if it needs any, as in nets:unet(classes=3)."""
 
     classes: tuple[str, ...] = field(default=(), kw_only=True)
     """Names of the mask values 0, 1, ...; by default the run folder's, or class 0, class 1, ..."""
@@ -116,7 +118,8 @@ class ProfileRunSpec:
     """
 
     net: Path
-    """Run folder, smp or nnU-Net folder, torch.export archive, or weights with --builder."""
+    """Run folder, smp or nnU-Net folder, MONAI bundle, archive of torch.export or TorchScript, or
+    weights with --builder."""
 
     reference: str
     """Images of the domain that the network knows (source domain), or their fingerprint."""
@@ -129,7 +132,8 @@ class ProfileRunSpec:
     first distance and pooling; profile-DISTANCE-POOLING.svg show the others."""
 
     builder: str | None = field(default=None, kw_only=True)
-    """Function that builds the network for a file of weights, as module:function."""
+    """Function that builds the network for a file of weights: module:function, or nets.py:function,
+    with arguments if it needs any, as in nets:unet(classes=3)."""
 
     layers: tuple[str, ...] = field(default=(), kw_only=True)
     """Layers by name, address or pattern such as 's*' or 'encoder.*'; by default encoder stages,
@@ -165,7 +169,8 @@ class FingerprintRunSpec:
     """
 
     net: Path
-    """Run folder, smp or nnU-Net folder, torch.export archive, or weights with --builder."""
+    """Run folder, smp or nnU-Net folder, MONAI bundle, archive of torch.export or TorchScript, or
+    weights with --builder."""
 
     images: str
     """Folder of images, manifest, MANIFEST#domain, or fingerprints to merge."""
@@ -174,7 +179,8 @@ class FingerprintRunSpec:
     """File to write: .npz, or the same as .json, which is larger."""
 
     builder: str | None = field(default=None, kw_only=True)
-    """Function that builds the network for a file of weights, as module:function."""
+    """Function that builds the network for a file of weights: module:function, or nets.py:function,
+    with arguments if it needs any, as in nets:unet(classes=3)."""
 
     layers: tuple[str, ...] = field(default=(), kw_only=True)
     """Layers by name, address or pattern such as 's*' or 'encoder.*'; by default those of --edges,
@@ -217,7 +223,8 @@ class CarryRunSpec:
     """
 
     net: Path
-    """Run folder, smp or nnU-Net folder, torch.export archive, or weights with --builder."""
+    """Run folder, smp or nnU-Net folder, MONAI bundle, archive of torch.export or TorchScript, or
+    weights with --builder."""
 
     reference: str
     """Manifest, or MANIFEST#domain: test cases of the domain that the network knows."""
@@ -229,7 +236,8 @@ class CarryRunSpec:
     """Folder to write: carry.csv, carry.json, carry.svg, carry.png."""
 
     builder: str | None = field(default=None, kw_only=True)
-    """Function that builds the network for a file of weights, as module:function."""
+    """Function that builds the network for a file of weights: module:function, or nets.py:function,
+    with arguments if it needs any, as in nets:unet(classes=3)."""
 
     preprocess: str = field(default="unit", kw_only=True)
     """Preprocessing of each image: unit, minmax, zscore, imagenet, none or module:function."""

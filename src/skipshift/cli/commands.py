@@ -289,10 +289,10 @@ def _load(source: Path, builder: str | None, preprocess: str) -> "nn.Module":
     preprocess_of(preprocess)
     if not source.exists():
         raise SkipshiftError(
-            f"{source}: does not exist; NET must be a run folder, an smp or nnU-Net folder, "
-            f"a torch.export archive or weights"
+            f"{source}: does not exist; NET must be a run folder, an smp or nnU-Net folder, a "
+            f"MONAI bundle, an archive of torch.export or TorchScript, or weights"
         )
-    return load_net(source, builder).to(best_device())
+    return load_net(source, builder, preprocess).to(best_device())
 
 
 def _carry_text(table: "pd.DataFrame") -> str:

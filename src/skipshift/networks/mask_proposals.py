@@ -19,7 +19,7 @@ from skipshift.networks.outputs import Output, find_output, giving_logits
 def load_proposer(source: Path, builder: str | None, preprocess: str) -> Propose:
     """Load a network and make it propose masks of preprocessed images."""
     function = preprocess_of(preprocess)
-    return proposer(load_net(source, builder), function)
+    return proposer(load_net(source, builder, preprocess), function)
 
 
 def proposer(net: nn.Module, preprocess: Preprocess) -> Propose:

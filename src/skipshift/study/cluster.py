@@ -8,7 +8,7 @@ import socket
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pandas as pd
@@ -42,7 +42,9 @@ def run_tasks(study: Study, runs: Sequence[Run], spec: ExecutionSpec) -> Iterato
             run = waiting.pop(done)
             try:
                 unpack(ray.get(done), study.folder(run))
-            except ray.exceptions.RayError as error:
+            except records.UnwritableError:
+                raise
+            except (ray.exceptions.RayError, SkipshiftError) as error:
                 record_failure(study, run, " ".join(f"{type(error).__name__}: {error}".split()))
             yield run
 
@@ -111,7 +113,15 @@ def pack(study: Study) -> tuple[Study, Files]:
 
 
 def unpack(files: Files, folder: Path) -> None:
-    """Write files below a folder, ``made.json`` last: without it none of them counts."""
+    """Write files below a folder, ``made.json`` last: without it none of them counts.
+
+    Names come from another machine: `SkipshiftError` for one that leads out of the folder, before
+    anything is written.
+    """
+    for name in files:
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or "\\" in name or not path.parts:
+            raise SkipshiftError(f"{folder}: a node returned a file named {name!r}, outside of it")
     for name in sorted(files, key=lambda name: (name == records.MADE, name)):
         records.write_bytes(folder / name, files[name])
 
@@ -126,7 +136,7 @@ def _task(shared: tuple[Study, Files], run: Run) -> Files:
         attempt(study, run)
         folder = study.folder(run)
         written = [path for path in folder.rglob("*") if path.is_file()]
-        return {str(path.relative_to(folder)): path.read_bytes() for path in written}
+        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in written}
 
 
 def settle(study: Study, folder: Path) -> Study:

@@ -1,6 +1,7 @@
 """Evaluation of one network on every domain and shift: counts and metrics of each case."""
 
 import multiprocessing
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from skipshift import shifts
 from skipshift.data.images import Pixels
 from skipshift.data.manifest import Case, read_cases
 from skipshift.data.preprocess import prepare, preprocess_of
-from skipshift.errors import ArgumentError, SkipshiftError
+from skipshift.errors import ArgumentError, SkipshiftError, SkipshiftWarning
 from skipshift.names import ORIGINAL, check_sides
 from skipshift.networks.checkpoints import load_net
 from skipshift.networks.inference import (
@@ -189,7 +190,10 @@ def _evaluate_shard(
     device = best_device()
     if device == "cuda":
         device = f"cuda:{rank % torch.cuda.device_count()}"
-    net = load_net(source, builder).to(device)
+    with warnings.catch_warnings():
+        # said once, by who loaded the network to name its classes
+        warnings.simplefilter("ignore", SkipshiftWarning)
+        net = load_net(source, builder).to(device)
     loaded = read_cases(rows, len(classes), spec.crop)
     shown = progress(loaded, f"evaluate {source.name}", len(rows))
     return measure(net, shown, classes, spec)

@@ -1,5 +1,6 @@
 """The grid of a study: its runs, the inputs of their steps, and which steps are done."""
 
+import functools
 import hashlib
 import itertools
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ import pandas as pd
 
 from skipshift import records
 from skipshift.data.splits import split_fold
-from skipshift.errors import ArgumentError
+from skipshift.errors import ArgumentError, unreadable
 from skipshift.spec_files import to_plain
 from skipshift.specs import Precision, StudySpec
 
@@ -75,7 +76,7 @@ def expected_inputs(study: Study, run: Run) -> dict[str, Any]:
     # what was decided, not "auto": runs of one study never differ in it, whoever trained them
     settings["precision"] = study.precision
     if spec.training.encoder_weights:
-        settings["encoder_weights"] = Path(spec.training.encoder_weights).name
+        settings["encoder_weights"] = _named_weights(spec.training.encoder_weights)
     common = {name: plain[name] for name in ("classes", "evaluation_crop")}
     tested = {**common, "test cases": tests}
     asked = {k: plain[k] for k in ("shifts", "metrics")}
@@ -94,6 +95,24 @@ def expected_inputs(study: Study, run: Run) -> dict[str, Any]:
         records.SAMPLES: {**tested, "profile_shifts": plain["profile_shifts"]},
         "layers.csv": {**tested, **{k: plain[k] for k in ("profile_shifts", "profile")}},
     }
+
+
+def _named_weights(weights: str) -> str:
+    """Identify a file of encoder weights by name and content; ``imagenet`` is its own name."""
+    if weights == "imagenet":
+        return weights
+    path = Path(weights)
+    try:
+        changed = path.stat().st_mtime_ns
+    except OSError as error:
+        raise unreadable(path, "encoder_weights", error) from None
+    return f"{path.name} ({_file_digest(path, changed)})"
+
+
+@functools.cache
+def _file_digest(path: Path, _changed: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
 
 
 def is_done(study: Study, run: Run) -> bool:

@@ -31,7 +31,7 @@ ROOMS = {
     "review",
     "profile": "fingerprints inputs layerwise fingerprinting profile profiling",
     "patching": "cached_forward inputs paths labelled feeds patcher behind carry",
-    "study": "loggers training evaluation grid steps workers cluster study plan demo",
+    "study": "loggers training evaluation grid steps workers cluster study plan demo export",
     "cli": "arguments commands help_text words main",
 }
 """Modules of each room, rooms and modules in the order in which they may import each other."""

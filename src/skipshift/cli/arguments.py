@@ -255,6 +255,42 @@ class CarryRunSpec:
 
 
 @dataclass(frozen=True)
+class ExportSpec:
+    """Write a network for other programs: safetensors, ONNX, torch.export and a model card.
+
+    Each file is loaded again, ONNX by ONNX Runtime, and compared with the network on images. The
+    card of a run of a study has its IoU on every domain.
+
+    Example: skipshift export out/study/runs/RUN out/model
+    """
+
+    net: Path
+    """Run folder, smp or nnU-Net folder, MONAI bundle, archive of torch.export, or weights with
+    --builder."""
+
+    out: Path
+    """Folder to write, which must not exist: model.safetensors, model.onnx, model.pt2, config.json
+    and README.md."""
+
+    images: str | None = field(default=None, kw_only=True)
+    """Images to compare on: a folder, a manifest or MANIFEST#domain; by default those of the study
+    that a run is of."""
+
+    builder: str | None = field(default=None, kw_only=True)
+    """Function that builds the network for a file of weights: module:function, or nets.py:function,
+    with arguments if it needs any, as in nets:unet(classes=3)."""
+
+    preprocess: str = field(default="unit", kw_only=True)
+    """Preprocessing of each image: unit, minmax, zscore, imagenet, none or module:function."""
+
+    crop: int | None = field(default=None, kw_only=True)
+    """Side of a centred crop of the images, a multiple of 32; whole images by default."""
+
+    def __post_init__(self) -> None:
+        check_crop("crop", self.crop)
+
+
+@dataclass(frozen=True)
 class ReportSpec:
     """Draw the figures and write the page of a study again, from its tables alone.
 

@@ -14,6 +14,7 @@ from skipshift.cli.arguments import (
     CarryRunSpec,
     CheckSpec,
     EvaluateSpec,
+    ExportSpec,
     FingerprintRunSpec,
     ProfileRunSpec,
     ReportSpec,
@@ -263,6 +264,61 @@ def carry(spec: CarryRunSpec, progress: Progress = silent) -> str:
         table = patch(net, *inputs.images, inputs.masks, inputs.groups, spec.settings)
     _write_carry(spec, table, paths)
     return f"{_carry_text(table)}\n\n{carry_sentence(table)}\n\ncarry: {spec.out}"
+
+
+def export(spec: ExportSpec, progress: Progress = silent) -> str:  # noqa: ARG001
+    """Write a network for other programs, each file compared with it."""
+    import torch
+
+    from skipshift.data.preprocess import prepare, preprocess_of
+    from skipshift.data.sources import read_set
+    from skipshift.records import RUN_RECORD, read_json
+    from skipshift.study.export import About, export_net
+
+    net = _load(spec.net, spec.builder, spec.preprocess)
+    study = spec.net.absolute().parent.parent
+    record = read_json(spec.net / RUN_RECORD) if (spec.net / RUN_RECORD).exists() else {}
+    source, crop = _export_images(spec, study)
+    pixels = read_set(source, crop).images[:_EXPORT_IMAGES]
+    images = torch.from_numpy(prepare(pixels, preprocess_of(spec.preprocess)))
+    about = About(
+        spec.net.absolute().stem if spec.net.is_file() else spec.net.absolute().name,
+        spec.preprocess,
+        tuple(record.get("classes", ())),
+        _domains(net, spec.net),
+    )
+    with naming(f"{spec.net} on {source}"):
+        checks = export_net(net, images, spec.out, about)
+    return f"{checks.to_string(index=False)}\n\nexport: {spec.out}"
+
+
+_EXPORT_IMAGES = 8
+"""Images on which the files of an export are compared."""
+
+
+def _export_images(spec: ExportSpec, study: Path) -> tuple[str, int | None]:
+    """Name the images to compare an export on: as given, or those of the run's study."""
+    from skipshift.page.study_results import read_study_spec
+    from skipshift.records import STUDY
+
+    if spec.images is not None:
+        return spec.images, spec.crop
+    if not (study / STUDY).exists():
+        raise SkipshiftError(
+            f"{spec.net}: is no run of a study, whose images could be taken; give --images, a "
+            f"folder or manifest of real ones"
+        )
+    settings = read_study_spec(study)
+    return str(settings.manifest), spec.crop or settings.evaluation_crop
+
+
+def _domains(net: "nn.Module", folder: Path) -> "pd.DataFrame | None":
+    """Pool the IoU of a run of a study by domain and class; None for other networks."""
+    from skipshift.records import read_table
+    from skipshift.study.evaluation import iou_table
+
+    counts = folder / "cases.parquet"
+    return iou_table(net, read_table(counts)) if counts.exists() else None
 
 
 def _prepare(prepare: Callable[[Any, Progress], object], spec: Any, progress: Progress) -> str:

@@ -182,6 +182,7 @@ for _function in (
     commands.profile,
     commands.fingerprint,
     commands.carry,
+    commands.export,
     commands.report,
 ):
     _add(app, _function.__name__, _function)

@@ -34,9 +34,7 @@ _BUNDLE_PACKAGES = ("monai.networks.", "torch.nn.")
 """A bundle is untrusted input: it may name networks and layers, and nothing else."""
 
 
-def load_net(
-    source: Path | str, builder: str | None = None, preprocess: str = "unit"
-) -> nn.Module:
+def load_net(source: Path | str, builder: str | None = None, preprocess: str = "unit") -> nn.Module:
     """Load a network from a checkpoint, in evaluation mode on the CPU.
 
     Parameters
@@ -97,7 +95,8 @@ def _folder(folder: Path) -> nn.Module:
     if any((each / "plans.json").exists() for each in (folder, folder.parent)):
         return _nnunet(folder)
     if (folder / "config.json").exists():
-        return _smp(folder)
+        exported = (folder / "model.pt2").exists()
+        return _exported_folder(folder) if exported else _smp(folder)
     if (folder / "saved_model.pb").exists():
         raise SkipshiftError(
             f"{folder}: is a SavedModel of TensorFlow; only networks of torch can be loaded"
@@ -145,7 +144,7 @@ def _torchscript(path: Path) -> nn.Module:
         with warnings.catch_warnings():
             # torch's advice to use torch.export is for who wrote the file
             warnings.simplefilter("ignore")
-            net = torch.jit.load(path, map_location="cpu")
+            net = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
     except Exception as error:
         # torch raises RuntimeError and others
         reason = " ".join(str(error).split())[:200]
@@ -180,6 +179,22 @@ def _smp(folder: Path) -> nn.Module:
         ) from None
     files = [folder / name for name in ("model.safetensors", "pytorch_model.bin")]
     weights = next((file for file in files if file.exists()), files[0])
+    load_weights(net, read_weights(weights, net), str(weights))
+    return net
+
+
+def _exported_folder(folder: Path) -> nn.Module:
+    """Load what `skipshift export` wrote: our own network by its settings, others as archive."""
+    config = read_json(folder / "config.json")
+    if "net" not in config:
+        return read_exported(folder / "model.pt2")
+    try:
+        net = Unet(**config["net"])
+    except (TypeError, ValueError) as error:
+        raise SkipshiftError(
+            f"{folder / 'config.json'}: does not describe a skipshift network: {error}"
+        ) from None
+    weights = folder / "model.safetensors"
     load_weights(net, read_weights(weights, net), str(weights))
     return net
 

@@ -100,7 +100,7 @@ def test_a_network_that_cannot_be_traced_is_told(tmp_path):
         def forward(self, images):
             return super().forward(images if images.mean() > 0 else -images)
 
-    with pytest.raises(SkipshiftError, match=r"Branches: torch\.export cannot trace"):
+    with pytest.raises(SkipshiftError, match=r"net: torch\.export cannot trace"):
         export_net(Branches(), IMAGES, tmp_path / "out", About("net"))
     assert not (tmp_path / "out").exists()
 

@@ -101,10 +101,15 @@ def export_net(net: nn.Module, images: Tensor, out: Path, about: About) -> pd.Da
     with atomic_folder(out) as folder, _quiet():
         weights = {k: v.detach().clone().contiguous() for k, v in net.state_dict().items()}
         write_bytes(folder / "model.safetensors", save(weights))
-        program = _exported(whole, images)
+        program = _exported(whole, images, about.name)
         torch.export.save(program, folder / "model.pt2")
         torch.onnx.export(
-            program, (), folder / "model.onnx", input_names=["images"], output_names=["logits"]
+            program,
+            (),
+            folder / "model.onnx",
+            input_names=["images"],
+            output_names=["logits"],
+            external_data=False,
         )
         checks = pd.DataFrame(
             [
@@ -131,7 +136,7 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _exported(net: nn.Module, images: Tensor) -> torch.export.ExportedProgram:
+def _exported(net: nn.Module, images: Tensor, name: str) -> torch.export.ExportedProgram:
     """Export with any batch and size, or of the given size where the network needs it."""
     # a batch of one would be taken for a constant
     example = torch.cat([images[:1], images[:1]])
@@ -145,7 +150,7 @@ def _exported(net: nn.Module, images: Tensor) -> torch.export.ExportedProgram:
             # torch raises many kinds of errors for code that it cannot trace
             reason = error
     text = " ".join(str(reason).split())[:200]
-    raise SkipshiftError(f"{type(net).__name__}: torch.export cannot trace this network: {text}")
+    raise SkipshiftError(f"{name}: torch.export cannot trace this network: {text}")
 
 
 def _from_weights(path: Path, net: nn.Module) -> Predict:
@@ -264,8 +269,9 @@ def _card(config: Mapping[str, Any], about: About) -> str:
 def _domain_table(domains: pd.DataFrame) -> list[str]:
     """IoU of each domain and class, with its interval, as lines of Markdown."""
     rows = ["| domain | class | IoU | 95 % interval | cases |", "|---|---|---|---|---|"]
-    for row in domains.itertuples():
-        ends = "" if np.isnan(row.low) else f"{row.low:.3f} to {row.high:.3f}"
-        label = row[domains.columns.get_loc("class") + 1]
-        rows.append(f"| {row.domain} | {label} | {row.iou:.3f} | {ends} | {row.cases} |")
+    for row in domains.to_dict("records"):
+        ends = "" if np.isnan(row["low"]) else f"{row['low']:.3f} to {row['high']:.3f}"
+        rows.append(
+            f"| {row['domain']} | {row['class']} | {row['iou']:.3f} | {ends} | {row['cases']} |"
+        )
     return rows

@@ -149,7 +149,8 @@ def _torchscript(path: Path) -> nn.Module:
         # torch raises RuntimeError and others
         reason = " ".join(str(error).split())[:200]
         raise SkipshiftError(f"{path}: cannot be read as TorchScript: {reason}") from None
-    return _Script(net)
+    # its copies would not be leaves of a graph of gradients, of which torch warns
+    return _Script(net).requires_grad_(False)
 
 
 class _Script(nn.Module):

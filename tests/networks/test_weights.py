@@ -128,7 +128,7 @@ def test_torchscript_is_evaluated_and_says_that_its_layers_are_hidden(folder, sm
     words = ["evaluate", "net.pt", str(small_set), "out", "--precision", "fp32"]
     for given, code in (
         (words, 0),
-        (["profile", "net.pt", str(small_set), str(small_set), "o"], 2),
+        (["profile", "net.pt", str(small_set), str(small_set), "o"], 1),
     ):
         with pytest.raises(SystemExit) as done:
             main(given)

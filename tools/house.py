@@ -22,8 +22,9 @@ ROOMS = {
     "templates synthetic",
     "data.checks": "findings thumbnails group_tests value_range channel_order orientation "
     "alignment duplicates magnification padding domains preflight",
-    "networks": "addresses architectures layers unet inference hooks quantile_map changes mended "
-    "checkpoints allocator losses mask_proposals pooling feature_store features",
+    "networks": "addresses architectures layers weights unet inference outputs hooks quantile_map "
+    "changes mended archives checkpoints allocator losses mask_proposals pooling feature_store "
+    "features",
     "statistics": "counts metrics distances resampling two_sample multiplicity excess layer_tests "
     "crossed scores metric_scores recovery passing gains comparisons",
     "page": "wording ordering style study_results comparison_sentences profile_sentences "
@@ -35,7 +36,7 @@ ROOMS = {
     "remedies": "places gathering setting feature_remedies input_remedies judging ranking result "
     "remedy causes diagnosis kept inputs",
     "study": "loggers training evaluation made contents grid opening steps workers cluster views "
-    "study plan demo",
+    "study plan demo export",
     "cli": "arguments commands help_text words main",
 }
 """Modules of each room, rooms and modules in the order in which they may import each other."""

@@ -13,6 +13,10 @@ class ArgumentError(SkipshiftError, ValueError):
     """An argument or setting is wrong: the message names it, the rule and the value given."""
 
 
+class SkipshiftWarning(UserWarning):
+    """What was found in a network or a file, and is no error, but changes what the results say."""
+
+
 def unreadable(path: Path | str, kind: str, error: Exception) -> SkipshiftError:
     """Create the error that says in one line why ``path`` could not be read as a ``kind``.
 

@@ -1,11 +1,15 @@
 """Names of variants, shifts, distances and functions, and their parsing."""
 
+import ast
 import importlib
+import importlib.util
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from itertools import combinations
 from pathlib import Path
-from typing import Any, cast
+from types import ModuleType
+from typing import Any
 
 from skipshift.errors import ArgumentError
 
@@ -185,24 +189,57 @@ def seen_domain(domain: str) -> str:
 
 
 def import_function(name: str) -> Callable[..., Any]:
-    """Import ``module:function``, also from modules of the current folder.
+    """Import ``module:function``, ``file.py:function``, or either with arguments.
+
+    Modules of the current folder are found after all installed ones, so that no file there can take
+    the place of a library. Arguments are literals: ``nets:unet(classes=3)``.
 
     `ArgumentError` if the name has another form, the module or function does not exist, or an
     import of the module fails.
 
     >>> import_function("math:sqrt")(4)
     2.0
+    >>> import_function("math:pow(2)")(3)
+    8.0
     """
-    module, colon, function = name.partition(":")
-    if not (module and colon and function):
+    module, _, call = name.partition(":")
+    function, arguments, keywords = _parsed_call(name, call)
+    if not module or not function:
         raise ArgumentError(f"{name!r} must have the form module:function")
-    if module.endswith(".py"):
-        bare = module.removesuffix(".py")
-        raise ArgumentError(f"{name!r} must name a module, without .py: {bare}:{function}")
-    folder = str(Path.cwd())
-    sys.path.insert(0, folder)
+    value = getattr(_imported(name, module), function, None)
+    if not callable(value):
+        raise ArgumentError(f"{name}: {module} has no function {function}")
+    return partial(value, *arguments, **keywords) if arguments or keywords else value
+
+
+def _parsed_call(name: str, text: str) -> tuple[str, list[Any], dict[str, Any]]:
+    """Split ``function(1, a=2)`` into its parts; `ArgumentError` unless they are literals."""
+    function, bracket, _ = text.partition("(")
+    if not bracket:
+        return text, [], {}
     try:
-        value = getattr(importlib.import_module(module), function, None)
+        call = ast.parse(text, mode="eval").body
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+            raise ValueError
+        arguments = [ast.literal_eval(value) for value in call.args]
+        keywords = {str(each.arg): ast.literal_eval(each.value) for each in call.keywords}
+    except (ValueError, SyntaxError):
+        raise ArgumentError(
+            f"{name!r} must have the form module:function, or module:function(classes=3) with "
+            f"numbers, strings, lists and None"
+        ) from None
+    return function, arguments, keywords
+
+
+def _imported(name: str, module: str) -> ModuleType:
+    """Import a module by name, or one from a file that ends in .py."""
+    file = Path(module) if module.endswith(".py") else None
+    if file is not None and not file.is_file():
+        raise ArgumentError(f"{name}: {file} does not exist")
+    folder = str((file.parent if file else Path()).absolute())
+    sys.path.append(folder)
+    try:
+        return importlib.import_module(module) if file is None else _executed(file)
     except ImportError as error:
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         if missing is not None and f"{module}.".startswith(f"{missing}."):
@@ -210,6 +247,18 @@ def import_function(name: str) -> Callable[..., Any]:
         raise ArgumentError(f"{name}: {module} cannot be imported: {error}") from None
     finally:
         sys.path.remove(folder)
-    if not callable(value):
-        raise ArgumentError(f"{name}: {module} has no function {function}")
-    return cast(Callable[..., Any], value)
+
+
+def _executed(file: Path) -> ModuleType:
+    """Import a file, once, under a name that no installed module has."""
+    name = f"_skipshift_{file.absolute()}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, file)
+        assert spec is not None and spec.loader is not None  # noqa: PT018
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(sys.modules[name])
+        except BaseException:
+            del sys.modules[name]
+            raise
+    return sys.modules[name]

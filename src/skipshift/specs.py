@@ -35,6 +35,8 @@ Tracker = Literal["tensorboard", "mlflow", "wandb"]
 
 LengthUnit = Literal["px", "mm"]
 
+Activation = Literal["auto", "none", "sigmoid", "softmax"]
+
 CarryMode = Literal["paired", "quantile", "zero", "mean"]
 
 _STRICT = {"extra": "forbid"}
@@ -248,6 +250,13 @@ class CarrySpec:
     precision: Precision = "auto"
     """bf16, fp32, or auto: bf16 where the hardware is faster with it."""
 
+    output: str | None = None
+    """Name or index of the network's output that holds the logits, where it returns several."""
+
+    activation: Activation = "auto"
+    """What the network ends in: none (it returns logits), sigmoid or softmax (probabilities); by
+    default told by whether its values lie in [0, 1]."""
+
     seed: int = 0
     """Seed of the random positions that quantiles and means are taken from."""
 
@@ -256,6 +265,7 @@ class CarrySpec:
         if self.mode not in get_args(CarryMode):
             choices = ", ".join(get_args(CarryMode))
             raise ArgumentError(f"mode must be one of {choices}, got {self.mode!r}")
+        check_choices("activation", "activation", (self.activation,), get_args(Activation))
         check_least(self, 1, "draws", "batch_size")
         check_least(self, 0, "seed")
         check_ignore(self.ignore)
@@ -510,6 +520,13 @@ class EvaluationSpec:
     preprocess: str = "unit"
     """Preprocessing of each image: unit, minmax, zscore, imagenet, none or module:function."""
 
+    output: str | None = None
+    """Name or index of the network's output that holds the logits, where it returns several."""
+
+    activation: Activation = "auto"
+    """What the network ends in: none (it returns logits), sigmoid or softmax (probabilities); by
+    default told by whether its values lie in [0, 1]."""
+
     batch_size: int = 8
     """Images per forward pass."""
 
@@ -529,6 +546,7 @@ class EvaluationSpec:
 
     def __post_init__(self) -> None:
         check_numbers(self)
+        check_choices("activation", "activation", (self.activation,), get_args(Activation))
         check_metrics(self.metrics, self.tolerance)
         check_least(self, 1, "processes", "batch_size")
         check_shifts(self.shifts)

@@ -15,10 +15,10 @@ import torch
 import yaml
 from rich.console import Console
 
-from skipshift.cli.main import app, main, show
+from skipshift.cli.main import _show_warning, app, main, show
 from skipshift.data.images import read_labels, write_png
 from skipshift.data.manifest import read_cases, read_manifest
-from skipshift.errors import ArgumentError
+from skipshift.errors import ArgumentError, SkipshiftWarning
 from skipshift.networks.unet import Unet
 from skipshift.records import PROFILE_LAYERS, read_table
 from skipshift.specs import ProfileSpec
@@ -322,11 +322,13 @@ def test_help_is_wrapped_once(width):
     assert width - 20 < len(lines[0]) <= width
 
 
-def test_a_warning_is_one_line(skipshift, monkeypatch):
-    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
-    skipshift("--version")
-    line = warnings.formatwarning(UserWarning("a.csv: is gone,\nso made again"), UserWarning, "", 1)
-    assert line == "skipshift: warning: a.csv: is gone, so made again\n"
+@pytest.mark.parametrize(("kind", "word"), [(UserWarning, "warning"), (SkipshiftWarning, "note")])
+def test_a_warning_is_one_line(capsys, kind, word):
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = _show_warning
+        warnings.warn("a.csv: is gone,\nso made again", kind, stacklevel=1)
+    assert capsys.readouterr().err == f"skipshift: {word}: a.csv: is gone, so made again\n"
 
 
 def test_debug_shows_where_it_happened(skipshift):

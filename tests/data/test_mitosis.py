@@ -529,7 +529,7 @@ def test_a_network_proposes_what_it_segments_at_the_centre(rng):
 @pytest.mark.parametrize(
     ("net", "message"),
     [
-        (Darkness(stride=2), r"returns \(96, 96\) for \(192, 192\); its output must have"),
+        (Darkness(stride=2), "gives maps of 96 x 96 for images of 192 x 192; its output must"),
         (torch.nn.Conv2d(1, 2, 1), "proposals: the network cannot run on .*choose another network"),
         (torch.nn.Sequential(torch.nn.Conv2d(3, 2, 1), torch.nn.Flatten()), "must give logits"),
     ],

@@ -42,6 +42,8 @@ def builder(tmp_path, monkeypatch):
         "def net():\n"
         "    convs = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 2, 1)\n"
         "    return nn.Sequential(convs[0], nn.BatchNorm2d(4), convs[1])\n"
+        "def sized(classes):\n"
+        "    return net()\n"
         "def text():\n"
         "    return 'net'\n"
     )
@@ -163,7 +165,9 @@ def test_wrong_keys_and_shapes_are_named(tmp_path, builder, change, fault):
         ("mine", "'mine' must have the form module:function"),
         ("mine:nothing", "mine has no function nothing"),
         ("absent:net", "No module named 'absent'; run from the folder that contains it"),
-        ("mine.py:net", "must name a module, without .py: mine:net"),
+        ("other.py:net", "other.py does not exist"),
+        ("mine:net(classes=size)", "function\\(classes=3\\) with numbers, strings"),
+        ("mine:sized", "must take no arguments: .* 'classes'; give them in brackets, mine:sized"),
         ("json:dump", "json:dump must take no arguments: missing a required argument: 'obj'"),
         ("broken:net", "broken cannot be imported: No module named 'absent_library'"),
         ("mine:text", r"mine:text must return a torch.nn.Module, got str"),
@@ -183,9 +187,7 @@ def test_files_that_are_something_else_say_so(tmp_path):
     ):
         load_net(tmp_path / "net.pt")
     (tmp_path / "net.pt2").write_bytes(b"nothing")
-    with pytest.raises(
-        SkipshiftError, match=r"net\.pt2: cannot be read as a torch\.export archive"
-    ):
+    with pytest.raises(SkipshiftError, match=r"net\.pt2: is not a file of torch weights"):
         load_net(tmp_path / "net.pt2")
     with pytest.raises(SkipshiftError, match="absent: does not exist"):
         load_net(tmp_path / "absent")
@@ -198,7 +200,7 @@ def test_a_whole_pickled_network_is_not_loaded(tmp_path, builder, legacy):
     path = tmp_path / "whole.pt"
     torch.save(small(), path, _use_new_zipfile_serialization=not legacy)
     for name in (None, builder):
-        with pytest.raises(SkipshiftError, match=r"a whole pickled network.*; save its"):
+        with pytest.raises(SkipshiftError, match=r"a whole pickled object, torch.nn.*; save the"):
             load_net(path, name)
 
 

@@ -137,7 +137,7 @@ def test_weights_of_another_encoder_are_refused(tmp_path):
 
 def test_a_file_that_holds_code_is_never_run(tmp_path):
     torch.save(Unet(), tmp_path / "w.pt")
-    with pytest.raises(SkipshiftError, match="contains more than weights"):
+    with pytest.raises(SkipshiftError, match="holds a whole pickled object, skipshift"):
         Unet(encoder_weights=tmp_path / "w.pt")
 
 

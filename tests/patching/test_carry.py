@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import architectures
 from skipshift import shifts
 from skipshift.data.manifest import Case
+from skipshift.errors import SkipshiftWarning
 from skipshift.networks.hooks import hooked
 from skipshift.networks.inference import labels_of, logits_of
 from skipshift.networks.unet import Unet
@@ -102,6 +103,20 @@ def test_the_path_that_alone_sees_a_shift_carries_all_of_it(toy_pair):
     table = carry(Toy(), *toy_pair, spec=TOY_SPEC).set_index("path")
     assert table["share"].tolist() == [0, 1, 0, 1]
     assert table.loc["none", "iou"] < table.loc["none", "in_domain"] == 1
+
+
+@pytest.mark.parametrize("kind", [bool, np.int64, np.float32])
+def test_masks_of_whole_numbers_may_have_any_type(toy_pair, kind):
+    images, shifted, masks = toy_pair
+    table = carry(Toy(), images, shifted, masks.astype(kind), spec=TOY_SPEC)
+    assert table.equals(carry(Toy(), images, shifted, masks, spec=TOY_SPEC))
+
+
+@pytest.mark.parametrize("value", [0.5, -1, 256, np.nan])
+def test_masks_of_other_numbers_are_refused(toy_pair, value):
+    masks = np.full(toy_pair[2].shape, value)
+    with pytest.raises(ValueError, match=f"whole numbers in 0..255, got {value}"):
+        carry(Toy(), *toy_pair[:2], masks, spec=TOY_SPEC)
 
 
 def test_a_skip_that_a_decoder_reads_in_a_forward_hook_is_patched(toy_pair):
@@ -232,7 +247,8 @@ def test_a_patch_that_leads_away_from_the_reference_is_flagged(toy_pair):
 
     images, _, masks = toy_pair
     spec = CarrySpec(paths=BLOCKS, precision="fp32")
-    table = carry(Cancelling(), images, images + 1, masks, spec=spec).set_index("path")
+    with pytest.warns(SkipshiftWarning, match="every pixel was predicted to be of class 0"):
+        table = carry(Cancelling(), images, images + 1, masks, spec=spec).set_index("path")
     # the shift is 0.1 behind both, 0.9 behind the patched skip and 1 behind the other
     assert table.loc[["skip", "deep"], "farther"].all()
     assert table.loc["skip", "passed"] == pytest.approx(1 - 81, rel=1e-3)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import skipshift as ss
-from skipshift.profile.fingerprinting import weights_hash
+from skipshift.networks.weights import weights_hash
 from skipshift.profile.fingerprints import read_fingerprint
 
 SPEC = ss.FingerprintSpec(pooling="none", bins=30, part=3)

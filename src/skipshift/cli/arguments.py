@@ -91,7 +91,8 @@ class EvaluateSpec:
     """
 
     net: Path
-    """Run folder, smp or nnU-Net folder, torch.export archive, or weights with --builder."""
+    """Run folder, smp or nnU-Net folder, MONAI bundle, archive of torch.export or TorchScript, or
+    weights with --builder."""
 
     manifest: Path
     """Manifest whose test cases are evaluated."""
@@ -100,7 +101,8 @@ class EvaluateSpec:
     """Folder to write: cases.parquet and iou.csv; metrics.parquet and .csv with --metrics."""
 
     builder: str | None = field(default=None, kw_only=True)
-    """Function that builds the network for a file of weights, as module:function."""
+    """Function that builds the network for a file of weights: module:function, or nets.py:function,
+    with arguments if it needs any, as in nets:unet(classes=3)."""
 
     classes: tuple[str, ...] = field(default=(), kw_only=True)
     """Names of the mask values 0, 1, ...; by default the run folder's, or class 0, class 1, ..."""
@@ -129,7 +131,8 @@ class ProfileRunSpec:
     """
 
     net: Path
-    """Run folder, smp or nnU-Net folder, torch.export archive, or weights with --builder."""
+    """Run folder, smp or nnU-Net folder, MONAI bundle, archive of torch.export or TorchScript, or
+    weights with --builder."""
 
     reference: str
     """Images of the domain that the network knows (source domain), or their fingerprint."""
@@ -142,7 +145,8 @@ class ProfileRunSpec:
     first distance and pooling; profile-DISTANCE-POOLING.svg show the others."""
 
     builder: str | None = field(default=None, kw_only=True)
-    """Function that builds the network for a file of weights, as module:function."""
+    """Function that builds the network for a file of weights: module:function, or nets.py:function,
+    with arguments if it needs any, as in nets:unet(classes=3)."""
 
     layers: tuple[str, ...] = field(default=(), kw_only=True)
     """Layers by name, address or pattern such as 's*' or 'encoder.*'; by default encoder stages,
@@ -178,7 +182,8 @@ class FingerprintRunSpec:
     """
 
     net: Path
-    """Run folder, smp or nnU-Net folder, torch.export archive, or weights with --builder."""
+    """Run folder, smp or nnU-Net folder, MONAI bundle, archive of torch.export or TorchScript, or
+    weights with --builder."""
 
     images: str
     """Folder of images, manifest, MANIFEST#domain, or fingerprints to merge."""
@@ -187,7 +192,8 @@ class FingerprintRunSpec:
     """File to write: .npz, or the same as .json, which is larger."""
 
     builder: str | None = field(default=None, kw_only=True)
-    """Function that builds the network for a file of weights, as module:function."""
+    """Function that builds the network for a file of weights: module:function, or nets.py:function,
+    with arguments if it needs any, as in nets:unet(classes=3)."""
 
     layers: tuple[str, ...] = field(default=(), kw_only=True)
     """Layers by name, address or pattern such as 's*' or 'encoder.*'; by default those of --edges,
@@ -230,7 +236,8 @@ class CarryRunSpec:
     """
 
     net: Path
-    """Run folder, smp or nnU-Net folder, torch.export archive, or weights with --builder."""
+    """Run folder, smp or nnU-Net folder, MONAI bundle, archive of torch.export or TorchScript, or
+    weights with --builder."""
 
     reference: str
     """Manifest, or MANIFEST#domain: test cases of the domain that the network knows."""
@@ -242,7 +249,8 @@ class CarryRunSpec:
     """Folder to write: carry.csv, carry.json, carry.svg, carry.png."""
 
     builder: str | None = field(default=None, kw_only=True)
-    """Function that builds the network for a file of weights, as module:function."""
+    """Function that builds the network for a file of weights: module:function, or nets.py:function,
+    with arguments if it needs any, as in nets:unet(classes=3)."""
 
     preprocess: str = field(default="unit", kw_only=True)
     """Preprocessing of each image: unit, minmax, zscore, imagenet, none or module:function."""
@@ -356,6 +364,42 @@ class DiagnoseSpec:
     def __post_init__(self) -> None:
         check_crop("crop", self.crop)
         check_take(self.take)
+
+
+@dataclass(frozen=True)
+class ExportSpec:
+    """Write a network for other programs: safetensors, ONNX, torch.export and a model card.
+
+    Each file is loaded again, ONNX by ONNX Runtime, and compared with the network on images. The
+    card of a run of a study has its IoU on every domain.
+
+    Example: skipshift export out/study/runs/RUN out/model
+    """
+
+    net: Path
+    """Run folder, smp or nnU-Net folder, MONAI bundle, archive of torch.export, or weights with
+    --builder."""
+
+    out: Path
+    """Folder to write, which must not exist: model.safetensors, model.onnx, model.pt2, config.json
+    and README.md."""
+
+    images: str | None = field(default=None, kw_only=True)
+    """Images to compare on: a folder, a manifest or MANIFEST#domain; by default those of the study
+    that a run is of."""
+
+    builder: str | None = field(default=None, kw_only=True)
+    """Function that builds the network for a file of weights: module:function, or nets.py:function,
+    with arguments if it needs any, as in nets:unet(classes=3)."""
+
+    preprocess: str = field(default="unit", kw_only=True)
+    """Preprocessing of each image: unit, minmax, zscore, imagenet, none or module:function."""
+
+    crop: int | None = field(default=None, kw_only=True)
+    """Side of a centred crop of the images, a multiple of 32; whole images by default."""
+
+    def __post_init__(self) -> None:
+        check_crop("crop", self.crop)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from skipshift.cli.arguments import (
     CheckSpec,
     DiagnoseSpec,
     EvaluateSpec,
+    ExportSpec,
     FingerprintRunSpec,
     ProfileRunSpec,
     RemedyRunSpec,
@@ -170,16 +171,26 @@ def evaluate(spec: EvaluateSpec, progress: Progress = silent) -> str:
     """Evaluate one network on every domain and shift."""
     from skipshift.data.manifest import read_cases
     from skipshift.data.sources import read_test_rows
+    from skipshift.networks.outputs import warn_if_constant
     from skipshift.page.report import main_table
     from skipshift.records import write_table
-    from skipshift.study.evaluation import class_names, evaluate_manifest, iou_table, metrics_table
+    from skipshift.study.evaluation import (
+        class_names,
+        counts_of,
+        evaluate_manifest,
+        iou_table,
+        metrics_table,
+        settle_output,
+    )
 
     rows = read_test_rows(str(spec.manifest))
     net = _load(spec.net, spec.builder, spec.evaluation.preprocess)
     with naming(f"{spec.net} on {spec.manifest}"):
         first = next(read_cases(rows[:1], 256, spec.evaluation.crop))
-        classes = class_names(net, spec.net, first, spec.evaluation, spec.classes)
-    done = evaluate_manifest(spec.net, rows, classes, spec.evaluation, progress, spec.builder)
+        how = settle_output(net, first, spec.evaluation, spec.classes)
+        classes = class_names(net, spec.net, first, how, spec.classes)
+    done = evaluate_manifest(spec.net, rows, classes, how, progress, spec.builder)
+    warn_if_constant(counts_of(done.counts, classes))
     iou = iou_table(net, done.counts)
     write_table(spec.out / "cases.parquet", done.counts)
     write_table(spec.out / "iou.csv", iou)
@@ -321,7 +332,7 @@ def _remedy_inputs(
     """Load the network, read both sets, and find what was judged on them already."""
     import hashlib
 
-    from skipshift.networks.mended import network_hash
+    from skipshift.networks.weights import weights_hash
     from skipshift.remedies.inputs import read_inputs
     from skipshift.remedies.kept import KeptOnDisk
 
@@ -331,7 +342,7 @@ def _remedy_inputs(
     paired = settings.paired or (inputs.paired and inputs.masks[0] is not None)
     settings = replace(settings, paired=paired)
     judged_by = replace(settings, remedies=(), places=(), margin=0.0)
-    key_of = repr((to_plain(judged_by), spec.preprocess, network_hash(net)))
+    key_of = repr((to_plain(judged_by), spec.preprocess, weights_hash(net)))
     key = hashlib.sha256((key_of + inputs.digest()).encode()).hexdigest()
     return net, inputs, settings, KeptOnDisk(spec.out / "judged", key)
 
@@ -340,11 +351,11 @@ def _about(spec: "RemedyRunSpec | DiagnoseSpec", net: "nn.Module") -> dict[str, 
     """Say what a finding was made from."""
     from importlib.metadata import version
 
-    from skipshift.networks.mended import network_hash
+    from skipshift.networks.weights import weights_hash
 
     return {
         "net": str(spec.net),
-        "network": {"name": type(net).__name__, "sha256": network_hash(net)},
+        "network": {"name": type(net).__name__, "sha256": weights_hash(net)},
         "reference": spec.reference,
         "shifted": spec.shifted,
         "preprocess": spec.preprocess,
@@ -375,6 +386,61 @@ def _write_remedies(spec: "RemedyRunSpec | DiagnoseSpec", found: "Remedies") -> 
             save_mended(folder, change, spec.net, named)
 
 
+def export(spec: ExportSpec, progress: Progress = silent) -> str:  # noqa: ARG001
+    """Write a network for other programs, each file compared with it."""
+    import torch
+
+    from skipshift.data.preprocess import prepare, preprocess_of
+    from skipshift.data.sources import read_set
+    from skipshift.records import RUN_RECORD, read_json
+    from skipshift.study.export import About, export_net
+
+    net = _load(spec.net, spec.builder, spec.preprocess)
+    study = spec.net.absolute().parent.parent
+    record = read_json(spec.net / RUN_RECORD) if (spec.net / RUN_RECORD).exists() else {}
+    source, crop = _export_images(spec, study)
+    pixels = read_set(source, crop).images[:_EXPORT_IMAGES]
+    images = torch.from_numpy(prepare(pixels, preprocess_of(spec.preprocess)))
+    about = About(
+        spec.net.absolute().stem if spec.net.is_file() else spec.net.absolute().name,
+        spec.preprocess,
+        tuple(record.get("classes", ())),
+        _domains(net, spec.net),
+    )
+    with naming(f"{spec.net} on {source}"):
+        checks = export_net(net, images, spec.out, about)
+    return f"{checks.to_string(index=False)}\n\nexport: {spec.out}"
+
+
+_EXPORT_IMAGES = 8
+"""Images on which the files of an export are compared."""
+
+
+def _export_images(spec: ExportSpec, study: Path) -> tuple[str, int | None]:
+    """Name the images to compare an export on: as given, or those of the run's study."""
+    from skipshift.page.study_results import read_study_spec
+    from skipshift.records import STUDY
+
+    if spec.images is not None:
+        return spec.images, spec.crop
+    if not (study / STUDY).exists():
+        raise SkipshiftError(
+            f"{spec.net}: is no run of a study, whose images could be taken; give --images, a "
+            f"folder or manifest of real ones"
+        )
+    settings = read_study_spec(study)
+    return str(settings.manifest), spec.crop or settings.evaluation_crop
+
+
+def _domains(net: "nn.Module", folder: Path) -> "pd.DataFrame | None":
+    """Pool the IoU of a run of a study by domain and class; None for other networks."""
+    from skipshift.records import read_table
+    from skipshift.study.evaluation import iou_table
+
+    counts = folder / "cases.parquet"
+    return iou_table(net, read_table(counts)) if counts.exists() else None
+
+
 def _prepare(prepare: Callable[[Any, Progress], object], spec: Any, progress: Progress) -> str:
     """Prepare the set of a spec's folder, and describe it."""
     from skipshift.data.prepare.writing import describe
@@ -399,10 +465,10 @@ def _load(source: Path, builder: str | None, preprocess: str) -> "nn.Module":
     preprocess_of(preprocess)
     if not source.exists():
         raise SkipshiftError(
-            f"{source}: does not exist; NET must be a run folder, an smp or nnU-Net folder, "
-            f"a torch.export archive or weights"
+            f"{source}: does not exist; NET must be a run folder, an smp or nnU-Net folder, a "
+            f"MONAI bundle, an archive of torch.export or TorchScript, or weights"
         )
-    return load_net(source, builder).to(best_device())
+    return load_net(source, builder, preprocess).to(best_device())
 
 
 def _carry_text(table: "pd.DataFrame") -> str:

@@ -6,7 +6,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TextIO, TypeVar
 
 from cyclopts import App, Argument, CycloptsError, Parameter
 
@@ -14,7 +14,7 @@ from skipshift.cli import commands
 from skipshift.cli.help_text import LISTS, ReflowedHelp, show_default, split_example
 from skipshift.cli.words import explain, prepare_words, split_pairs, with_dashes
 from skipshift.data.checks.findings import CheckError
-from skipshift.errors import ArgumentError, SkipshiftError
+from skipshift.errors import ArgumentError, SkipshiftError, SkipshiftWarning
 from skipshift.networks.allocator import keep_memory
 
 T = TypeVar("T")
@@ -28,8 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 a file is wrong, 2 an argument is wrong."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = DEBUG in words
-    warnings.formatwarning = warning_line
-    sys.exit(_run([word for word in words if word != DEBUG], debug))
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        code = _run([word for word in words if word != DEBUG], debug)
+    sys.exit(code)
 
 
 def _run(words: list[str], debug: bool) -> int:
@@ -75,9 +77,17 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-def warning_line(message: Warning | str, *_: Any, **__: Any) -> str:
-    """Format a warning, without the line of code that gave it."""
-    return f"skipshift: warning: {_one_line(message)}\n"
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,  # noqa: ARG001
+    lineno: int,  # noqa: ARG001
+    file: TextIO | None = None,
+    line: str | None = None,  # noqa: ARG001
+) -> None:
+    """Print a warning in one line, without the line of code that gave it."""
+    kind = "note" if issubclass(category, SkipshiftWarning) else "warning"
+    (file or sys.stderr).write(f"skipshift: {kind}: {_one_line(message)}\n")
 
 
 def _one_line(error: BaseException | str) -> str:
@@ -173,6 +183,7 @@ for _function in (
     commands.carry,
     commands.remedy,
     commands.diagnose,
+    commands.export,
     commands.report,
 ):
     _add(app, _function.__name__, _function)

@@ -48,10 +48,16 @@ def layers_of(
     at each spatial size, observed in one forward pass of ``example`` (1, C, ...). Modules that
     match a pattern keep the order in which the network registers them.
 
-    `ArgumentError` if a layer does not exist, or if the architecture is unknown and neither
-    ``layers`` nor ``example`` is given.
+    `ArgumentError` if a layer does not exist, if the architecture is unknown and neither
+    ``layers`` nor ``example`` is given, or if the network is of TorchScript.
     """
     net, wrapped = unwrap(net), net
+    scripts = [isinstance(module, torch.jit.ScriptModule) for module in (net, *net.children())]
+    if scripts[0] or (scripts[1:] and all(scripts[1:])):
+        raise ArgumentError(
+            "a network of TorchScript hides its layers: it can be evaluated, not profiled or "
+            "patched; load its weights with a builder, or an archive of torch.export"
+        )
     if layers is not None and wrapped is not net:
         layers = _without_wrapper(layers)
     if isinstance(layers, Mapping):

@@ -1,6 +1,5 @@
 """Mended networks on disk: the owner's own files with new weights, and the maps beside them."""
 
-import hashlib
 import io
 import shutil
 from collections.abc import Callable, Mapping
@@ -158,13 +157,3 @@ def _map_of(entry: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Modul
     prefix = f"{entry['tensors']}."
     own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     return MAPS[entry["map"]](**own, **entry["arguments"])
-
-
-def network_hash(net: nn.Module) -> str:
-    """Hash of a network's parameters and buffers, with their names, types and shapes."""
-    found = hashlib.sha256()
-    for name, value in net.state_dict().items():
-        value = value.detach().cpu().contiguous()
-        found.update(repr((name, str(value.dtype), tuple(value.shape))).encode())
-        found.update(value.view(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from segmentation_models_pytorch.base import SegmentationHead
 from segmentation_models_pytorch.base.initialization import initialize_decoder, initialize_head
 from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from skipshift.errors import ArgumentError, SkipshiftError
 from skipshift.names import LEVELS, check_sides, check_skips, skips_of, variant_of
 from skipshift.networks.layers import layers_of
+from skipshift.networks.weights import load_weights, read_weights
 from skipshift.records import RUN_RECORD, WEIGHTS, read_json, write_bytes, write_json
 
 DECODER_CHANNELS = (256, 128, 64, 32, 16)
@@ -142,24 +142,6 @@ class Unet(nn.Module):
         return net
 
 
-def load_weights(net: nn.Module, weights: dict[str, Tensor], source: str) -> None:
-    """Load weights strictly; `SkipshiftError` names the source and the first keys that differ."""
-    expected = net.state_dict()
-    faults = [f"lacks {key}" for key in expected if key not in weights]
-    faults += [f"has {key}, which the network lacks" for key in weights if key not in expected]
-    faults += [
-        f"has {key} as {tuple(weights[key].shape)}, not {tuple(tensor.shape)}"
-        for key, tensor in expected.items()
-        if key in weights and weights[key].shape != tensor.shape
-    ]
-    if faults:
-        more = f" ({len(faults) - 2} more)" if len(faults) > 2 else ""
-        raise SkipshiftError(
-            f"{source}: {', '.join(faults[:2])}{more}; these are weights of another network"
-        )
-    net.load_state_dict(weights)
-
-
 def check_variant(encoder: str, skips: tuple[int, ...]) -> None:
     """Check without building it that a network can be built, as `Unet` does.
 
@@ -245,25 +227,3 @@ def _encoder_keys(encoder: nn.Module, path: Path) -> dict[str, Tensor]:
     best = max(stripped, key=lambda named: len(names & set(named)))
     heads = ("fc.", "classifier.", "head.", "last_linear.", "model.fc.", "model.head.")
     return {k: v for k, v in best.items() if k in names or not k.startswith(heads)}
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a state_dict from safetensors or a torch file; `SkipshiftError` if there is none."""
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, RuntimeError, EOFError, ValueError) as error:
-        reason = " ".join((getattr(error, "strerror", None) or str(error)).split())[:200]
-        raise SkipshiftError(f"{path}: cannot be read as weights: {reason}") from None
-    except Exception as error:
-        # torch raises UnpicklingError and others for files that contain anything but weights
-        raise SkipshiftError(
-            f"{path}: contains more than weights ({type(error).__name__}); save only its state_dict"
-        ) from None
-    for key in ("state_dict", "model_state_dict", "model"):
-        if isinstance(weights, dict) and isinstance(weights.get(key), dict):
-            weights = weights[key]
-    if not isinstance(weights, dict) or not all(isinstance(v, Tensor) for v in weights.values()):
-        raise SkipshiftError(f"{path}: contains no state_dict; save the network's state_dict")
-    return weights

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map  # torch has no public tra
 from skipshift.errors import ArgumentError
 from skipshift.networks.inference import logits_of, run
 from skipshift.networks.layers import module_of
+from skipshift.networks.outputs import is_ours
 
 
 @contextlib.contextmanager
@@ -103,7 +104,12 @@ def _copied(output: Any) -> Any:
 
 
 def _has_hooks(net: nn.Module) -> bool:
-    return any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
+    hooks = (
+        hook
+        for module in net.modules()
+        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    )
+    return not all(is_ours(hook) for hook in hooks)
 
 
 def _cacheable(module: nn.Module, addressed: set[nn.Module]) -> Iterator[nn.Module]:

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from skipshift.errors import ArgumentError
 from skipshift.networks.addresses import unwrap
-from skipshift.networks.features import Groups, Images
+from skipshift.networks.features import Groups, Images, as_input
 from skipshift.networks.hooks import captured
+from skipshift.networks.outputs import Output, find_output, giving_logits, warn_if_constant
 from skipshift.patching import behind, feeds
 from skipshift.patching.labelled import Codes, Labelled, Masks, labelled_pair
 from skipshift.patching.patcher import Labels, Patcher, checked, copied, evaluating
@@ -101,13 +102,27 @@ def carry(
     rows_of(tuple(paths), spec.subsets)
     pair = labelled_pair((reference, shifted), masks, groups, spec.mode == "paired")
     # tensors of inference mode do not record whether they were changed in place
-    with torch.inference_mode(False), torch.no_grad(), evaluating(net):
+    with (
+        torch.inference_mode(False),
+        torch.no_grad(),
+        evaluating(net),
+        giving_logits(net, _output(net, pair, spec)),
+    ):
         patcher = Patcher.of(net, paths, pair[0], spec)
         rows = rows_of(tuple(patcher.paths), spec.subsets, spec.mode in ("paired", "quantile"))
         measure = _paired if spec.mode == "paired" else _unpaired
         counts, passed = measure(patcher, rows, pair)
+    warn_if_constant(counts[0])
     table = share_table(rows, counts, (pair[0].groups, pair[1].groups), spec)
     return _finished(table, list(paths), passed)
+
+
+def _output(net: nn.Module, pair: Pair, spec: CarrySpec) -> Output:
+    """Find the network's logits, on the first reference images."""
+    images, _, _ = next(pair[0].batches(spec.batch_size))
+    largest = max((int(data.masks.max()) for data in pair if data.masks is not None), default=1)
+    example = as_input(images, next(net.parameters()))
+    return find_output(net, example, max(2, largest + 1), spec.output, spec.activation)
 
 
 def _finished(table: pd.DataFrame, paths: list[str], passed: behind.Passed) -> pd.DataFrame:

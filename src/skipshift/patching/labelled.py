@@ -80,6 +80,26 @@ def labelled_pair(
     return sets[0], sets[1]
 
 
+def as_indices(masks: npt.NDArray[Any] | Tensor) -> Masks:
+    """Convert masks (N, H, W) or (N, D, H, W) of whole numbers in 0..255, of any type, to uint8.
+
+    `ArgumentError` for others, such as 0.5, -1 or text.
+    """
+    given = np.asarray(masks)
+    if given.ndim not in (3, 4) or len(given) == 0 or given.dtype.kind not in "biuf":
+        raise ArgumentError(
+            f"masks must be (N, H, W) uint8 class indices, got {given.dtype} {given.shape}"
+        )
+    if given.dtype == np.uint8:
+        return given
+    whole = (given >= 0) & (given <= 255) & (given == np.floor(given))
+    if not whole.all():
+        raise ArgumentError(
+            f"masks must be class indices, whole numbers in 0..255, got {given[~whole][0]}"
+        )
+    return given.astype(np.uint8)
+
+
 def labelled(
     name: str, images: Images, masks: Masks | None, groups: Groups | None, paired: bool
 ) -> Labelled:
@@ -92,11 +112,7 @@ def labelled(
     if masks is None:
         number = sum(map(len, batches_of(images, 64, name)))
     else:
-        masks = np.asarray(masks)
-        if masks.dtype != np.uint8 or masks.ndim not in (3, 4) or len(masks) == 0:
-            raise ArgumentError(
-                f"masks must be (N, H, W) uint8 class indices, got {masks.dtype} {masks.shape}"
-            )
+        masks = as_indices(masks)
         number = len(masks)
     own = [f"{'' if paired else name}{index}" for index in range(number)]
     labels = np.asarray(own if groups is None else groups)

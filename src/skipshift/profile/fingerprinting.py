@@ -1,6 +1,5 @@
 """Makes fingerprints: per-channel histograms of a network's features over a set of images."""
 
-import hashlib
 from dataclasses import replace
 from functools import reduce
 from itertools import chain
@@ -23,6 +22,7 @@ from skipshift.networks.features import (
     groups_of,
 )
 from skipshift.networks.layers import Layers, layers_of
+from skipshift.networks.weights import weights_hash
 from skipshift.profile.fingerprints import Fingerprint, Making, in_order
 from skipshift.specs import FingerprintSpec, ProfileSpec
 from skipshift.statistics.distances import add_counts, channel_range, joint_range
@@ -165,17 +165,6 @@ def _spec_of(making: Making) -> FingerprintSpec:
     return FingerprintSpec(
         preprocess=making.preprocess, pooling=making.pooling, bins=making.bins, part=making.part
     )
-
-
-def weights_hash(net: nn.Module) -> str:
-    """SHA-256 of a network's weights: names, types, shapes and values, on any device."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(unwrap(net).state_dict().items()):
-        if isinstance(tensor, Tensor):
-            values = tensor.detach().cpu().contiguous()
-            digest.update(f"{name} {values.dtype} {tuple(values.shape)} ".encode())
-            digest.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _edges(features: Features, bins: int) -> Edges:

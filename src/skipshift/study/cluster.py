@@ -42,7 +42,9 @@ def run_tasks(study: Study, runs: Sequence[Run], spec: ExecutionSpec) -> Iterato
             run = waiting.pop(done)
             try:
                 unpack(ray.get(done), study.folder(run))
-            except ray.exceptions.RayError as error:
+            except records.UnwritableError:
+                raise
+            except (ray.exceptions.RayError, SkipshiftError) as error:
                 record_failure(study, run, " ".join(f"{type(error).__name__}: {error}".split()))
             yield run
 
@@ -130,7 +132,7 @@ def _task(shared: tuple[Study, Files], run: Run) -> Files:
         attempt(study, run)
         folder = study.folder(run)
         written = [path for path in folder.rglob("*") if path.is_file()]
-        return {str(path.relative_to(folder)): path.read_bytes() for path in written}
+        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in written}
 
 
 def settle(study: Study, folder: Path) -> Study:

@@ -1,6 +1,7 @@
 """Evaluation of one network on every domain and shift: counts and metrics of each case."""
 
 import multiprocessing
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from skipshift import shifts
 from skipshift.data.images import Pixels
 from skipshift.data.manifest import Case, read_cases
 from skipshift.data.preprocess import prepare, preprocess_of
-from skipshift.errors import ArgumentError, SkipshiftError
+from skipshift.errors import ArgumentError, SkipshiftError, SkipshiftWarning
 from skipshift.names import check_sides, shifted_domain
 from skipshift.networks.checkpoints import load_net
 from skipshift.networks.inference import (
@@ -29,6 +30,7 @@ from skipshift.networks.inference import (
     resolve_precision,
     run,
 )
+from skipshift.networks.outputs import find_output, giving_logits, warn_if_constant
 from skipshift.networks.unet import Unet
 from skipshift.progress import Progress, silent
 from skipshift.records import RUN_RECORD, TABLE_COLUMNS, read_json
@@ -86,7 +88,14 @@ def evaluate(
     `SkipshiftError` names a case that the network cannot take.
     """
     spec = replace(spec or EvaluationSpec(), metrics=())
-    return measure(net, cases, classes, spec).counts
+    counts = measure(net, cases, classes, spec).counts
+    warn_if_constant(counts_of(counts, classes))
+    return counts
+
+
+def counts_of(table: pd.DataFrame, classes: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Take the counts out of the table of `evaluate`: (rows, classes, 3)."""
+    return table[["tp", "fp", "fn"]].to_numpy(np.int64).reshape(-1, len(classes), 3)
 
 
 def measure(
@@ -98,7 +107,7 @@ def measure(
     unknown.
     """
     counts, metrics = [], []
-    for (case, domain, _), labels, probabilities in _predict(net, cases, spec):
+    for (case, domain, _), labels, probabilities in _predict(net, cases, spec, len(classes)):
         about = (domain, case.case, case.group)
         numbers = count(case.mask[None], labels[None], len(classes), spec.ignore)[0]
         counts += [
@@ -182,7 +191,10 @@ def _evaluate_shard(
     device = best_device()
     if device == "cuda":
         device = f"cuda:{rank % torch.cuda.device_count()}"
-    net = load_net(source, builder).to(device)
+    with warnings.catch_warnings():
+        # said once, by who loaded the network to name its classes
+        warnings.simplefilter("ignore", SkipshiftWarning)
+        net = load_net(source, builder).to(device)
     loaded = read_cases(rows, len(classes), spec.crop, ignore=spec.ignore)
     shown = progress(loaded, f"evaluate {source.name}", len(rows))
     return measure(net, shown, classes, spec)
@@ -217,12 +229,12 @@ def predict(
 
     `SkipshiftError` names a case that the network cannot take.
     """
-    for shifted, labels, _ in _predict(net, cases, replace(spec, metrics=())):
+    for shifted, labels, _ in _predict(net, cases, replace(spec, metrics=()), None):
         yield shifted, labels
 
 
 def _predict(
-    net: nn.Module, cases: Iterable[Case], spec: EvaluationSpec
+    net: nn.Module, cases: Iterable[Case], spec: EvaluationSpec, classes: int | None
 ) -> Iterator[tuple[Shifted, Labels, Probabilities | None]]:
     """Segment as `predict` does; with (C, H, W) probabilities where a metric needs them."""
     device = next(net.parameters()).device
@@ -233,13 +245,25 @@ def _predict(
         _check(net, batch[0][0])
         if fast is None:
             example = _input(pixels[:1], spec.preprocess, device, torch.float32)
-            fast = fast_copy(net, example, spec.precision)
+            output = find_output(net, example, classes, spec.output, spec.activation)
+            with giving_logits(net, output):
+                fast = fast_copy(net, example, spec.precision)
             dtype = next(fast.parameters()).dtype
         with torch.inference_mode():
             logits = logits_of(run(fast, _input(pixels, spec.preprocess, device, dtype)))
             labels = labels_of(logits)
             beside = probabilities_of(logits) if soft else [None] * len(batch)
         yield from zip(batch, labels, beside, strict=True)
+
+
+def settle_output(
+    net: nn.Module, case: Case, spec: EvaluationSpec, classes: Sequence[str] = ()
+) -> EvaluationSpec:
+    """Find a network's output and activation on a case, so that all processes take the same."""
+    found = find_output(
+        net, _example(net, case, spec), len(classes) or None, spec.output, spec.activation
+    )
+    return replace(spec, output=found.name or None, activation=found.activation)
 
 
 def class_names(
@@ -251,7 +275,7 @@ def class_names(
     spec ignores a class.
     """
     record = source / RUN_RECORD
-    number = count_classes(net, case, spec)
+    number = count_classes(net, case, spec, len(given) or None)
     names = given or (read_json(record).get("classes") if record.exists() else None)
     names = names or [f"class {index}" for index in range(number)]
     if len(names) != number:
@@ -264,13 +288,20 @@ def class_names(
     return names
 
 
-def count_classes(net: nn.Module, case: Case, spec: EvaluationSpec) -> int:
+def count_classes(
+    net: nn.Module, case: Case, spec: EvaluationSpec, named: int | None = None
+) -> int:
     """Count the classes that a network predicts, from its logits for one case."""
+    image = _example(net, case, spec)
+    output = find_output(net, image, named, spec.output, spec.activation)
+    with torch.inference_mode(), giving_logits(net, output):
+        return max(2, logits_of(run(net, image)).shape[1])
+
+
+def _example(net: nn.Module, case: Case, spec: EvaluationSpec) -> Tensor:
+    """Make the input that a network gets of a case, (1, C, H, W)."""
     device = next(net.parameters()).device
-    image = _input(np.stack([case.image]), spec.preprocess, device, torch.float32)
-    with torch.inference_mode():
-        logits = logits_of(run(net, image))
-    return max(2, logits.shape[1])
+    return _input(np.stack([case.image]), spec.preprocess, device, torch.float32)
 
 
 def _input(pixels: Pixels, preprocess: str, device: torch.device, dtype: torch.dtype) -> Tensor:

@@ -15,7 +15,8 @@ START, END = "<!-- the map: made by `make map` -->", "<!-- end of the map -->"
 
 ROOMS = {
     "": "errors names validation specs spec_files records progress extras shifts",
-    "data": "images volumes slices manifest splits preprocess batches sources crops",
+    "data": "images itk volumes pages zarrs slices manifest splits preprocess batches "
+    "sources crops",
     "data.slides": "reader annotations affine registration overlays quadtree",
     "data.prepare": "options writing patterns labels folder mms specimens regions scc published "
     "corrections stains point_patches mitosis procedural smear_masks smear_boxes smear_search "

@@ -351,7 +351,7 @@ def spoil_side(src):
         ),
         (spoil_size, r"A2\.png: its mask is 1 x 40 x 48, the image 1 x 40 x 50"),
         (spoil_type, r"A2\.npy: has values of type float64, .* add --rescale"),
-        (spoil_array, r"A2\.npy: an image must be \(H, W\), .* got \(2, 40, 50, 3\)"),
+        (spoil_array, r"A2\.npy: must be \(H, W\) or .* got \(2, 40, 50, 3\)"),
         (spoil_pickle, r"A2\.npy: cannot be read as an array"),
         (spoil_frames, r"A2\.nii\.gz: has 3 frames; save each as a volume"),
         (spoil_share, r"A2\.npy: a mask must contain whole numbers"),

@@ -11,10 +11,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from skipshift import shifts
-from skipshift.data import volumes as nifti
-from skipshift.data.images import centre_crop, read_array, read_native
+from skipshift.data.images import centre_crop, read_array
 from skipshift.data.manifest import Case, read_cases, read_manifest
-from skipshift.data.slices import ENDINGS
+from skipshift.data.slices import ARRAYS, ENDINGS, is_volume, read_slices
 from skipshift.errors import ArgumentError, SkipshiftError
 from skipshift.names import PAPER_SHIFTS, parse_shift, shown
 
@@ -123,21 +122,17 @@ def read_labelled_pair(
 
 def _read(file: Path, volumes: bool) -> list[npt.NDArray[Any]]:
     """Read the images of a file, each (H, W, C), or with ``volumes`` one (D, H, W, C)."""
-    if file.name.lower().endswith(nifti.ENDINGS):
-        slices = nifti.open_single_frame(file).frame(0)[..., None]
-        return [slices] if volumes else list(slices)
-    axes = 3 if volumes else 2
-    if volumes and file.suffix.lower() != ".npy":
+    if not volumes:
+        return list(read_slices(file).pixels)
+    if is_volume(file):
+        return [read_slices(file).pixels]
+    if not file.name.lower().endswith(ARRAYS):
         raise SkipshiftError(f"{file}: is an image, but --volumes takes NIfTI or NPY files")
-    if file.suffix.lower() != ".npy":
-        image = read_native(file, floats=True)
-    else:
-        image = read_array(file)
-        image = image[..., None] if image.ndim == axes else image
-    if image.ndim != axes + 1:
-        sides = "(D, H, W)" if volumes else "(H, W) or (H, W, C)"
-        raise SkipshiftError(f"{file}: must be {sides}, got {image.shape}")
-    return [image]
+    volume = read_array(file)
+    volume = volume[..., None] if volume.ndim == 3 else volume
+    if volume.ndim != 4:
+        raise SkipshiftError(f"{file}: must be (D, H, W) or (D, H, W, C), got {volume.shape}")
+    return [volume]
 
 
 def _cropped(image: npt.NDArray[Any], side: int) -> npt.NDArray[Any]:

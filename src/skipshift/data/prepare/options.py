@@ -148,11 +148,12 @@ class MmsSpec:
 
 @dataclass(frozen=True)
 class FolderSpec:
-    """Convert any folders of images and masks: PNG, TIFF, JPEG, BMP, NPY or NIfTI, 8 or 16 bit.
+    """Convert any folders of images and masks: pictures, arrays or volumes of 8 or 16 bit.
 
     A pattern is a path relative to SRC in which * matches any text and {domain}, {group} and {case}
-    match the text they name. Fields that the paths do not contain may come from a table. NIfTI
-    volumes are split into slices along their third axis.
+    match the text they name. Fields that the paths do not contain may come from a table. Volumes
+    are split into slices along their third axis. Formats: PNG, JPEG, TIFF, BMP, GIF, WebP, JP2, PGM
+    and PPM; NPY and NPZ; NIfTI, MetaImage, NRRD, DICOM (also a folder with a series) and OME-Zarr.
 
     Example: skipshift prepare folder SCANS out/scans --train A
     """
@@ -177,6 +178,20 @@ class FolderSpec:
 
     instances: bool = field(default=False, kw_only=True)
     """Instance masks: every value above 0 is class 1; several files per image are merged."""
+
+    threshold: int | None = field(default=None, kw_only=True)
+    """Mask values above it are objects, all others background; by default every value above 0, or
+    the nearer of two levels where nearly all values are near one (JPEG, resized masks)."""
+
+    ignore: int | None = field(default=None, kw_only=True)
+    """Mask value of pixels that are not to be counted; they become 255."""
+
+    valid: str | None = field(default=None, kw_only=True)
+    """Pattern of the field-of-view masks, one per image: where they are 0, the mask becomes 255,
+    which is not counted."""
+
+    pages: tuple[Literal["channels", "slices", "objects"], ...] = field(default=(), kw_only=True)
+    """What the pages of TIFF files are: channels or slices of an image, or objects of a mask."""
 
     border: bool = field(default=False, kw_only=True)
     """With --instances, label the outermost pixels of each object as class 2."""
@@ -217,10 +232,14 @@ class FolderSpec:
                 "masks must be one pattern, or NAME=PATTERN for each class, "
                 f"got {shown(self.masks)}"
             )
-        if sum((bool(self.colours), self.instances, any(named))) > 1:
-            raise ArgumentError("colours, instances and masks of NAME=PATTERN exclude each other")
+        instances = self.instances or "objects" in self.pages
+        if sum((bool(self.colours), instances, any(named))) > 1:
+            raise ArgumentError(
+                "colours, instances, pages of objects and masks of NAME=PATTERN exclude each other"
+            )
         if self.border and not self.instances:
             raise ArgumentError("border needs instances")
+        _check_masks(self)
         if self.columns and self.table is None:
             raise ArgumentError("columns need table")
         _check_fractions(self, "holdout")
@@ -444,6 +463,19 @@ class MitosisSpec:
         _check_patch_size(self.size)
         check_least(self, 1, "holdout", "workers")
         check_least(self, 0, "seed")
+
+
+def _check_masks(spec: FolderSpec) -> None:
+    if spec.colours and spec.threshold is not None:
+        raise ArgumentError("colours and threshold exclude each other")
+    if any("=#" in text for text in spec.colours) and spec.ignore is not None:
+        raise ArgumentError("ignore needs masks of values, got colours; give them as NAME=VALUE")
+    for name in ("threshold", "ignore"):
+        value = getattr(spec, name)
+        if value is not None and value < 0:
+            raise ArgumentError(f"{name} must be at least 0, got {value}")
+    if len(set(spec.pages)) < len(spec.pages):
+        raise ArgumentError(f"pages must name each kind once, got {shown(spec.pages)}")
 
 
 def _check_fractions(spec: Any, *names: str) -> None:

@@ -24,6 +24,9 @@ MASKS = "masks"
 RECORD = "prepare.json"
 """Source and content of a prepared set, and what was left out and why."""
 
+IGNORED = 255
+"""Value of the pixels of a prepared mask that are not to be counted."""
+
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
@@ -98,7 +101,7 @@ def write_set(
             return rows, output.remarks
 
         results = run_all(write, plan.jobs, workers, progress, f"prepare {out.name}")
-        remarks = _merged([plan.remarks, *(remarks for _, remarks in results)])
+        remarks = merge_remarks([plan.remarks, *(remarks for _, remarks in results)])
         rows = pd.DataFrame([row for rows, _ in results for row in rows]).fillna("")
         if rows.empty:
             raise SkipshiftError(
@@ -270,7 +273,8 @@ def _summary(plan: Plan[Any], rows: pd.DataFrame, remarks: Remarks) -> dict[str,
     }
 
 
-def _merged(parts: Iterable[Remarks]) -> Remarks:
+def merge_remarks(parts: Iterable[Remarks]) -> Remarks:
+    """Join remarks; those that apply to nothing are left out."""
     merged: Remarks = defaultdict(list)
     for part in parts:
         for remark, names in part.items():

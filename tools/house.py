@@ -22,7 +22,7 @@ ROOMS = {
     "corrections stains point_patches mitosis procedural smear_masks smear_boxes smear_search "
     "templates synthetic",
     "data.checks": "findings thumbnails group_tests value_range channel_order orientation "
-    "alignment duplicates magnification padding domains preflight",
+    "alignment common_detail duplicates magnification padding domains preflight",
     "networks": "addresses architectures layers unet checkpoints inference allocator losses "
     "mask_proposals pooling hooks feature_store features",
     "statistics": "counts metrics distances resampling two_sample multiplicity excess layer_tests "

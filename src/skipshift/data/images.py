@@ -193,6 +193,17 @@ def read_mask_codes(path: Path, in_colour: bool = False) -> NativePixels:
     return np.asarray(colours @ np.array([1 << 16, 1 << 8, 1]), dtype=np.int64)
 
 
+def is_picture(path: Path) -> bool:
+    """Whether Pillow knows the format of a file; True for a missing one, which is another error."""
+    try:
+        with Image.open(path):
+            return True
+    except UnidentifiedImageError:
+        return False
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return True
+
+
 def is_lossy(path: Path) -> bool:
     """Whether an image file's format may have changed pixel values; `SkipshiftError` as above."""
     with _opened(path, any_depth=True) as image:

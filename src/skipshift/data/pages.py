@@ -22,8 +22,8 @@ _NAMED = {"S": CHANNELS, "C": CHANNELS, "Z": SLICES, "T": SLICES}
 """Axes that the file names; what others are is for the user to say."""
 
 
-def read_pages(path: Path, kinds: Collection[str]) -> Values | None:
-    """Read a TIFF file as (Z, H, W, C) by what its pages are; None if it has one.
+def read_pages(path: Path, kinds: Collection[str], single: bool = False) -> Values | None:
+    """Read a TIFF file as (Z, H, W, C) by what its pages are; None if it has one, unless ``single``.
 
     Of `OBJECTS` each page becomes a slice. Smaller pages are levels of a pyramid or thumbnails and
     are not read. `SkipshiftError` if the file is broken, or if its pages are not of these kinds.
@@ -33,7 +33,7 @@ def read_pages(path: Path, kinds: Collection[str]) -> Values | None:
         with tifffile.TiffFile(path) as file:
             series = file.series[0]
             lengths = _lengths(series.axes, series.shape)
-            if not set(lengths) - {"S"}:
+            if not (single or set(lengths) - {"S"}):
                 return None
             _check_series(path, file.series)
             photometric = series.keyframe.photometric

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from skipshift.data import pages, volumes, zarrs
-from skipshift.data.images import read_array, read_native
+from skipshift.data.images import is_picture, read_array, read_native
 from skipshift.data.pages import CHANNELS, OBJECTS
 from skipshift.data.volumes import Values, Volume, on_grid_of, open_single_frame, spacing_text
 from skipshift.errors import SkipshiftError
@@ -127,9 +127,10 @@ def _read_stack(path: Path, kinds: Collection[str]) -> Values | None:
     """Read what is more than one picture, (Z, H, W, C); None for a picture."""
     if is_zarr(path):
         return zarrs.read_zarr(path)
-    if kinds and path.suffix.lower() in pages.ENDINGS:
-        return pages.read_pages(path, kinds)
-    return None
+    if path.suffix.lower() not in pages.ENDINGS:
+        return None
+    foreign = not is_picture(path)
+    return pages.read_pages(path, kinds, single=foreign) if kinds or foreign else None
 
 
 def _whole(labels: Values, path: Path) -> Numbers:

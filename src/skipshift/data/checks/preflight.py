@@ -177,7 +177,8 @@ def _of_training(cases: pd.DataFrame, checks: Sequence[CaseCheck]) -> list[CaseC
 def _duplicate_findings(cases: pd.DataFrame, checks: Sequence[CaseCheck]) -> Iterator[Finding]:
     split, group, file = (cases[name].tolist() for name in ("split", "group", "image"))
     across, within = [], []
-    for pair in find_duplicates([c.signature for c in checks if c.signature is not None]):
+    signatures = [check.signature for check in checks if check.signature is not None]
+    for pair in find_duplicates(signatures, cases["domain"].tolist()):
         a, b = pair.first, pair.second
         place = f"{file[a]} and {file[b]} are {'the same' if pair.exact else 'copies'}"
         if split[a] != split[b]:

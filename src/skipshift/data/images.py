@@ -63,7 +63,7 @@ def read_native(path: Path, any_depth: bool = False) -> NativePixels:
 
 def image_size(path: Path) -> tuple[int, int]:
     """Read width and height from an image's header; `SkipshiftError` if it cannot be read."""
-    with _opened(path) as image:
+    with _opened(path, any_depth=True) as image:
         return image.size[::-1] if _is_sideways(image) else image.size
 
 

@@ -23,10 +23,11 @@ _NAMED = {"S": CHANNELS, "C": CHANNELS, "Z": SLICES, "T": SLICES}
 
 
 def read_pages(path: Path, kinds: Collection[str], single: bool = False) -> Values | None:
-    """Read a TIFF file as (Z, H, W, C) by what its pages are; None if it has one, unless ``single``.
+    """Read a TIFF file as (Z, H, W, C) by what its pages are; None if it has one.
 
-    Of `OBJECTS` each page becomes a slice. Smaller pages are levels of a pyramid or thumbnails and
-    are not read. `SkipshiftError` if the file is broken, or if its pages are not of these kinds.
+    ``single`` reads a file of one page too. Of `OBJECTS` each page becomes a slice. Smaller pages
+    are levels of a pyramid or thumbnails and are not read. `SkipshiftError` if the file is broken,
+    or if its pages are not of these kinds.
     """
     tifffile = load_extra("tifffile", "formats")
     try:

@@ -21,7 +21,7 @@ from skipshift.data.images import (
     single_threaded_opencv,
     to_8_bit,
 )
-from skipshift.data.manifest import check_sizes, read_rows, resolve_path, row_faults
+from skipshift.data.manifest import check_sizes, is_file, read_rows, resolve_path, row_faults
 from skipshift.errors import ArgumentError, SkipshiftError
 from skipshift.names import STRIDE, check_sides
 from skipshift.progress import Progress, silent
@@ -89,7 +89,7 @@ def check_manifest(
     files = [
         [resolve_path(manifest, text) for text in rows[column]] for column in ("image", "mask")
     ]
-    exist = [[file is not None and file.is_file() for file in column] for column in files]
+    exist = [[file is not None and is_file(file) for file in column] for column in files]
     cases = rows.assign(files=pd.Series(zip(*files, strict=True)))[np.all(exist, axis=0)]
     with single_threaded_opencv(), ThreadPoolExecutor(workers) as pool:
         results = pool.map(lambda pair: check_case(pair[0], pair[1], crop), cases["files"])

@@ -12,7 +12,10 @@ from typing import Any, Literal
 
 from skipshift.errors import ArgumentError
 from skipshift.names import shown
-from skipshift.validation import check_least, check_names, check_numbers
+from skipshift.validation import check_least, check_most, check_names, check_numbers
+
+_MOST_IMAGES, _MOST_CELLS = 1_000_000, 10_000
+"""Bounds far above any set in use, so that a slip of the keyboard fills no disk."""
 
 
 def _cpu_count() -> int:
@@ -75,6 +78,8 @@ class SynthSpec:
         low, high = self.cells
         if not 1 <= low <= high:
             raise ArgumentError(f"cells must be two numbers 1 <= LOW <= HIGH, got {low},{high}")
+        if high > _MOST_CELLS:
+            raise ArgumentError(f"cells must be at most {_MOST_CELLS}, got {high}")
         if not 32 <= self.size <= self.canvas <= 20000:
             raise ArgumentError(
                 f"size and canvas must be 32 <= size <= canvas <= 20000, "
@@ -86,6 +91,7 @@ class SynthSpec:
             raise ArgumentError("templates and boxes exclude each other")
         _check_fractions(self, "holdout")
         check_least(self, 1, "images", "workers")
+        check_most(self, _MOST_IMAGES, "images")
         check_least(self, 0, "seed")
 
 

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 import pandas as pd
 
 from skipshift.data.images import NativePixels, Pixels, single_threaded_opencv, write_png
-from skipshift.data.manifest import order_columns, read_manifest
+from skipshift.data.manifest import name_fault, order_columns, read_manifest
 from skipshift.errors import SkipshiftError
 from skipshift.progress import Progress
 from skipshift.records import read_json, unwritable, write_bytes, write_json
@@ -231,7 +231,7 @@ def _replacing(out: Path) -> Iterator[Path]:
 def _write_sample(folder: Path, sample: Sample) -> dict[str, str]:
     domain, case = sample.row["domain"], sample.row["case"]
     for name in (domain, case):
-        if not name or name.startswith(".") or set(name) & set('/\\:*?"<>|\n'):
+        if name_fault(name) or name.startswith(".") or set(name) & set('/\\:*?"<>|'):
             raise SkipshiftError(
                 f"{name!r} is not a valid file name; choose another domain or case name"
             )

@@ -17,10 +17,10 @@ ROOMS = {
     "": "errors names validation specs spec_files records progress extras shifts",
     "data": "images itk volumes pages zarrs slices manifest splits preprocess batches "
     "sources crops",
-    "data.slides": "reader annotations affine registration overlays quadtree",
-    "data.prepare": "options writing patterns labels folder mms specimens regions scc published "
-    "corrections stains point_patches mitosis procedural smear_masks smear_boxes smear_search "
-    "templates synthetic",
+    "data.slides": "reader geojson annotations affine registration overlays quadtree",
+    "data.prepare": "options writing patterns labels folder merge mms specimens regions scc "
+    "published corrections stains point_patches mitosis procedural smear_masks smear_boxes "
+    "smear_search templates synthetic",
     "data.checks": "findings thumbnails group_tests value_range channel_order orientation "
     "alignment common_detail duplicates magnification padding domains preflight",
     "networks": "addresses architectures layers unet checkpoints inference allocator losses "

@@ -16,7 +16,8 @@ from skipshift.cli.main import main
 from skipshift.data.images import read_labels, read_native, write_png
 from skipshift.data.manifest import read_manifest
 from skipshift.data.prepare.folder import prepare_folder
-from skipshift.data.prepare.options import FolderSpec
+from skipshift.data.prepare.merge import merge_sets
+from skipshift.data.prepare.options import FolderSpec, MergeSpec
 from skipshift.data.prepare.patterns import compile_pattern
 from skipshift.errors import SkipshiftError
 
@@ -277,6 +278,35 @@ def test_output_does_not_depend_on_workers_and_a_complete_set_is_kept(src):
     (one / "images/A/A0.png").unlink()
     with pytest.raises(SkipshiftError, match=r"images/A/A0\.png does not exist; restore the file"):
         prepare(src, "w1")
+
+
+def test_sets_of_two_layouts_are_merged(src, rng):
+    for kind in ("pictures", "labels"):
+        write_png(src / f"C/{kind}/c.png", rng.integers(0, 2, (40, 50, 3), dtype=np.uint8)[..., :1])
+    write_png(src / "C/pictures/c.png", rng.integers(0, 256, (40, 50, 3), dtype=np.uint8))
+    other = {"images": "{domain}/pictures/{case}.png", "masks": ("{domain}/labels/{case}.png",)}
+    sets = [prepare(src, "one"), prepare(src, "two", train=("C",), holdout=0, **other)]
+    out = src.parent / "both"
+    manifests = tuple(one / "manifest.csv" for one in sets)
+    cases = read_manifest(merge_sets(MergeSpec(out, manifests=manifests)))
+    assert cases["domain"].value_counts().to_dict() == {"A": 5, "B": 5, "C": 1}
+    for row in cases.itertuples():
+        first = sets[row.domain == "C"]
+        for kind, file in (("images", row.image), ("masks", row.mask)):
+            stored = (first / f"{kind}/{row.domain}/{row.case}.png").read_bytes()
+            assert Path(file).read_bytes() == stored
+
+
+def test_sets_that_contradict_each_other_are_not_merged(src):
+    sets = [prepare(src, "one"), prepare(src, "two", classes=("a", "b"))]
+    manifests = tuple(one / "manifest.csv" for one in sets)
+    with pytest.raises(SkipshiftError, match=r"has the classes a, b, but .* --classes"):
+        merge_sets(MergeSpec(src.parent / "both", manifests=manifests))
+    again = prepare(src, "three", seed=1, holdout=0.4) / "manifest.csv"
+    with pytest.raises(SkipshiftError, match="is in train of one manifest and in test of another"):
+        merge_sets(MergeSpec(src.parent / "both", manifests=(manifests[0], again)))
+    with pytest.raises(ValueError, match="manifests must be two or more, each once, got m"):
+        MergeSpec(src, manifests=(Path("m"),))
 
 
 def spoil_label(src):

@@ -21,6 +21,7 @@ from skipshift.cli.arguments import (
 )
 from skipshift.data.prepare.options import (
     FolderSpec,
+    MergeSpec,
     MitosisSpec,
     MmsSpec,
     RegisterSpec,
@@ -57,6 +58,13 @@ def prepare_mms(spec: MmsSpec, progress: Progress = silent) -> str:
 def prepare_folder(spec: FolderSpec, progress: Progress = silent) -> str:
     """Prepare folders of images and masks."""
     from skipshift.data.prepare.folder import prepare_folder as prepare
+
+    return _prepare(prepare, spec, progress)
+
+
+def prepare_merge(spec: MergeSpec, progress: Progress = silent) -> str:
+    """Join several manifests into one set."""
+    from skipshift.data.prepare.merge import merge_sets as prepare
 
     return _prepare(prepare, spec, progress)
 
@@ -100,6 +108,7 @@ def register(spec: RegisterSpec, progress: Progress = silent) -> str:
     if drawn is not None:
         moved = registration.transfer_annotations(result, drawn)
         annotations.write_coco(spec.out / "annotations.json", moved)
+        annotations.write_qupath(spec.out / "annotations.geojson", moved)
     result.save(spec.out)
     return f"{registration.describe(result)}\nregistration: {spec.out / registration.RECORD}"
 

@@ -206,7 +206,8 @@ def _is_scattered(numbers: Numbers, part: Found) -> bool:
     """Whether most pixels of a part differ from their neighbours: rims of resizing, no objects."""
     beside = numbers[:, :-1, :-1] == numbers[:, :-1, 1:]
     below = numbers[:, :-1, :-1] == numbers[:, 1:, :-1]
-    return 2 * np.count_nonzero(part[:, :-1, :-1] & (beside | below)) < np.count_nonzero(part)
+    alike = np.count_nonzero(part[:, :-1, :-1] & (beside | below))
+    return 2 * alike < int(np.count_nonzero(part))
 
 
 def _above(threshold: int, numbers: Numbers, path: Path, remarks: Remarks) -> Found:

@@ -254,6 +254,33 @@ class FolderSpec:
 
 
 @dataclass(frozen=True)
+class MergeSpec:
+    """Join the sets of several manifests into one, for domains that lie in different layouts.
+
+    Images, masks and columns are kept, and so is the split: prepare each set with its own.
+
+    Example: skipshift prepare merge out/all --manifests a.csv,b.csv
+    """
+
+    out: Path
+    """Output folder: images/, masks/, manifest.csv, prepare.json."""
+
+    manifests: tuple[Path, ...] = field(default=(), kw_only=True)
+    """Manifests to join, two or more."""
+
+    workers: int = field(default_factory=_cpu_count, kw_only=True)
+    """Number of threads; does not affect the output."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
+        if len(set(self.manifests)) < max(2, len(self.manifests)):
+            raise ArgumentError(
+                f"manifests must be two or more, each once, got {shown(self.manifests)}"
+            )
+        check_least(self, 1, "workers")
+
+
+@dataclass(frozen=True)
 class RegisterSpec:
     """Register two slides of the same specimen: map each point of one to the other.
 
@@ -274,7 +301,7 @@ class RegisterSpec:
     """Output folder."""
 
     annotations: Path | None = field(default=None, kw_only=True)
-    """Annotations of FIXED to transfer to MOVING: COCO-style JSON or SlideRunner database."""
+    """Annotations of FIXED to transfer to MOVING: COCO-style JSON, SlideRunner or QuPath."""
 
     depth: int = field(default=4, kw_only=True)
     """Maximum depth of the quad-tree."""
@@ -311,7 +338,7 @@ class SccSpec:
     """Output folder: images/, masks/, manifest.csv, prepare.json."""
 
     annotations: Path | None = field(default=None, kw_only=True)
-    """JSON or SlideRunner database in SRC; optional if there is only one."""
+    """JSON, SlideRunner database or folder of QuPath's GeoJSON in SRC; optional if there is one."""
 
     table: Path | None = field(default=None, kw_only=True)
     """CSV in SRC with the columns Slide;Dataset; optional if there is only one CSV."""
@@ -395,7 +422,7 @@ class MitosisSpec:
     """Output folder: images/, masks/, manifest.csv, prepare.json, and with --review review/."""
 
     annotations: tuple[Path, ...] = field(default=(), kw_only=True)
-    """JSON files or SlideRunner databases in SRC; by default all that lie directly in SRC."""
+    """JSON, GeoJSON or SlideRunner files in SRC; by default all that lie directly in SRC."""
 
     tables: tuple[Path, ...] = field(default=(), kw_only=True)
     """CSVs in SRC: Slide and any of Dataset (train, val, test), Scanner and Specimen."""

@@ -494,6 +494,13 @@ def test_the_commands_in_the_docs_give_their_counts(line, shared, tmp_path, monk
         nibabel.save(volume, tmp_path / f"ACDC/training/patient001/{name}.nii.gz")
     for kind, name in (("images", "ab"), ("masks", "m1"), ("masks", "m2")):
         write_png(tmp_path / f"stage1_train/ab/{kind}/{name}.png", np.ones((32, 32), np.uint8))
+    for folder, name in (
+        ("images", "21_training.tif"),
+        ("1st_manual", "21_manual1.gif"),
+        ("mask", "21_training_mask.gif"),
+    ):
+        (tmp_path / "DRIVE/training" / folder).mkdir(parents=True)
+        Image.new("L", (40, 40), 255).save(tmp_path / "DRIVE/training" / folder / name)
     words = shlex.split(line.replace("../shared", str(shared)).replace(" OUT ", " o "))[1:]
     with pytest.raises(SystemExit) as done:
         main(words)

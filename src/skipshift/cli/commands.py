@@ -30,6 +30,7 @@ from skipshift.data.prepare.options import (
 )
 from skipshift.errors import SkipshiftError, naming
 from skipshift.progress import Progress, silent
+from skipshift.records import read_json
 from skipshift.spec_files import read_study, to_plain
 from skipshift.specs import DemoSpec
 
@@ -43,9 +44,11 @@ if TYPE_CHECKING:
 
 def synth(spec: SynthSpec, progress: Progress = silent) -> str:
     """Make the synthetic malaria set."""
-    from skipshift.data.prepare.synthetic import write_synthetic
+    from skipshift.data.prepare.synthetic import RECIPE, write_synthetic
 
-    return f"manifest: {write_synthetic(spec, progress)}"
+    manifest = write_synthetic(spec, progress)
+    source = read_json(spec.out / RECIPE)["templates"]["source"]
+    return f"templates: {source}\nmanifest: {manifest}"
 
 
 def prepare_mms(spec: MmsSpec, progress: Progress = silent) -> str:

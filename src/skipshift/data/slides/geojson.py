@@ -25,8 +25,8 @@ _UNNAMED = "unclassified"
 def read_features(path: Path) -> list[Feature]:
     """Read the polygons and points of a file; parts of a polygon around a hole are polygons.
 
-    A feature without a class is ``unclassified``; lines are left out. Raises what a broken file
-    makes Python or shapely raise: `OSError`, `ValueError`, `LookupError`, `TypeError`.
+    A feature without a class is ``unclassified``; lines are left out. `ArgumentError` for a broken
+    geometry, and `OSError`, `ValueError`, `LookupError` or `TypeError` for a broken file.
     """
     shapely = load_extra("shapely", "slides")
     data = json.loads(path.read_bytes())

@@ -207,7 +207,7 @@ def _is_scattered(numbers: Numbers, part: Found) -> bool:
     beside = numbers[:, :-1, :-1] == numbers[:, :-1, 1:]
     below = numbers[:, :-1, :-1] == numbers[:, 1:, :-1]
     alike = np.count_nonzero(part[:, :-1, :-1] & (beside | below))
-    return 2 * alike < int(np.count_nonzero(part))
+    return bool(2 * alike < np.count_nonzero(part))
 
 
 def _above(threshold: int, numbers: Numbers, path: Path, remarks: Remarks) -> Found:

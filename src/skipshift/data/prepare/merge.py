@@ -40,14 +40,15 @@ def merge_sets(spec: MergeSpec, progress: Progress = silent) -> Path:
             f"{spec.out}: group {split[0]!r} is in train of one manifest and in test of another; "
             f"put all its cases on one side"
         )
+    jobs = [{str(name): str(text) for name, text in row.items()} for row in rows.to_dict("records")]
     plan = Plan(
         recipe={
             "recipe": _RECIPE_VERSION,
             "reader": "merge",
             "classes": _classes(spec.manifests),
-            "files": source_digest(map(_describe, rows.to_dict("records"))),
+            "files": source_digest(map(_describe, jobs)),
         },
-        jobs=rows.to_dict("records"),
+        jobs=jobs,
     )
     return write_set(spec.out, plan, _copy, spec.workers, progress)
 

@@ -30,7 +30,6 @@ from skipshift.data.prepare.options import (
 )
 from skipshift.errors import SkipshiftError, naming
 from skipshift.progress import Progress, silent
-from skipshift.records import read_json
 from skipshift.spec_files import read_study, to_plain
 from skipshift.specs import DemoSpec
 
@@ -45,6 +44,7 @@ if TYPE_CHECKING:
 def synth(spec: SynthSpec, progress: Progress = silent) -> str:
     """Make the synthetic malaria set."""
     from skipshift.data.prepare.synthetic import RECIPE, write_synthetic
+    from skipshift.records import read_json
 
     manifest = write_synthetic(spec, progress)
     source = read_json(spec.out / RECIPE)["templates"]["source"]

@@ -196,12 +196,14 @@ def read_mask_codes(path: Path, in_colour: bool = False) -> NativePixels:
 def is_picture(path: Path) -> bool:
     """Whether Pillow knows the format of a file; True for a missing one, which is another error."""
     try:
-        with Image.open(path):
-            return True
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            Image.open(path).close()
     except UnidentifiedImageError:
         return False
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return True
+    return True
 
 
 def is_lossy(path: Path) -> bool:

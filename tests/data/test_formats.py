@@ -1,5 +1,7 @@
 """Formats of images and masks: what each file holds is read, or refused in one line."""
 
+import locale
+
 import nibabel
 import numpy as np
 import pytest
@@ -241,12 +243,15 @@ def test_a_folder_with_a_dicom_series_is_a_case(tmp_path, rng):
             writer.SetFileName(f"{path}/{9 - z}.dcm")
             writer.Execute(picture)
 
+    before = locale.getencoding()
     layout = {"images": "{domain}/images/{case}"}
     lps = np.diag([-1.5, -1.5, 8, 1.0])
     save_mask = lambda path: nibabel.save(nibabel.Nifti1Image(mask, lps), f"{path}.nii.gz")  # noqa: E731
     out = case_of(tmp_path, save, save_mask, rescale=True, **layout)
     cases = read_manifest(out / "manifest.csv")["case"]
     assert len(cases) == 5
+    # GDCM sets the locale of the whole process
+    assert locale.getencoding() == before
     for z, case in enumerate(cases):
         labels = read_labels(out / f"masks/A/{case}.png")
         assert np.array_equal(labels, mask[..., z].T)

@@ -1,9 +1,5 @@
 """MetaImage, NRRD and DICOM by SimpleITK: one array with the affine of its header."""
 
-import contextlib
-import locale
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +12,6 @@ from skipshift.extras import load_extra
 Values = npt.NDArray[Any]
 
 _PHOTOMETRIC = "0028|0004"
-_ONE_AT_A_TIME = threading.Lock()
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 
 
@@ -34,10 +29,10 @@ def read_itk(path: Path) -> tuple[Values, Values, bool]:
     itk = load_extra("SimpleITK", "formats")
     if not path.exists():
         raise SkipshiftError(f"{path}: does not exist")
+    source = _series(itk, path) if path.is_dir() else str(path)
     itk.ProcessObject.SetGlobalWarningDisplay(False)
     try:
-        with _kept_locale():
-            image = itk.ReadImage(_series(itk, path) if path.is_dir() else str(path))
+        image = itk.ReadImage(source)
     except RuntimeError as error:
         # the last line of many says what is wrong
         raise unreadable(path, "a volume", OSError(str(error).splitlines()[-1])) from None
@@ -47,17 +42,6 @@ def read_itk(path: Path) -> tuple[Values, Values, bool]:
         raise SkipshiftError(f"{path}: is stored inverted (MONOCHROME1); convert it to MONOCHROME2")
     affine, placed = _affine(image)
     return itk.GetArrayFromImage(image).T, affine, placed
-
-
-@contextlib.contextmanager
-def _kept_locale() -> Iterator[None]:
-    """Undo what readers of DICOM do: they set C for the whole process, so that text is ASCII."""
-    with _ONE_AT_A_TIME:
-        before = locale.setlocale(locale.LC_ALL)
-        try:
-            yield
-        finally:
-            locale.setlocale(locale.LC_ALL, before)
 
 
 def _affine(image: Any) -> tuple[Values, bool]:

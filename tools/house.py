@@ -15,13 +15,14 @@ START, END = "<!-- the map: made by `make map` -->", "<!-- end of the map -->"
 
 ROOMS = {
     "": "errors names validation specs spec_files records checksums progress extras shifts",
-    "data": "images volumes slices manifest splits preprocess batches sources crops",
-    "data.slides": "reader annotations affine registration overlays quadtree",
-    "data.prepare": "options writing patterns labels folder mms specimens regions scc published "
-    "corrections stains point_patches mitosis procedural smear_masks smear_boxes smear_search "
-    "templates synthetic",
+    "data": "images itk volumes pages zarrs slices manifest splits preprocess batches "
+    "sources crops",
+    "data.slides": "reader geojson annotations affine registration overlays quadtree",
+    "data.prepare": "options writing patterns labels folder merge mms specimens regions scc "
+    "published corrections stains point_patches mitosis procedural smear_masks smear_boxes "
+    "smear_search templates synthetic",
     "data.checks": "findings thumbnails group_tests value_range channel_order orientation "
-    "alignment duplicates magnification padding domains preflight",
+    "alignment common_detail duplicates magnification padding domains preflight",
     "networks": "addresses architectures layers weights unet inference outputs hooks quantile_map "
     "changes mended archives checkpoints allocator losses mask_proposals pooling feature_store "
     "features",

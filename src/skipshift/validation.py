@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from numbers import Integral
 from typing import Any
 
 from skipshift.errors import ArgumentError
@@ -15,9 +16,11 @@ from skipshift.names import (
 
 
 def check_numbers(spec: Any) -> None:
-    """Raise `ArgumentError` for the first field that is NaN, or a tuple that contains NaN."""
+    """Raise `ArgumentError` for the first field that is NaN, has NaN in it or should be whole."""
     for setting in dataclasses.fields(spec):
         value = getattr(spec, setting.name)
+        if setting.type in (int, int | None) and not isinstance(value, Integral | None):
+            raise ArgumentError(f"{setting.name} must be a whole number, got {value}")
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, float) and math.isnan(number):
                 raise ArgumentError(f"{setting.name} must be a number, got nan")
@@ -28,6 +31,13 @@ def check_least(spec: object, least: int, *names: str) -> None:
     for name in names:
         if not getattr(spec, name) >= least:
             raise ArgumentError(f"{name} must be at least {least}, got {getattr(spec, name)}")
+
+
+def check_most(spec: object, most: int, *names: str) -> None:
+    """Raise `ArgumentError` for the first of these fields that is above ``most``."""
+    for name in names:
+        if getattr(spec, name) > most:
+            raise ArgumentError(f"{name} must be at most {most}, got {getattr(spec, name)}")
 
 
 def check_names(name: str, given: tuple[str, ...]) -> None:

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from pyramids import write_coco, write_sliderunner
-from skipshift.data.slides.annotations import read_annotations
+from skipshift.data.slides.annotations import (
+    AnnotatedSlide,
+    Shape,
+    read_annotations,
+    read_slide_annotations,
+    write_qupath,
+)
 from skipshift.errors import SkipshiftError
 
 FILES = "data/histology/annotations"
@@ -148,3 +154,66 @@ def test_a_slide_listed_twice_is_an_error(tmp_path):
     path.write_text(path.read_text().replace("t.svs", "s.svs"))
     with pytest.raises(SkipshiftError, match=r"a\.json: lists the slide s\.svs twice"):
         read_annotations(path)
+
+
+def qupath(path, *features):
+    """A file as QuPath exports it: class, type of geometry, coordinates."""
+    entries = [
+        {
+            "type": "Feature",
+            "geometry": {"type": kind, "coordinates": places},
+            "properties": {"objectType": "annotation", "classification": name and {"name": name}},
+        }
+        for name, kind, places in features
+    ]
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": entries}))
+    return path
+
+
+def test_polygons_points_and_unclassified_features_of_qupath_are_read(tmp_path):
+    square = [[0, 0], [8, 0], [8, 8], [0, 8], [0, 0]]
+    features = [("SCC", "Polygon", [square]), (None, "Point", [3, 4]), ("x", "LineString", square)]
+    [found] = read_annotations(qupath(tmp_path / "s.geojson", *features)).values()
+    assert found.slide == "s"
+    assert [(s.label, s.kind) for s in found.shapes] == [
+        ("SCC", "polygon"),
+        ("unclassified", "point"),
+    ]
+    assert found.shapes[0].points.tolist() == square[:-1]
+    assert found.shapes[1].points.tolist() == [[3, 4]]
+    assert read_slide_annotations(tmp_path / "s.geojson", "s.svs").slide == "s.svs"
+
+
+def test_the_holes_of_a_polygon_are_no_part_of_it(tmp_path):
+    """By the shoelace formula: 20 x 20 less two holes of 4 x 4, and a second part of 2 x 2."""
+    box = lambda x, y, side: [[x, y], [x + side, y], [x + side, y + side], [x, y + side], [x, y]]  # noqa: E731
+    parts = [[box(0, 0, 20), box(2, 3, 4), box(12, 9, 4)], [box(30, 30, 2)]]
+    [found] = read_annotations(
+        qupath(tmp_path / "s.geojson", ("a", "MultiPolygon", parts))
+    ).values()
+    area = 0.0
+    for shape in found.shapes:
+        x, y = shape.points.T
+        area += abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2
+    assert area == pytest.approx(400 - 2 * 16 + 4)
+
+
+def test_written_geojson_reads_as_it_was(tmp_path):
+    shapes = (
+        Shape("SCC", "polygon", np.array(OUTLINE, float)),
+        Shape("mitotic figure", "point", np.array([[3.5, 4.25]])),
+    )
+    write_qupath(tmp_path / "s.geojson", AnnotatedSlide("s", None, {}, shapes))
+    again = read_annotations(tmp_path)["s"].shapes
+    for one, other in zip(shapes, again, strict=True):
+        assert (one.label, one.kind) == (other.label, other.kind)
+        assert np.array_equal(one.points, other.points)
+
+
+@pytest.mark.parametrize(
+    "content", ["{", '{"features": [{"geometry": {"type": "Polygon"}}]}', "[3]"]
+)
+def test_broken_geojson_is_an_error(tmp_path, content):
+    (tmp_path / "s.geojson").write_text(content)
+    with pytest.raises(SkipshiftError, match=r"s\.geojson: cannot be read as GeoJSON"):
+        read_annotations(tmp_path / "s.geojson")

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from skipshift.data.checks.common_detail import evidence
 from skipshift.data.checks.duplicates import (
     DuplicatePair,
     compare,
@@ -108,3 +109,45 @@ def test_an_image_aligned_with_itself_or_its_mirror_image_correlates_fully(smear
     assert compare(small, small, np.eye(2, 3), 1.0)[:2] == pytest.approx((1, 1))
     mirror = np.array([[-1.0, 0, small.shape[1] - 1], [0, 1, 0]])
     assert compare(small, small[:, ::-1].copy(), mirror, 1.0)[:2] == pytest.approx((1, 1))
+
+
+def with_overlay(image, number):
+    """The frame and lettering that a scanner burns into each picture; one word differs."""
+    marked = image.copy()
+    words = ("HOSPITAL TRA", "TR 2100 TE 38", f"IM {number:02d}", "W 400 L 80 FOV 250")
+    for word, y in zip(words, (20, 45, 215, 240), strict=True):
+        cv2.putText(marked, word, (8, y), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1)
+    return marked
+
+
+def with_rim(image):
+    y, x = np.mgrid[:256, :256] - 127.5
+    return np.where(np.hypot(y, x)[..., None] < 115, image, 2).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def hearts(smears):
+    """Soft blobs: pictures with less detail than what surrounds them."""
+    return [cv2.GaussianBlur(image, (0, 0), 6) // 2 + 40 for image in smears]
+
+
+@pytest.mark.parametrize("frame", ["rim", "overlay"])
+def test_pictures_that_share_a_frame_are_no_copies_but_their_copies_are(frame, hearts):
+    framed = [
+        with_rim(image) if frame == "rim" else with_overlay(image, number)
+        for number, image in enumerate(hearts)
+    ]
+    assert duplicates(framed) == []
+    copy = compressed(resized(framed[3][:, ::-1], 0.8), 60)
+    assert duplicates([*framed, copy]) == [DuplicatePair(3, 10, exact=False)]
+
+
+def test_only_pictures_of_one_domain_have_a_place_in_common(smears):
+    picture = compute_signature(smears[0]).small
+    framed = [with_rim(image)[..., 0] for image in smears]
+    names = ["A"] * 6 + ["B"] * 4
+    shown = evidence(framed, names)
+    assert not any(part.all() for part in shown[:6])
+    assert all(part.all() for part in shown[6:])
+    # one scene seen six times is no frame
+    assert all(part.all() for part in evidence([picture] * 6, ["A"] * 6))

@@ -16,7 +16,8 @@ from skipshift.cli.main import main
 from skipshift.data.images import read_labels, read_native, write_png
 from skipshift.data.manifest import read_manifest
 from skipshift.data.prepare.folder import prepare_folder
-from skipshift.data.prepare.options import FolderSpec
+from skipshift.data.prepare.merge import merge_sets
+from skipshift.data.prepare.options import FolderSpec, MergeSpec
 from skipshift.data.prepare.patterns import compile_pattern
 from skipshift.errors import SkipshiftError
 
@@ -279,6 +280,35 @@ def test_output_does_not_depend_on_workers_and_a_complete_set_is_kept(src):
         prepare(src, "w1")
 
 
+def test_sets_of_two_layouts_are_merged(src, rng):
+    for kind in ("pictures", "labels"):
+        write_png(src / f"C/{kind}/c.png", rng.integers(0, 2, (40, 50, 3), dtype=np.uint8)[..., :1])
+    write_png(src / "C/pictures/c.png", rng.integers(0, 256, (40, 50, 3), dtype=np.uint8))
+    other = {"images": "{domain}/pictures/{case}.png", "masks": ("{domain}/labels/{case}.png",)}
+    sets = [prepare(src, "one"), prepare(src, "two", train=("C",), holdout=0, **other)]
+    out = src.parent / "both"
+    manifests = tuple(one / "manifest.csv" for one in sets)
+    cases = read_manifest(merge_sets(MergeSpec(out, manifests=manifests)))
+    assert cases["domain"].value_counts().to_dict() == {"A": 5, "B": 5, "C": 1}
+    for row in cases.itertuples():
+        first = sets[row.domain == "C"]
+        for kind, file in (("images", row.image), ("masks", row.mask)):
+            stored = (first / f"{kind}/{row.domain}/{row.case}.png").read_bytes()
+            assert Path(file).read_bytes() == stored
+
+
+def test_sets_that_contradict_each_other_are_not_merged(src):
+    sets = [prepare(src, "one"), prepare(src, "two", classes=("a", "b"))]
+    manifests = tuple(one / "manifest.csv" for one in sets)
+    with pytest.raises(SkipshiftError, match=r"has the classes a, b, but .* --classes"):
+        merge_sets(MergeSpec(src.parent / "both", manifests=manifests))
+    again = prepare(src, "three", seed=1, holdout=0.4) / "manifest.csv"
+    with pytest.raises(SkipshiftError, match="is in train of one manifest and in test of another"):
+        merge_sets(MergeSpec(src.parent / "both", manifests=(manifests[0], again)))
+    with pytest.raises(ValueError, match="manifests must be two or more, each once, got m"):
+        MergeSpec(src, manifests=(Path("m"),))
+
+
 def spoil_label(src):
     mask = np.zeros((40, 50), np.uint8)
     mask[7, 9] = 5
@@ -351,7 +381,7 @@ def spoil_side(src):
         ),
         (spoil_size, r"A2\.png: its mask is 1 x 40 x 48, the image 1 x 40 x 50"),
         (spoil_type, r"A2\.npy: has values of type float64, .* add --rescale"),
-        (spoil_array, r"A2\.npy: an image must be \(H, W\), .* got \(2, 40, 50, 3\)"),
+        (spoil_array, r"A2\.npy: must be \(H, W\) or .* got \(2, 40, 50, 3\)"),
         (spoil_pickle, r"A2\.npy: cannot be read as an array"),
         (spoil_frames, r"A2\.nii\.gz: has 3 frames; save each as a volume"),
         (spoil_share, r"A2\.npy: a mask must contain whole numbers"),
@@ -464,6 +494,13 @@ def test_the_commands_in_the_docs_give_their_counts(line, shared, tmp_path, monk
         nibabel.save(volume, tmp_path / f"ACDC/training/patient001/{name}.nii.gz")
     for kind, name in (("images", "ab"), ("masks", "m1"), ("masks", "m2")):
         write_png(tmp_path / f"stage1_train/ab/{kind}/{name}.png", np.ones((32, 32), np.uint8))
+    for folder, name in (
+        ("images", "21_training.tif"),
+        ("1st_manual", "21_manual1.gif"),
+        ("mask", "21_training_mask.gif"),
+    ):
+        (tmp_path / "DRIVE/training" / folder).mkdir(parents=True)
+        Image.new("L", (40, 40), 255).save(tmp_path / "DRIVE/training" / folder / name)
     words = shlex.split(line.replace("../shared", str(shared)).replace(" OUT ", " o "))[1:]
     with pytest.raises(SystemExit) as done:
         main(words)

@@ -137,6 +137,12 @@ def test_a_huge_image_is_an_error_before_it_is_decoded(tmp_path):
         ({"image": "images/none.png"}, r"line 2: images/none\.png does not exist"),
         ({"image": "../x.png"}, r"line 2: path '\.\./x\.png' leaves the manifest's folder"),
         ({"mask": "/etc/passwd"}, "leaves the manifest's folder"),
+        ({"case": " "}, "line 2: case ' ' is empty; give it another name"),
+        ({"domain": ""}, "line 2: domain '' is empty; give it another name"),
+        ({"group": "a\x1b[31m"}, r"group 'a\\x1b\[31m' has characters that cannot be shown"),
+        ({"stratum": "s" * 201}, r"stratum 's{40}\.\.\.' is longer than 200 characters"),
+        ({"domain": "A "}, "domain 'A ' begins or ends with a space"),
+        ({"image": "i" * 5000}, r"line 2: 'i{40}\.\.\.' does not exist"),
         ({"split": "validation"}, "line 2 has split 'validation'"),
         ({"case": "case-01"}, "line 3 repeats case 'case-01'"),
         ({"group": "case-13"}, "group 'case-13' is both in train and in test"),
@@ -328,6 +334,14 @@ def test_a_truncated_16_bit_image_is_an_error(tmp_path, rng):
     (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:4000])
     with pytest.raises(SkipshiftError, match=r"a\.png: cannot be read as an image: .*truncated"):
         read_set(str(tmp_path))
+
+
+def test_a_large_picture_is_refused_before_it_is_decoded_unless_it_is_cropped(tmp_path):
+    Image.new("1", (13000, 7000)).save(tmp_path / "a.png")
+    fault = r"a\.png: is 7000 x 13000 \(height x width\), more than 33554432 .* or crop it"
+    with pytest.raises(SkipshiftError, match=fault):
+        read_set(str(tmp_path))
+    assert read_set(str(tmp_path), crop=32).images.shape == (1, 32, 32, 1)
 
 
 def test_shifts_apply_only_to_8_bit_images(tmp_path):

@@ -201,15 +201,15 @@ def test_doubtful_headers_are_reported(challenge, rng):
     image, mask = volumes(rng)
     challenge.add("Lost", "A", "Training/Labeled", image, mask, np.diag([1, 1, 1, 1]))
     challenge.add("Moved", "A", "Training/Labeled", image, mask)
-    save(challenge.root / "Training/Labeled/Moved/Moved_sa_gt.nii.gz", mask, np.diag([2, 2, 2, 1]))
+    save(challenge.root / "Training/Labeled/Moved/Moved_sa_gt.nii.gz", mask, np.eye(4))
     out = prepare(challenge)
     remarks = about(out)["remarks"]
     lost, moved = (
         "volumes without geometry in their header",
-        "masks with another geometry than their image",
+        "masks without geometry",
     )
     assert remarks[f"{lost}, kept as stored"] == ["Lost_sa.nii.gz"]
-    assert remarks[f"{moved}, read in that of the image"] == ["Moved_sa_gt.nii.gz"]
+    assert remarks[f"{moved}, read in that of their image"] == ["Moved_sa_gt.nii.gz"]
     assert np.array_equal(
         read_labels(out / "masks/A/Moved-ED-z01.png"), read_labels(out / "masks/A/Lost-ED-z01.png")
     )
@@ -271,6 +271,11 @@ def break_twice(challenge, image, mask):
     challenge.add("A0", "A", "Testing", image, mask)
 
 
+def break_affine(challenge, image, mask):
+    challenge.add("X", "A", "Training/Labeled", image, mask)
+    save(challenge.root / "Training/Labeled/X/X_sa_gt.nii.gz", mask, np.diag([2, 2, 2, 1]))
+
+
 def break_file(challenge, image, mask):
     challenge.add("X", "A", "Training/Labeled", image, mask)
     path = challenge.root / "Training/Labeled/X/X_sa.nii.gz"
@@ -304,6 +309,7 @@ def break_csv(challenge, image, mask):  # noqa: ARG001
             break_shape,
             r"gt\.nii\.gz: is 40 x 70 x 2 x 4, but its image is 40 x 70 x 3 x 4; .*-out X",
         ),
+        (break_affine, r"X_sa_gt\.nii\.gz: lies up to .* its affine, or add --leave-out X"),
         (break_frame, r"X_sa\.nii\.gz: has 4 frames, but ED is frame 11; correct the CSV"),
         (break_number, r"info\.csv: X has ED 'end'; it must be a frame number"),
         (break_place, "is not in a folder Training, Validation or Testing"),

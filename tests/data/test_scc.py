@@ -19,6 +19,7 @@ from skipshift.data.prepare.options import SccSpec
 from skipshift.data.prepare.scc import TISSUES, prepare_scc
 from skipshift.data.prepare.specimens import split_specimens
 from skipshift.data.prepare.writing import describe
+from skipshift.data.slides.annotations import read_annotations, write_qupath
 from skipshift.data.slides.registration import Registration
 from skipshift.errors import SkipshiftError
 from skipshift.spec_files import read_spec
@@ -416,8 +417,19 @@ def test_contradicting_files_are_an_error(slides):
     with pytest.raises(SkipshiftError, match="has no column 'Slide'; it must be Slide;Dataset"):
         prepare(slides)
     (slides.root / "scc.json").unlink()
-    with pytest.raises(SkipshiftError, match=r"has no annotations \(\*\.json, \*\.sqlite\)"):
+    with pytest.raises(SkipshiftError, match=r"annotations \(\*\.json, \*\.sqlite, \*\.geo"):
         prepare(slides)
+
+
+@pytest.mark.parametrize("folder", [".", "drawn"])
+def test_outlines_of_qupath_give_the_same_masks(slides, folder):
+    one = prepare(slides, "one")
+    (slides.root / folder).mkdir(exist_ok=True)
+    for name, annotated in read_annotations(slides.root / "scc.json").items():
+        write_qupath(slides.root / folder / f"{Path(name).stem}.geojson", annotated)
+    (slides.root / "scc.json").unlink()
+    two = prepare(slides, "two", annotations=Path(folder) if folder != "." else None)
+    assert digests(one / "masks") == digests(two / "masks")
 
 
 def test_a_tissue_unknown_to_catch_must_be_assigned(slides):

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import cv2
 import numpy as np
 import openslide
+import pydicom
 import pytest
 import tifffile
 
@@ -149,3 +150,45 @@ def test_a_broken_tile_is_an_error_when_it_is_read(slide_file):
         pytest.raises(SkipshiftError, match=r"a\.tif: cannot be read as a slide"),
     ):
         slide.read(0, 0, 1200, 900)
+
+
+def write_dicom_slide(path, pixels, tile=64):
+    """A whole-slide image of DICOM supplement 145: one level of uncompressed tiles, 0.5 um each."""
+    height, width = pixels.shape[:2]
+    meta = pydicom.dataset.FileMetaDataset()
+    meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.77.1.6"
+    meta.MediaStorageSOPInstanceUID = "1.2.3.4"
+    meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    tiles = [
+        pixels[y : y + tile, x : x + tile].tobytes()
+        for y in range(0, height, tile)
+        for x in range(0, width, tile)
+    ]
+    measures, group, optics, slide = (pydicom.Dataset() for _ in range(4))
+    measures.PixelSpacing, measures.SliceThickness = [0.0005, 0.0005], 0.001
+    group.PixelMeasuresSequence = [measures]
+    optics.OpticalPathIdentifier = "0"
+    about = {
+        "SOPClassUID": meta.MediaStorageSOPClassUID, "SOPInstanceUID": "1.2.3.4",
+        "StudyInstanceUID": "1.2.5", "SeriesInstanceUID": "1.2.6", "Modality": "SM",
+        "ImageType": ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"], "SamplesPerPixel": 3,
+        "PhotometricInterpretation": "RGB", "PlanarConfiguration": 0, "Rows": tile, "Columns": tile,
+        "BitsAllocated": 8, "BitsStored": 8, "HighBit": 7, "PixelRepresentation": 0,
+        "TotalPixelMatrixColumns": width, "TotalPixelMatrixRows": height,
+        "NumberOfFrames": len(tiles), "TotalPixelMatrixFocalPlanes": 1, "NumberOfOpticalPaths": 1,
+        "DimensionOrganizationType": "TILED_FULL", "SharedFunctionalGroupsSequence": [group],
+        "OpticalPathSequence": [optics], "PixelData": b"".join(tiles),
+    }  # fmt: skip
+    for name, value in about.items():
+        setattr(slide, name, value)
+    slide.file_meta = meta
+    slide.save_as(path, enforce_file_format=True)
+
+
+def test_a_dicom_slide_is_read(tmp_path, rng):
+    pixels = rng.integers(0, 256, (128, 192, 3), dtype=np.uint8)
+    write_dicom_slide(tmp_path / "s.dcm", pixels)
+    with open_slide(tmp_path / "s.dcm") as slide:
+        assert (slide.size, slide.mpp) == ((192, 128), (0.5, 0.5))
+        assert np.array_equal(slide.read(0, 0, 192, 128), pixels)
+        assert np.array_equal(slide.read(60, 30, 20, 10), pixels[30:40, 60:80])

@@ -319,3 +319,16 @@ def test_a_background_is_resized_to_the_canvas(tmp_path):
     assert np.array_equal(grounds[2], grounds[0][::-1, ::-1])
     assert grounds[0][0, 0, 0] < 5
     assert grounds[1][0, 0, 0] < 5 < 250 < grounds[1][0, -1, 0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"images": 10**12}, "images must be at most 1000000, got 1000000000000"),
+        ({"images": 1.5}, r"images must be a whole number, got 1\.5"),
+        ({"cells": (1, 10**9)}, "cells must be at most 10000, got 1000000000"),
+    ],
+)
+def test_a_slip_of_the_keyboard_starts_no_work(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        SynthSpec(tmp_path / "out", **options)

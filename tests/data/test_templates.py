@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from skipshift.data.images import read_image, write_png
 from skipshift.data.prepare.options import SynthSpec
-from skipshift.data.prepare.procedural import draw_background, draw_cells
+from skipshift.data.prepare.procedural import draw_artifacts, draw_background, draw_cells
 from skipshift.data.prepare.smear_boxes import Boxes, read_boxes
 from skipshift.data.prepare.smear_masks import cell_mask, stain_mask
 from skipshift.data.prepare.smear_search import _largest_rectangle, find_boxes
@@ -170,7 +170,7 @@ def test_boxes_of_a_file_are_cut_as_written(smear, tmp_path):
     ("changes", "message"),
     [
         ({"cells": [[0, 0, 5, 5]]}, "boxes.json: cells must be three boxes, got 1"),
-        ({"artifacts": []}, "artifacts must be three boxes, got 0"),
+        ({"artifacts": [[0, 0, 5, 5]] * 4}, "artifacts must be three boxes or fewer, got 4"),
         (
             {"background": [0, 0, 700, 9]},
             r"box \[0, 0, 700, 9\] must be .* inside the 600 x 400",
@@ -212,8 +212,6 @@ def write_bad_smear(path, kind):
         write_png(path, paint_smear()[..., 0])
     elif kind == "blank":
         write_png(path, np.full((300, 300, 3), 240, dtype=np.uint8))
-    elif kind == "no specks":
-        write_png(path, paint_smear(specks=()))
     elif kind == "two cells":
         write_png(path, paint_smear(cells=((100, 100), (300, 200), (10, 380))))
 
@@ -226,7 +224,6 @@ def write_bad_smear(path, kind):
         ("truncated", "bad.png: cannot be read as an image"),
         ("grey", "bad.png: is grey; a smear must be an RGB colour image"),
         ("blank", "bad.png: only 0 .* cells detected, 3 are needed; .* --templates"),
-        ("no specks", "bad.png: only 0 small specks detected, 3 artifacts are needed"),
         ("two cells", "bad.png: only 2 whole, isolated and round cells"),
     ],
 )
@@ -235,6 +232,26 @@ def test_an_unusable_smear_is_a_one_line_error(tmp_path, kind, message):
     with pytest.raises(SkipshiftError, match=message) as error:
         load_templates(SynthSpec(tmp_path, smear=tmp_path / "bad.png"))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_artifacts_that_a_clean_smear_lacks_are_drawn_in_its_scale(tmp_path, count):
+    write_png(tmp_path / "clean.png", paint_smear(specks=SPECKS[:count]))
+    templates = load_templates(SynthSpec(tmp_path, smear=tmp_path / "clean.png"))
+    assert templates.source == f"found, {3 - count} of 3 artifacts drawn for want of specks"
+    cell = np.median([cell.shape[1] for cell in templates.cells])
+    drawn = draw_artifacts()[count:]
+    for artifact, original in zip(templates.artifacts[count:], drawn, strict=True):
+        assert artifact.shape[0] == pytest.approx(original.shape[0] * cell / 120, abs=1)
+
+
+def test_a_speck_that_drowns_in_noise_is_no_artifact(tmp_path, rng):
+    smear = paint_smear(specks=()).astype(float)
+    for x, y in SPECKS:
+        smear[y - 5 : y + 5, x - 5 : x + 5] -= 18
+    noisy = np.clip(smear + rng.normal(0, 8, smear.shape), 0, 255).astype(np.uint8)
+    write_png(tmp_path / "noisy.png", noisy)
+    assert find_boxes(tmp_path / "noisy.png", noisy).artifacts == ()
 
 
 def write_annotation(path, cells, image="smear.png", category="red blood cell"):

@@ -25,6 +25,7 @@ from skipshift.cli.arguments import (
 )
 from skipshift.data.prepare.options import (
     FolderSpec,
+    MergeSpec,
     MitosisSpec,
     MmsSpec,
     RegisterSpec,
@@ -49,9 +50,12 @@ if TYPE_CHECKING:
 
 def synth(spec: SynthSpec, progress: Progress = silent) -> str:
     """Make the synthetic malaria set."""
-    from skipshift.data.prepare.synthetic import write_synthetic
+    from skipshift.data.prepare.synthetic import RECIPE, write_synthetic
+    from skipshift.records import read_json
 
-    return f"manifest: {write_synthetic(spec, progress)}"
+    manifest = write_synthetic(spec, progress)
+    source = read_json(spec.out / RECIPE)["templates"]["source"]
+    return f"templates: {source}\nmanifest: {manifest}"
 
 
 def prepare_mms(spec: MmsSpec, progress: Progress = silent) -> str:
@@ -64,6 +68,13 @@ def prepare_mms(spec: MmsSpec, progress: Progress = silent) -> str:
 def prepare_folder(spec: FolderSpec, progress: Progress = silent) -> str:
     """Prepare folders of images and masks."""
     from skipshift.data.prepare.folder import prepare_folder as prepare
+
+    return _prepare(prepare, spec, progress)
+
+
+def prepare_merge(spec: MergeSpec, progress: Progress = silent) -> str:
+    """Join several manifests into one set."""
+    from skipshift.data.prepare.merge import merge_sets as prepare
 
     return _prepare(prepare, spec, progress)
 
@@ -107,6 +118,7 @@ def register(spec: RegisterSpec, progress: Progress = silent) -> str:
     if drawn is not None:
         moved = registration.transfer_annotations(result, drawn)
         annotations.write_coco(spec.out / "annotations.json", moved)
+        annotations.write_qupath(spec.out / "annotations.geojson", moved)
     result.save(spec.out)
     return f"{registration.describe(result)}\nregistration: {spec.out / registration.RECORD}"
 

@@ -166,6 +166,7 @@ app.command(_prepare)
 for _reader in (
     commands.prepare_mms,
     commands.prepare_folder,
+    commands.prepare_merge,
     commands.prepare_scc,
     commands.prepare_mitosis,
 ):

@@ -1,7 +1,10 @@
 """Images and masks: reading, converting, cropping and writing."""
 
 import contextlib
+import re
 import warnings
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,7 +12,7 @@ from typing import Any, TypeVar
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from skipshift.errors import ArgumentError, SkipshiftError, unreadable
 from skipshift.names import shown
@@ -20,7 +23,15 @@ Pixels = npt.NDArray[np.uint8]
 Level = TypeVar("Level", bound=np.generic)
 
 NativePixels = npt.NDArray[Any]
-"""Pixels at the bit depth of their file: uint8, uint16 or float32."""
+"""Pixels at the bit depth of their file: uint8, uint16, int32 or float32."""
+
+_ORIENTATION, _LAST_UPRIGHT = 274, 4
+"""EXIF's tag of an orientation, and the last of its values that leaves rows as rows."""
+
+_DESCRIPTION = 270
+"""TIFF's tag of a description."""
+
+_LOSSY = ("JPEG", "MPO", "WEBP", "JPEG2000")
 
 
 def read_image(path: Path) -> Pixels:
@@ -31,31 +42,29 @@ def read_image(path: Path) -> Pixels:
     return to_8_bit(read_native(path))
 
 
-def read_native(path: Path, floats: bool = False) -> NativePixels:
-    """Read an image as (H, W, C) at its own bit depth, uint8 or uint16.
+def read_native(path: Path, any_depth: bool = False) -> NativePixels:
+    """Read an image as (H, W, C) at its own bit depth, uint8 or uint16, turned as its EXIF says.
 
-    ``floats`` also accepts 32-bit floating-point images of one channel. `SkipshiftError` if the
-    file is missing, not an image, truncated, too large or of another bit depth.
+    ``any_depth`` also accepts 32-bit images of one channel, int32 or float32. `SkipshiftError` if
+    the file is missing, not an image, truncated, too large, of several pages or of another depth.
     """
-    with _opened(path, floats) as image:
-        if image.mode.startswith("I;16"):
-            return np.asarray(image, dtype=np.uint16)[..., None]
-        if image.mode == "F":
-            return np.asarray(image, dtype=np.float32)[..., None]
-        if _is_16_bit(image):
+    with _opened(path, any_depth) as image:
+        whole = image.mode in ("I", "F") or image.mode.startswith("I;16")
+        if _is_16_bit(image) and not whole:
             # Pillow silently keeps the upper byte of 16-bit colours
             return _decode_16_bit_colour(path, image)
-        grey = image.mode in ("L", "1", "LA")
-        direct = image.mode in ("L", "RGB")
-        converted = image if direct else image.convert("L" if grey else "RGB")
-        pixels = np.asarray(converted, dtype=np.uint8)
+        grey = whole or image.mode in ("L", "1", "LA")
+        upright = ImageOps.exif_transpose(image)
+        direct = whole or image.mode in ("L", "RGB")
+        pixels = np.asarray(upright if direct else upright.convert("L" if grey else "RGB"))
+    pixels = _native_order(pixels)
     return pixels[..., None] if grey else pixels
 
 
 def image_size(path: Path) -> tuple[int, int]:
     """Read width and height from an image's header; `SkipshiftError` if it cannot be read."""
-    with _opened(path) as image:
-        return image.size
+    with _opened(path, any_depth=True) as image:
+        return image.size[::-1] if _is_sideways(image) else image.size
 
 
 def to_8_bit(pixels: NativePixels) -> Pixels:
@@ -117,14 +126,30 @@ def stretch_to_16_bit(pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint16] | None
 
 
 def read_array(path: Path) -> NativePixels:
-    """Read a NumPy array of real numbers; `SkipshiftError` if the file holds none."""
+    """Read a NumPy array of real numbers, also the only one of an .npz archive.
+
+    `SkipshiftError` if the file holds none.
+    """
     try:
         array = np.load(path, allow_pickle=False)
-    except (OSError, EOFError, ValueError) as error:
+        if isinstance(array, np.lib.npyio.NpzFile):
+            with array:
+                if len(array.files) != 1:
+                    raise SkipshiftError(
+                        f"{path}: holds {len(array.files)} arrays ({shown(array.files[:5])}); "
+                        f"save the one that counts with numpy.save"
+                    )
+                array = array[array.files[0]]
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error, MemoryError) as error:
         raise unreadable(path, "an array", error) from None
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "buif" or not array.size:
         raise SkipshiftError(f"{path}: is not an array of numbers; save one with numpy.save")
-    return array
+    return _native_order(array)
+
+
+def _native_order(pixels: NativePixels) -> NativePixels:
+    """Numbers in this machine's order of bytes, whatever that of their file."""
+    return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
 
 
 def read_mask(path: Path, classes: int, ignore: int | None = None) -> Pixels:
@@ -150,42 +175,61 @@ def read_labels(path: Path) -> NativePixels:
 
     `SkipshiftError` if it has several channels or cannot be read.
     """
-    with _opened(path) as image:
-        if image.mode.startswith("I;16"):
-            return np.asarray(image, dtype=np.uint16)
-        if image.mode not in ("L", "P", "1"):
+    with _opened(path, any_depth=True) as image:
+        if not _is_one_channel(image):
             raise SkipshiftError(
                 f"{path}: a mask must have one channel of class indices, got mode {image.mode}"
             )
-        # Pillow's convert() would turn the class index 1 of a bitmap into grey level 255
-        return np.asarray(image, dtype=np.uint8)
+        labels = np.asarray(ImageOps.exif_transpose(image))
+    # Pillow's convert() would turn the class index 1 of a bitmap into grey level 255
+    return labels.astype(np.uint8) if labels.dtype == np.bool_ else _native_order(labels)
 
 
-def read_mask_codes(path: Path, in_colour: bool = False) -> npt.NDArray[np.int64]:
+def read_mask_codes(path: Path, in_colour: bool = False) -> NativePixels:
     """Read a mask as (H, W) codes: labels as in `read_labels`, or colours as 0xRRGGBB.
 
     ``in_colour`` reads grey levels and palettes as colours too. `SkipshiftError` if the file cannot
     be read.
     """
-    with _opened(path) as image:
-        one_channel = image.mode in ("L", "P", "1") or image.mode.startswith("I;16")
+    with _opened(path, any_depth=True) as image:
+        one_channel = _is_one_channel(image)
     if one_channel and not in_colour:
-        return read_labels(path).astype(np.int64)
+        return read_labels(path)
     colours = convert_channels(to_8_bit(read_native(path)), 3)
     return np.asarray(colours @ np.array([1 << 16, 1 << 8, 1]), dtype=np.int64)
 
 
+def is_picture(path: Path) -> bool:
+    """Whether Pillow knows the format of a file; True for a missing one, which is another error."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            Image.open(path).close()
+    except UnidentifiedImageError:
+        return False
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return True
+    return True
+
+
+def is_lossy(path: Path) -> bool:
+    """Whether an image file's format may have changed pixel values; `SkipshiftError` as above."""
+    with _opened(path, any_depth=True) as image:
+        return image.format in _LOSSY or image.info.get("compression") == "jpeg"
+
+
 @contextlib.contextmanager
-def _opened(path: Path, floats: bool = False) -> Iterator[Image.Image]:
+def _opened(path: Path, any_depth: bool = False) -> Iterator[Image.Image]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as image:
-                known = _is_16_bit(image) or (floats and image.mode == "F")
-                if image.mode.startswith(("I", "F")) and not known:
+                wide = image.mode in ("I", "F") and not _is_16_bit(image)
+                if wide and not any_depth:
                     raise SkipshiftError(
                         f"{path}: is not of 8 or 16 bits (mode {image.mode}); convert it"
                     )
+                _check_pages(path, image)
                 yield image
     except UnidentifiedImageError:
         raise SkipshiftError(f"{path}: is not an image that Pillow can read") from None
@@ -197,19 +241,54 @@ def _opened(path: Path, floats: bool = False) -> Iterator[Image.Image]:
         raise unreadable(path, "an image", error) from None
 
 
+def _check_pages(path: Path, image: Image.Image) -> None:
+    """Raise a `SkipshiftError` for pages as large as the first, of which none may be dropped.
+
+    Smaller pages are levels of a pyramid or thumbnails.
+    """
+    pages = getattr(image, "n_frames", 1)
+    area = image.width * image.height
+    alike = 1
+    # the further pictures of a phone's JPEG show the same scene
+    for page in range(1, 1 if image.format == "MPO" else pages):
+        image.seek(page)
+        alike += image.width * image.height >= area
+    if pages > 1:
+        image.seek(0)
+    # ImageJ describes the pages of its largest stacks in words alone
+    words = str(getattr(image, "tag_v2", {}).get(_DESCRIPTION, ""))
+    described = re.match(r"ImageJ=[\s\S]*?^images=(\d+)", words, re.MULTILINE)
+    alike = max(alike, int(described[1]) if described else 1)
+    if alike > 1:
+        way_out = "save the one that counts as a file"
+        if image.format == "TIFF":
+            way_out = "prepare it with --pages channels, slices or objects, or save each as a file"
+        raise SkipshiftError(f"{path}: has {alike} pages of one size; {way_out}")
+
+
+def _is_one_channel(image: Image.Image) -> bool:
+    return image.mode in ("L", "P", "1", "I", "F") or image.mode.startswith("I;16")
+
+
+def _is_sideways(image: Image.Image) -> bool:
+    """Whether EXIF says that rows are columns; Pillow turns TIFF files itself."""
+    return image.format != "TIFF" and image.getexif().get(_ORIENTATION, 1) > _LAST_UPRIGHT
+
+
 def _is_16_bit(image: Image.Image) -> bool:
     """Whether a file stores 16 bits per channel; for colours, the mode does not show it."""
     stored = repr([tile[3] for tile in getattr(image, "tile", ())])
-    return image.mode.startswith("I;16") or ";16" in stored
+    return image.mode.startswith("I;16") or (";16" in stored and ";16S" not in stored)
 
 
 def _decode_16_bit_colour(path: Path, image: Image.Image) -> npt.NDArray[np.uint16]:
     # raises if the file is truncated, which OpenCV would fill silently
     image.load()
-    pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
-    if pixels is None or pixels.dtype != np.uint16 or pixels.ndim != 3:
+    flags = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR
+    pixels = cv2.imdecode(np.fromfile(path, np.uint8), flags)
+    if pixels is None or pixels.dtype != np.uint16:
         raise SkipshiftError(f"{path}: cannot be read as a 16-bit image; save it again as PNG")
-    channels = pixels[..., :1] if image.mode == "LA" else pixels[..., 2::-1]
+    channels = pixels[..., None] if pixels.ndim == 2 else pixels[..., ::-1]
     return np.ascontiguousarray(channels, dtype=np.uint16)
 
 

@@ -18,6 +18,11 @@ COLUMNS = ("case", "image", "mask", "domain", "group", "split", "stratum")
 
 SPLITS = ("train", "test")
 
+LONGEST = 200
+"""Characters of the longest name: with a path before it, files of this name can be written."""
+
+_QUOTED = 40
+
 
 @dataclass(frozen=True)
 class RowFault:
@@ -89,6 +94,7 @@ def order_columns(cases: pd.DataFrame) -> pd.DataFrame:
 
 def row_faults(path: Path, cases: pd.DataFrame) -> Iterator[RowFault]:
     """Find all rows that break a rule, rule by rule."""
+    yield from _name_faults(cases)
     for line, split in enumerate(cases["split"], 2):
         if split not in SPLITS:
             where, known = f"line {line} has split {split!r}", ", ".join(SPLITS)
@@ -102,16 +108,55 @@ def row_faults(path: Path, cases: pd.DataFrame) -> Iterator[RowFault]:
     for group in sides.index[sides > 1]:
         where = f"group {group!r} is both in train and in test"
         yield RowFault("group on both sides of the split", where, "put all its cases on one side")
+    yield from _path_faults(path, cases)
+
+
+def _name_faults(cases: pd.DataFrame) -> Iterator[RowFault]:
+    for column in ("case", "domain", "group", "stratum"):
+        for line, text in enumerate(cases[column], 2):
+            fault = name_fault(text)
+            if fault and (text or column != "stratum"):
+                where = f"line {line}: {column} {shorten(text)} {fault}"
+                yield RowFault(f"{column} that is no name", where, "give it another name")
+
+
+def _path_faults(path: Path, cases: pd.DataFrame) -> Iterator[RowFault]:
     for column in ("image", "mask"):
         for line, text in enumerate(cases[column], 2):
             file = resolve_path(path, text)
             if file is None:
-                where = f"line {line}: path {text!r} leaves the manifest's folder"
+                where = f"line {line}: path {shorten(text)} leaves the manifest's folder"
                 way_out = "put the file below it and give a relative path"
                 yield RowFault("path that leaves the manifest's folder", where, way_out)
-            elif not file.is_file():
-                where = f"line {line}: {text} does not exist"
+            elif not is_file(file):
+                shown = text if name_fault(text) is None else shorten(text)
+                where = f"line {line}: {shown} does not exist"
                 yield RowFault("missing file", where, "restore the file")
+
+
+def name_fault(text: str) -> str | None:
+    """Say what keeps a text from being a name of a case, domain, group or stratum; None if nothing.
+
+    >>> name_fault("patient 7"), name_fault(" "), name_fault("a" + chr(7))
+    (None, 'is empty', 'has characters that cannot be shown')
+    """
+    if not text.strip():
+        return "is empty"
+    if not text.isprintable():
+        return "has characters that cannot be shown"
+    if text != text.strip():
+        return "begins or ends with a space"
+    return f"is longer than {LONGEST} characters" if len(text) > LONGEST else None
+
+
+def shorten(text: str) -> str:
+    """Quote a text for a message, its first characters if it is long."""
+    return repr(text if len(text) <= _QUOTED else text[:_QUOTED] + "...")
+
+
+def is_file(path: Path) -> bool:
+    """Whether a path is that of a file; False for a name too long for any file."""
+    return os.path.isfile(path)  # noqa: PTH113 - Path.is_file() raises for such a name
 
 
 def resolve_path(manifest: Path, text: str) -> Path | None:

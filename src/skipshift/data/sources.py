@@ -11,12 +11,14 @@ import numpy.typing as npt
 import pandas as pd
 
 from skipshift import shifts
-from skipshift.data import volumes as nifti
-from skipshift.data.images import centre_crop, read_array, read_native
+from skipshift.data.images import centre_crop, image_size, is_picture, read_array
 from skipshift.data.manifest import Case, read_cases, read_manifest
-from skipshift.data.slices import ENDINGS
+from skipshift.data.slices import ARRAYS, ENDINGS, PICTURES, is_volume, read_slices
 from skipshift.errors import ArgumentError, SkipshiftError
 from skipshift.names import PAPER_SHIFTS, parse_shift, shown
+
+MOST_PIXELS = 1 << 25
+"""Most pixels of a whole picture, 5,792 x 5,792: a U-net's first features of one take 2 GiB."""
 
 _SETS = "a folder of images, a manifest or MANIFEST#domain"
 
@@ -41,7 +43,9 @@ def read_set(source: str, crop: int | None = None, volumes: bool = False) -> Ima
     below the crop.
     """
     files, groups, images = [], [], []
-    for file, group in zip(*_files(source), strict=True):
+    found = _files(source)
+    _check_areas(found[0], crop)
+    for file, group in zip(*found, strict=True):
         for image in _read(file, volumes):
             try:
                 images.append(image if crop is None else _cropped(image, crop))
@@ -94,6 +98,7 @@ def read_labelled(
     `SkipshiftError` if the source is a folder, has no test cases, or sizes differ.
     """
     rows = read_test_rows(source)
+    _check_areas([Path(file) for file in rows["image"]], crop)
     cases = list(read_cases(rows, classes, crop, ignore=ignore))
     _check_shapes([Path(file) for file in rows["image"]], [case.image for case in cases])
     return cases
@@ -130,21 +135,17 @@ def read_labelled_pair(
 
 def _read(file: Path, volumes: bool) -> list[npt.NDArray[Any]]:
     """Read the images of a file, each (H, W, C), or with ``volumes`` one (D, H, W, C)."""
-    if file.name.lower().endswith(nifti.ENDINGS):
-        slices = nifti.open_single_frame(file).frame(0)[..., None]
-        return [slices] if volumes else list(slices)
-    axes = 3 if volumes else 2
-    if volumes and file.suffix.lower() != ".npy":
+    if not volumes:
+        return list(read_slices(file).pixels)
+    if is_volume(file):
+        return [read_slices(file).pixels]
+    if not file.name.lower().endswith(ARRAYS):
         raise SkipshiftError(f"{file}: is an image, but --volumes takes NIfTI or NPY files")
-    if file.suffix.lower() != ".npy":
-        image = read_native(file, floats=True)
-    else:
-        image = read_array(file)
-        image = image[..., None] if image.ndim == axes else image
-    if image.ndim != axes + 1:
-        sides = "(D, H, W)" if volumes else "(H, W) or (H, W, C)"
-        raise SkipshiftError(f"{file}: must be {sides}, got {image.shape}")
-    return [image]
+    volume = read_array(file)
+    volume = volume[..., None] if volume.ndim == 3 else volume
+    if volume.ndim != 4:
+        raise SkipshiftError(f"{file}: must be (D, H, W) or (D, H, W, C), got {volume.shape}")
+    return [volume]
 
 
 def _cropped(image: npt.NDArray[Any], side: int) -> npt.NDArray[Any]:
@@ -198,6 +199,18 @@ def _check_shapes(files: Sequence[Path], images: Sequence[npt.NDArray[Any]]) -> 
                 f"{file}: is {_sides(image.shape)}, but {files[0].name} is {_sides(first)} "
                 f"({_AXES[len(first)]}); {_remedy(image.shape, first, 'all images')}"
             )
+
+
+def _check_areas(files: Sequence[Path], crop: int | None) -> None:
+    """Raise a `SkipshiftError` for a picture that is too large, before any is decoded."""
+    for file in files if crop is None else ():
+        if file.suffix.lower() in PICTURES and is_picture(file):
+            width, height = image_size(file)
+            if width * height > MOST_PIXELS:
+                raise SkipshiftError(
+                    f"{file}: is {height} x {width} (height x width), more than {MOST_PIXELS} "
+                    f"pixels, for whose features memory is short; cut it into tiles, or crop it"
+                )
 
 
 _AXES = {3: "height x width x channels", 4: "depth x height x width x channels"}

@@ -2,12 +2,13 @@
 
 SIFT keypoints (Lowe 2004) with RootSIFT descriptors (Arandjelovic and Zisserman 2012) are matched
 between all images. Where several keypoints of two images match, the images are aligned and compared
-pixel by pixel; only that comparison decides.
+pixel by pixel; only that comparison decides. What all pictures of a domain have in common at a
+place does not take part.
 """
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any
 
@@ -15,6 +16,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from skipshift.data.checks.common_detail import Shown, evidence
 from skipshift.data.checks.thumbnails import Grey, shrink, to_grey
 
 Floats = npt.NDArray[np.float32]
@@ -84,23 +86,32 @@ def compute_signature(image: npt.NDArray[Any]) -> Signature:
     low, high = np.percentile(small[::4, ::4], [1, 99])
     # fewer than eight levels are not stretched, so that a flat image stays flat
     stretched = np.clip((small - low) * (255 / max(high - low, 8)), 0, 255).astype(np.uint8)
+    digest = blake2b(repr(image.shape).encode() + image.tobytes()).digest()
+    return Signature(digest, stretched, *_keypoints(stretched))
+
+
+def _keypoints(
+    small: npt.NDArray[np.uint8], shown: Shown | None = None
+) -> tuple[Floats, Floats, npt.NDArray[np.bool_]]:
+    """Find points, descriptors and what is mirrored, as in `Signature`, where ``shown``."""
     sift = cv2.SIFT.create(KEYPOINTS, contrastThreshold=0.02)
-    keypoints, raw = sift.detectAndCompute(stretched, None)
+    mask = None if shown is None else shown.astype(np.uint8)
+    keypoints, raw = sift.detectAndCompute(small, mask)
     descriptors = np.zeros((0, 128), np.float32) if raw is None else raw[:KEYPOINTS]
     descriptors = np.sqrt(descriptors / np.maximum(descriptors.sum(1, keepdims=True), 1e-6))
     mirrored = descriptors @ _HANDEDNESS < 0
     descriptors[mirrored] = descriptors[mirrored][:, _MIRROR]
-    return Signature(
-        blake2b(repr(image.shape).encode() + image.tobytes()).digest(),
-        stretched,
-        np.array([point.pt for point in keypoints[:KEYPOINTS]], np.float32).reshape(-1, 2),
-        descriptors,
-        mirrored,
-    )
+    points = np.array([point.pt for point in keypoints[:KEYPOINTS]], np.float32).reshape(-1, 2)
+    return points, descriptors, mirrored
 
 
-def find_duplicates(signatures: Sequence[Signature]) -> list[DuplicatePair]:
+def find_duplicates(
+    signatures: Sequence[Signature], domains: Sequence[str] | None = None
+) -> list[DuplicatePair]:
     """Find the pairs of images that are duplicates.
+
+    ``domains`` names the domain of each; without it, all are of one. What most pictures of a domain
+    have in common at a place is left out.
 
     Detects copies that were resized by 0.5 to 2, flipped, rotated, compressed or changed in
     contrast, and nine of ten that were cropped to a quarter of the area. Does not detect copies
@@ -115,12 +126,23 @@ def find_duplicates(signatures: Sequence[Signature]) -> list[DuplicatePair]:
         if origin != index:
             pairs.append(DuplicatePair(origin, index, exact=True))
     distinct = sorted(first.values())
+    names = [domains[index] if domains is not None else "" for index in distinct]
+    shown = evidence([signatures[index].small for index in distinct], names)
+    kept = [_only(signatures[i], part) for i, part in zip(distinct, shown, strict=True)]
     alike = {
         (distinct[a], distinct[b])
-        for a, b, pairing in _candidates([signatures[index] for index in distinct])
-        if _is_duplicate(signatures[distinct[a]], signatures[distinct[b]], pairing)
+        for a, b, pairing in _candidates(kept)
+        if _is_duplicate((kept[a], shown[a]), (kept[b], shown[b]), pairing)
     }
     return pairs + [DuplicatePair(a, b, exact=False) for a, b in sorted(alike)]
+
+
+def _only(signature: Signature, shown: Shown) -> Signature:
+    """Find the keypoints of an image anew where it is evidence."""
+    if shown.all():
+        return signature
+    points, descriptors, mirrored = _keypoints(signature.small, shown)
+    return replace(signature, points=points, descriptors=descriptors, mirrored=mirrored)
 
 
 def _candidates(
@@ -158,7 +180,10 @@ def _nearest(descriptors: Floats, owner: npt.NDArray[np.int64]) -> npt.NDArray[n
     return np.where(usable.any(1), best, -1).astype(np.int64)
 
 
-def _is_duplicate(a: Signature, b: Signature, pairing: npt.NDArray[np.int64]) -> bool:
+def _is_duplicate(
+    one: tuple[Signature, Shown], other: tuple[Signature, Shown], pairing: npt.NDArray[np.int64]
+) -> bool:
+    (a, shown), (b, also_shown) = one, other
     points, others = a.points[pairing[:, 0]], b.points[pairing[:, 1]]
     mirrored = a.mirrored[pairing[0, 0]] != b.mirrored[pairing[0, 1]]
     sign = np.array([-1 if mirrored else 1, 1], np.float32)
@@ -172,14 +197,20 @@ def _is_duplicate(a: Signature, b: Signature, pairing: npt.NDArray[np.int64]) ->
     if not 0.2 < scale < 5:
         return False
     small = a.small.astype(np.float32), b.small.astype(np.float32)
-    overlap, correlation, spread = compare(*small, matrix, scale)
+    overlap, correlation, spread = compare(*small, matrix, scale, (shown, also_shown))
     return overlap >= OVERLAP and correlation >= ALIKE and spread >= SPREAD
 
 
 def compare(
-    a: Grey, b: Grey, matrix: npt.NDArray[np.float64], scale: float
+    a: Grey,
+    b: Grey,
+    matrix: npt.NDArray[np.float64],
+    scale: float,
+    shown: tuple[Shown, Shown] | None = None,
 ) -> tuple[float, float, float]:
     """Warp ``a`` onto ``b`` by ``matrix`` and compare them at the coarser resolution of the two.
+
+    ``shown`` is where each is evidence; without it, everywhere.
 
     Returns
     -------
@@ -194,8 +225,11 @@ def compare(
     else:
         b = np.asarray(cv2.GaussianBlur(b, (0, 0), blur), np.float32)
     inside = (cv2.warpAffine(np.ones_like(a), matrix, size) > 0.999).astype(np.float32)
+    overlap = float(inside.sum()) / min(a.size * scale**2, b.size)
+    if shown is not None:
+        inside *= cv2.warpAffine(shown[0].astype(np.float32), matrix, size) > 0.999
+        inside *= shown[1]
     area = float(inside.sum())
-    overlap = area / min(a.size * scale**2, b.size)
     weight = np.maximum(cv2.GaussianBlur(inside, (0, 0), _DETAIL), 1e-3)
     detail = []
     for picture in (cv2.warpAffine(a, matrix, size), b):

@@ -21,7 +21,7 @@ from skipshift.data.images import (
     single_threaded_opencv,
     to_8_bit,
 )
-from skipshift.data.manifest import check_sizes, read_rows, resolve_path, row_faults
+from skipshift.data.manifest import check_sizes, is_file, read_rows, resolve_path, row_faults
 from skipshift.errors import ArgumentError, SkipshiftError
 from skipshift.names import STRIDE, check_sides
 from skipshift.progress import Progress, silent
@@ -92,7 +92,7 @@ def check_manifest(
     files = [
         [resolve_path(manifest, text) for text in rows[column]] for column in ("image", "mask")
     ]
-    exist = [[file is not None and file.is_file() for file in column] for column in files]
+    exist = [[file is not None and is_file(file) for file in column] for column in files]
     cases = rows.assign(files=pd.Series(zip(*files, strict=True)))[np.all(exist, axis=0)]
     with single_threaded_opencv(), ThreadPoolExecutor(workers) as pool:
         results = pool.map(lambda pair: check_case(pair[0], pair[1], crop, ignore), cases["files"])
@@ -189,7 +189,8 @@ def _of_training(cases: pd.DataFrame, checks: Sequence[CaseCheck]) -> list[CaseC
 def _duplicate_findings(cases: pd.DataFrame, checks: Sequence[CaseCheck]) -> Iterator[Finding]:
     split, group, file = (cases[name].tolist() for name in ("split", "group", "image"))
     across, within = [], []
-    for pair in find_duplicates([c.signature for c in checks if c.signature is not None]):
+    signatures = [check.signature for check in checks if check.signature is not None]
+    for pair in find_duplicates(signatures, cases["domain"].tolist()):
         a, b = pair.first, pair.second
         place = f"{file[a]} and {file[b]} are {'the same' if pair.exact else 'copies'}"
         if split[a] != split[b]:

@@ -1,6 +1,5 @@
 """Converter of any folders of images and masks: split by group, bit depth kept."""
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -10,19 +9,21 @@ import numpy as np
 
 from skipshift.data.images import NativePixels, convert_channels, square_crop, stretch_to_16_bit
 from skipshift.data.manifest import SPLITS
-from skipshift.data.prepare.labels import Legend, legend_of, merge_masks
+from skipshift.data.prepare.labels import Legend, legend_of, merge_masks, read_view
 from skipshift.data.prepare.options import FolderSpec
 from skipshift.data.prepare.patterns import CaseFiles, find_cases
 from skipshift.data.prepare.writing import (
+    IGNORED,
     JobOutput,
     Plan,
     Remarks,
     Sample,
     describe_file,
+    merge_remarks,
     source_digest,
     write_set,
 )
-from skipshift.data.slices import read_slices
+from skipshift.data.slices import Slices, read_slices
 from skipshift.data.splits import draw_holdout
 from skipshift.data.volumes import Values
 from skipshift.errors import ArgumentError, SkipshiftError
@@ -30,7 +31,7 @@ from skipshift.names import shown
 from skipshift.progress import Progress, silent
 from skipshift.spec_files import to_plain
 
-_RECIPE_VERSION = 1
+_RECIPE_VERSION = 2
 """Increase this with every change that alters the output."""
 
 _BYTES_DEPEND_ON = (
@@ -38,6 +39,10 @@ _BYTES_DEPEND_ON = (
     "colours",
     "instances",
     "border",
+    "threshold",
+    "ignore",
+    "valid",
+    "pages",
     "channels",
     "rescale",
     "square",
@@ -117,15 +122,15 @@ def make_cases(spec: FolderSpec, legend: Legend, case: CaseFiles) -> JobOutput:
 
     `SkipshiftError` if sizes differ, a mask value has no class, or the image cannot be used.
     """
-    slices = read_slices(case.image)
-    masks = merge_masks(case.masks, legend, slices.plane)
-    if masks.shape != slices.pixels.shape[:3]:
-        sizes = [" x ".join(map(str, shape)) for shape in (masks.shape, slices.pixels.shape[:3])]
-        raise SkipshiftError(
-            f"{case.image}: its mask is {sizes[0]}, the image {sizes[1]} (slices x height x width)"
-        )
+    slices = read_slices(case.image, spec.pages)
+    masks, remarks = merge_masks(case.masks, legend, slices.volume)
+    _check_sizes(case.image, "mask", masks, slices)
+    if case.valid is not None:
+        view, more = read_view(case.valid, slices.volume)
+        _check_sizes(case.image, "field-of-view mask", view, slices)
+        masks[~view] = IGNORED
+        remarks = merge_remarks([remarks, more])
     samples: list[Sample] = []
-    remarks: Remarks = defaultdict(list)
     for z, (pixels, mask) in enumerate(zip(slices.pixels, masks, strict=True)):
         name = case.name if len(masks) == 1 else f"{case.name}-z{z:02d}"
         levels = _levels(pixels, spec, case)
@@ -133,18 +138,31 @@ def make_cases(spec: FolderSpec, legend: Legend, case: CaseFiles) -> JobOutput:
         if levels is None:
             remarks["images of constant intensity, left out"].append(name)
             continue
-        if not classes.any():
+        if not ((classes > 0) & (classes != IGNORED)).any():
             remarks["cases without foreground, kept"].append(name)
         row = {"case": name, "domain": case.domain, "group": case.group}
         row |= {"split": case.split, "stratum": case.stratum}
-        row |= {"spacing": slices.spacing} if slices.plane else {}
+        row |= {"spacing": slices.spacing} if slices.volume else {}
         levels = levels if spec.channels is None else convert_channels(levels, spec.channels)
         samples.append(Sample(row, levels, np.ascontiguousarray(classes)))
     return JobOutput(samples, remarks)
 
 
+def _check_sizes(image: Path, what: str, mask: Values, slices: Slices) -> None:
+    if mask.shape != slices.pixels.shape[:3]:
+        sizes = [" x ".join(map(str, shape)) for shape in (mask.shape, slices.pixels.shape[:3])]
+        raise SkipshiftError(
+            f"{image}: its {what} is {sizes[0]}, the image {sizes[1]} (slices x height x width)"
+        )
+
+
 def _levels(pixels: Values, spec: FolderSpec, case: CaseFiles) -> NativePixels | None:
     """8 or 16 bit values of (H, W, C); None for constant intensity, which cannot be rescaled."""
+    if pixels.shape[2] not in (1, 3):
+        raise SkipshiftError(
+            f"{case.image}: has {pixels.shape[2]} channels, but images have 1 or 3; save the ones "
+            f"that count, channels last"
+        )
     try:
         pixels = square_crop(pixels) if spec.square else pixels
         if spec.rescale:
@@ -177,5 +195,6 @@ def _check_splits(cases: Sequence[CaseFiles], spec: FolderSpec) -> list[CaseFile
 
 def _describe(case: CaseFiles, spec: FolderSpec) -> str:
     files = [case.image, *(path for paths in case.masks for path in paths)]
+    files += [case.valid] if case.valid is not None else []
     words = (case.name, case.domain, case.group, case.split, case.stratum)
     return " ".join([*words, *(describe_file(path, spec.src) for path in files)])

@@ -286,10 +286,12 @@ def _without(job: FigureJob, rejected: Iterable[str]) -> FigureJob:
 def _sources(spec: MitosisSpec) -> list[Path]:
     if spec.annotations:
         return [spec.src / path for path in spec.annotations]
-    found = [path for path in sorted(spec.src.glob("*")) if path.suffix in (".json", ".sqlite")]
+    endings = (".json", ".sqlite", ".geojson")
+    found = [path for path in sorted(spec.src.glob("*")) if path.suffix in endings]
     if not found:
         raise SkipshiftError(
-            f"{spec.src}: has no annotations (*.json, *.sqlite); name them with --annotations"
+            f"{spec.src}: has no annotations (*.json, *.sqlite, *.geojson); name them with "
+            f"--annotations"
         )
     return found
 

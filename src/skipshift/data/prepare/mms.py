@@ -3,7 +3,7 @@
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from skipshift.data.prepare.writing import (
     source_digest,
     write_set,
 )
-from skipshift.data.volumes import Values, Volume, open_volume, spacing_text
+from skipshift.data.volumes import Values, Volume, on_grid_of, open_volume, spacing_text
 from skipshift.errors import ArgumentError, SkipshiftError
 from skipshift.progress import Progress, silent
 from skipshift.spec_files import to_plain
@@ -44,7 +44,7 @@ PARTS = {
 }
 """Part of the challenge by folder name, in lower case."""
 
-_RECIPE_VERSION = 1
+_RECIPE_VERSION = 2
 """Increase this with every change that alters the output."""
 
 _BYTES_DEPEND_ON = (
@@ -175,14 +175,12 @@ def cut_slices(job: SubjectJob, keep_empty: bool) -> JobOutput:
     remarks: Remarks = defaultdict(list)
     if image.spacing is None:
         remarks["volumes without geometry in their header, kept as stored"].append(image.path.name)
-    elif not image.same_grid(mask):
-        remarks["masks with another geometry than their image, read in that of the image"].append(
-            mask.path.name
-        )
+    elif not mask.placed:
+        remarks["masks without geometry, read in that of their image"].append(mask.path.name)
     fixed = {"domain": files.vendor, "group": files.subject, "split": split}
     fixed |= {"spacing": spacing_text(image), "centre": files.centre}
     samples: list[Sample] = []
-    for time, phase, labels in _labelled(files, replace(mask, plane=image.plane), remarks):
+    for time, phase, labels in _labelled(files, mask, remarks):
         for z, (pixels, label) in enumerate(zip(image.frame(time), labels, strict=True)):
             name = f"{files.subject}-{phase}-z{z:02d}"
             levels = _crop_and_rescale(pixels, image.path)
@@ -310,8 +308,12 @@ def _open(files: SubjectFiles) -> tuple[Volume, Volume]:
     assert files.image
     assert files.mask
     image, mask = open_volume(files.image), open_volume(files.mask)
+    try:
+        mask = on_grid_of(mask, image)
+    except SkipshiftError as error:
+        raise SkipshiftError(f"{error}, or add --leave-out {files.subject}") from None
     if image.shape != mask.shape:
-        sizes = [" x ".join(map(str, volume.data.shape)) for volume in (mask, image)]
+        sizes = [" x ".join(map(str, volume.shape)) for volume in (mask, image)]
         raise SkipshiftError(
             f"{files.mask}: is {sizes[0]}, but its image is {sizes[1]}; replace it or add "
             f"--leave-out {files.subject}"

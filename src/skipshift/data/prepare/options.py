@@ -12,7 +12,10 @@ from typing import Any, Literal
 
 from skipshift.errors import ArgumentError
 from skipshift.names import shown
-from skipshift.validation import check_least, check_names, check_numbers
+from skipshift.validation import check_least, check_most, check_names, check_numbers
+
+_MOST_IMAGES, _MOST_CELLS = 1_000_000, 10_000
+"""Bounds far above any set in use, so that a slip of the keyboard fills no disk."""
 
 
 def _cpu_count() -> int:
@@ -75,6 +78,8 @@ class SynthSpec:
         low, high = self.cells
         if not 1 <= low <= high:
             raise ArgumentError(f"cells must be two numbers 1 <= LOW <= HIGH, got {low},{high}")
+        if high > _MOST_CELLS:
+            raise ArgumentError(f"cells must be at most {_MOST_CELLS}, got {high}")
         if not 32 <= self.size <= self.canvas <= 20000:
             raise ArgumentError(
                 f"size and canvas must be 32 <= size <= canvas <= 20000, "
@@ -86,6 +91,7 @@ class SynthSpec:
             raise ArgumentError("templates and boxes exclude each other")
         _check_fractions(self, "holdout")
         check_least(self, 1, "images", "workers")
+        check_most(self, _MOST_IMAGES, "images")
         check_least(self, 0, "seed")
 
 
@@ -148,11 +154,12 @@ class MmsSpec:
 
 @dataclass(frozen=True)
 class FolderSpec:
-    """Convert any folders of images and masks: PNG, TIFF, JPEG, BMP, NPY or NIfTI, 8 or 16 bit.
+    """Convert any folders of images and masks: pictures, arrays or volumes of 8 or 16 bit.
 
     A pattern is a path relative to SRC in which * matches any text and {domain}, {group} and {case}
-    match the text they name. Fields that the paths do not contain may come from a table. NIfTI
-    volumes are split into slices along their third axis.
+    match the text they name. Fields that the paths do not contain may come from a table. Volumes
+    are split into slices along their third axis. Formats: PNG, JPEG, TIFF, BMP, GIF, WebP, JP2, PGM
+    and PPM; NPY and NPZ; NIfTI, MetaImage, NRRD, DICOM (also a folder with a series) and OME-Zarr.
 
     Example: skipshift prepare folder SCANS out/scans --train A
     """
@@ -177,6 +184,20 @@ class FolderSpec:
 
     instances: bool = field(default=False, kw_only=True)
     """Instance masks: every value above 0 is class 1; several files per image are merged."""
+
+    threshold: int | None = field(default=None, kw_only=True)
+    """Mask values above it are objects, all others background; by default every value above 0, or
+    the nearer of two levels where nearly all values are near one (JPEG, resized masks)."""
+
+    ignore: int | None = field(default=None, kw_only=True)
+    """Mask value of pixels that are not to be counted; they become 255."""
+
+    valid: str | None = field(default=None, kw_only=True)
+    """Pattern of the field-of-view masks, one per image: where they are 0, the mask becomes 255,
+    which is not counted."""
+
+    pages: tuple[Literal["channels", "slices", "objects"], ...] = field(default=(), kw_only=True)
+    """What the pages of TIFF files are: channels or slices of an image, or objects of a mask."""
 
     border: bool = field(default=False, kw_only=True)
     """With --instances, label the outermost pixels of each object as class 2."""
@@ -217,14 +238,45 @@ class FolderSpec:
                 "masks must be one pattern, or NAME=PATTERN for each class, "
                 f"got {shown(self.masks)}"
             )
-        if sum((bool(self.colours), self.instances, any(named))) > 1:
-            raise ArgumentError("colours, instances and masks of NAME=PATTERN exclude each other")
+        instances = self.instances or "objects" in self.pages
+        if sum((bool(self.colours), instances, any(named))) > 1:
+            raise ArgumentError(
+                "colours, instances, pages of objects and masks of NAME=PATTERN exclude each other"
+            )
         if self.border and not self.instances:
             raise ArgumentError("border needs instances")
+        _check_masks(self)
         if self.columns and self.table is None:
             raise ArgumentError("columns need table")
         _check_fractions(self, "holdout")
         check_least(self, 0, "seed")
+        check_least(self, 1, "workers")
+
+
+@dataclass(frozen=True)
+class MergeSpec:
+    """Join the sets of several manifests into one, for domains that lie in different layouts.
+
+    Images, masks and columns are kept, and so is the split: prepare each set with its own.
+
+    Example: skipshift prepare merge out/all --manifests a.csv,b.csv
+    """
+
+    out: Path
+    """Output folder: images/, masks/, manifest.csv, prepare.json."""
+
+    manifests: tuple[Path, ...] = field(default=(), kw_only=True)
+    """Manifests to join, two or more."""
+
+    workers: int = field(default_factory=_cpu_count, kw_only=True)
+    """Number of threads; does not affect the output."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
+        if len(set(self.manifests)) < max(2, len(self.manifests)):
+            raise ArgumentError(
+                f"manifests must be two or more, each once, got {shown(self.manifests)}"
+            )
         check_least(self, 1, "workers")
 
 
@@ -249,7 +301,7 @@ class RegisterSpec:
     """Output folder."""
 
     annotations: Path | None = field(default=None, kw_only=True)
-    """Annotations of FIXED to transfer to MOVING: COCO-style JSON or SlideRunner database."""
+    """Annotations of FIXED to transfer to MOVING: COCO-style JSON, SlideRunner or QuPath."""
 
     depth: int = field(default=4, kw_only=True)
     """Maximum depth of the quad-tree."""
@@ -286,7 +338,7 @@ class SccSpec:
     """Output folder: images/, masks/, manifest.csv, prepare.json."""
 
     annotations: Path | None = field(default=None, kw_only=True)
-    """JSON or SlideRunner database in SRC; optional if there is only one."""
+    """JSON, SlideRunner database or folder of QuPath's GeoJSON in SRC; optional if there is one."""
 
     table: Path | None = field(default=None, kw_only=True)
     """CSV in SRC with the columns Slide;Dataset; optional if there is only one CSV."""
@@ -370,7 +422,7 @@ class MitosisSpec:
     """Output folder: images/, masks/, manifest.csv, prepare.json, and with --review review/."""
 
     annotations: tuple[Path, ...] = field(default=(), kw_only=True)
-    """JSON files or SlideRunner databases in SRC; by default all that lie directly in SRC."""
+    """JSON, GeoJSON or SlideRunner files in SRC; by default all that lie directly in SRC."""
 
     tables: tuple[Path, ...] = field(default=(), kw_only=True)
     """CSVs in SRC: Slide and any of Dataset (train, val, test), Scanner and Specimen."""
@@ -444,6 +496,19 @@ class MitosisSpec:
         _check_patch_size(self.size)
         check_least(self, 1, "holdout", "workers")
         check_least(self, 0, "seed")
+
+
+def _check_masks(spec: FolderSpec) -> None:
+    if spec.colours and spec.threshold is not None:
+        raise ArgumentError("colours and threshold exclude each other")
+    if any("=#" in text for text in spec.colours) and spec.ignore is not None:
+        raise ArgumentError("ignore needs masks of values, got colours; give them as NAME=VALUE")
+    for name in ("threshold", "ignore"):
+        value = getattr(spec, name)
+        if value is not None and value < 0:
+            raise ArgumentError(f"{name} must be at least 0, got {value}")
+    if len(set(spec.pages)) < len(spec.pages):
+        raise ArgumentError(f"pages must name each kind once, got {shown(spec.pages)}")
 
 
 def _check_fractions(spec: Any, *names: str) -> None:

@@ -1,22 +1,26 @@
 """Path patterns that match images with their masks, and the table of their metadata."""
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from skipshift.data.prepare.options import FolderSpec
 from skipshift.data.prepare.writing import Remarks, read_csv
-from skipshift.data.slices import ENDINGS
+from skipshift.data.slices import DOUBLE, ENDINGS, is_zarr
 from skipshift.errors import ArgumentError, SkipshiftError
-from skipshift.names import ORIGINAL
+from skipshift.names import ORIGINAL, shown
 
 FIELDS = ("domain", "group", "case")
 COLUMNS = ("case", "domain", "group", "split", "stratum")
 """Columns that a table may have; case is required."""
 
 Fields = dict[str, str]
+
+Keyed = tuple[tuple[str, ...], dict[tuple[str, ...], list[Path]]]
+"""Names of some fields, and files by their values."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,8 @@ class CaseFiles:
     image: Path
     masks: tuple[tuple[Path, ...], ...]
     """Files of each mask pattern, in the order of the patterns."""
+    valid: Path | None = None
+    """Mask of the field of view."""
 
 
 def compile_pattern(pattern: str) -> "re.Pattern[str]":
@@ -70,12 +76,12 @@ def find_cases(spec: FolderSpec) -> tuple[list[CaseFiles], Remarks]:
     `SkipshiftError` if no image can be used, or if two images or masks belong to one case;
     `ArgumentError` for a wrong pattern.
     """
-    files = sorted(path for path in spec.src.rglob("*") if path.is_file())
+    files = list_files(spec.src)
     images, unsupported = _match(files, spec.images, spec.src)
     if not images:
-        first = f"the first is {files[0].relative_to(spec.src)}" if files else "there are none"
-        raise SkipshiftError(f"{spec.src}: no file matches the pattern {spec.images!r}; {first}")
+        raise SkipshiftError(_no_match(files, unsupported, spec))
     masks = [_by_key(files, mask.split("=", 1)[-1], spec) for mask in spec.masks]
+    valid = None if spec.valid is None else _by_key(files, spec.valid, spec)
     remarks: Remarks = defaultdict(list, {"files of unsupported formats, left out": unsupported})
     rows = _read_rows(spec)
     used: set[Path] = set()
@@ -92,7 +98,10 @@ def find_cases(spec: FolderSpec) -> tuple[list[CaseFiles], Remarks]:
         else:
             if not all(case_masks):
                 remarks["images without a file for some class, treated as absent"].append(name)
-            cases.append(_join(path, case_masks, fields, row))
+            case = _join(path, case_masks, fields, row)
+            cases.append(
+                case if valid is None else replace(case, valid=_view_of(case, fields, valid))
+            )
     unused = {path for _, by_key in masks for paths in by_key.values() for path in paths} - used
     remarks["masks without an image"] = sorted(p.relative_to(spec.src).as_posix() for p in unused)
     if not cases:
@@ -100,6 +109,51 @@ def find_cases(spec: FolderSpec) -> tuple[list[CaseFiles], Remarks]:
         raise SkipshiftError(f"{spec.src}: no image can be used: {reasons}")
     _check_unique(cases, spec)
     return cases, remarks
+
+
+def list_files(src: Path) -> list[Path]:
+    """List the files below a folder in order, following links.
+
+    An OME-Zarr image, which is a folder, counts as one file; a folder of DICOM files is listed too.
+    """
+    found: list[Path] = []
+    seen: set[str] = set()
+    for folder, folders, names in os.walk(src, followlinks=True):
+        here = Path(folder)
+        # a link to a folder above would never end
+        if (real := os.path.realpath(folder)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        found += [here / name for name in names]
+        found += [here / name for name in folders if is_zarr(here / name)]
+        folders[:] = [name for name in folders if not is_zarr(here / name)]
+        if here != src and any(name.lower().endswith(".dcm") for name in names):
+            found.append(here)
+    return sorted(path for path in found if path.exists())
+
+
+def _no_match(files: Sequence[Path], unsupported: Sequence[str], spec: FolderSpec) -> str:
+    if unsupported:
+        endings = sorted({Path(name).suffix or "no ending" for name in unsupported})
+        return (
+            f"{spec.src}: no file that matches the pattern {spec.images!r} has a format that is "
+            f"read: {len(unsupported)} with {shown(endings[:5])}; convert them, for example to PNG"
+        )
+    first = f"the first is {files[0].relative_to(spec.src)}" if files else "there are none"
+    return f"{spec.src}: no file matches the pattern {spec.images!r}; {first}"
+
+
+def _view_of(case: CaseFiles, fields: Mapping[str, str], valid: Keyed) -> Path:
+    """Find the field-of-view mask of a case; `SkipshiftError` unless there is exactly one."""
+    keys, by_key = valid
+    files = by_key.get(_key(fields, keys), [])
+    if len(files) != 1:
+        raise SkipshiftError(
+            f"{case.image}: has {len(files) or 'no'} field-of-view masks; correct --valid, or give "
+            f"each image one"
+        )
+    return files[0]
 
 
 def _match(files: Sequence[Path], pattern: str, src: Path) -> tuple[dict[Path, Fields], list[str]]:
@@ -112,18 +166,18 @@ def _match(files: Sequence[Path], pattern: str, src: Path) -> tuple[dict[Path, F
         match = expression.fullmatch(name)
         if match is None or path.name.startswith("."):
             continue
-        if path.name.lower().endswith(ENDINGS):
+        if path.name.lower().endswith(ENDINGS) or path.is_dir():
             fields = match.groupdict()
             # {case}.* matches x.nii.gz at its last dot
-            matches[path] = fields | {"case": fields["case"].removesuffix(".nii")}
+            if path.name.lower().endswith(DOUBLE):
+                fields["case"] = re.sub(r"\.(nii|ome)$", "", fields["case"], flags=re.IGNORECASE)
+            matches[path] = fields
         else:
             unsupported.append(name)
     return matches, unsupported
 
 
-def _by_key(
-    files: Sequence[Path], pattern: str, spec: FolderSpec
-) -> tuple[tuple[str, ...], dict[tuple[str, ...], list[Path]]]:
+def _by_key(files: Sequence[Path], pattern: str, spec: FolderSpec) -> Keyed:
     """Mask files by the fields that their pattern shares with the image pattern."""
     keys = tuple(compile_pattern(pattern).groupindex)
     if unshared := set(keys) - set(compile_pattern(spec.images).groupindex):

@@ -39,7 +39,13 @@ from skipshift.data.prepare.writing import (
     source_digest,
     write_set,
 )
-from skipshift.data.slides.annotations import AnnotatedSlide, Points, Shape, read_annotations
+from skipshift.data.slides.annotations import (
+    AnnotatedSlide,
+    Points,
+    Shape,
+    annotation_files,
+    read_annotations,
+)
 from skipshift.data.slides.reader import Slide, open_slide
 from skipshift.data.slides.registration import read_registrations
 from skipshift.errors import SkipshiftError
@@ -139,12 +145,8 @@ def prepare_scc(spec: SccSpec, progress: Progress = silent) -> Path:
     SPECIMEN-xX-yY by its upper left corner on the reference scan, so that a region has the same
     name in all domains. `SkipshiftError` names the file that cannot be used.
     """
-    source = _find_only(spec.src, spec.annotations, (".json", ".sqlite"), "--annotations")
+    source = _find_annotations(spec)
     table = _find_only(spec.src, spec.table, (".csv",), "--table")
-    if source is None:
-        raise SkipshiftError(
-            f"{spec.src}: has no annotations (*.json, *.sqlite); name them with --annotations"
-        )
     annotated = read_annotations(source)
     legend = _tissue_legend(annotated, spec, source)
     scans, remarks = find_scans(spec, annotated)
@@ -152,7 +154,11 @@ def prepare_scc(spec: SccSpec, progress: Progress = silent) -> Path:
     jobs, left_out = choose_scans(scans, splits, spec.train)
     if spec.registrations:
         jobs = _add_registrations(spec.registrations, jobs)
-    files = [source, *([table] if table else []), *(job.scan.path for job in jobs)]
+    files = [
+        *annotation_files(source),
+        *([table] if table else []),
+        *(job.scan.path for job in jobs),
+    ]
     plan = Plan(
         recipe={
             "recipe": _RECIPE_VERSION,
@@ -287,6 +293,23 @@ def _tissue_legend(
                     f"assign it with --labels {shape.label!r}=tumor, =non-tumor or =background"
                 )
     return TissueLegend(tuple(classes.items()))
+
+
+def _find_annotations(spec: SccSpec) -> Path:
+    """Find the file of annotations, or the folder with those of QuPath."""
+    if spec.annotations is not None and annotation_files(spec.src / spec.annotations):
+        folder = spec.src / spec.annotations
+        if folder.is_dir():
+            return folder
+    source = _find_only(spec.src, spec.annotations, (".json", ".sqlite"), "--annotations")
+    if source is None and annotation_files(spec.src):
+        return spec.src
+    if source is None:
+        raise SkipshiftError(
+            f"{spec.src}: has no annotations (*.json, *.sqlite, *.geojson); name them with "
+            f"--annotations"
+        )
+    return source
 
 
 def _find_only(src: Path, named: Path | None, endings: tuple[str, ...], option: str) -> Path | None:

@@ -25,7 +25,8 @@ REMEDY = "choose another smear, or give the boxes with --templates"
 class Boxes:
     """Boxes of the templates in a smear.
 
-    `ArgumentError` if there are not three cells and three artifacts, or a box is not in the image.
+    `ArgumentError` if there are not three cells, or more than three artifacts, or a box is not in
+    the image.
     """
 
     # a misspelt key in a file is an error
@@ -44,13 +45,16 @@ class Boxes:
     """Three whole cells, each alone in its box."""
 
     artifacts: tuple[Box, ...]
-    """Three specks of stain or dirt."""
+    """Three specks of stain or dirt; fewer where the smear has no more, and the rest is drawn."""
 
     def __post_init__(self) -> None:
         width, height = self.size
-        for name in ("cells", "artifacts"):
-            if len(getattr(self, name)) != 3:
-                raise ArgumentError(f"{name} must be three boxes, got {len(getattr(self, name))}")
+        if len(self.cells) != 3:
+            raise ArgumentError(f"cells must be three boxes, got {len(self.cells)}")
+        if len(self.artifacts) > 3:
+            raise ArgumentError(
+                f"artifacts must be three boxes or fewer, got {len(self.artifacts)}"
+            )
         for box in (self.background, *self.cells, *self.artifacts):
             x0, y0, x1, y1 = box
             if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):

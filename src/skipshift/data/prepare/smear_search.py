@@ -22,6 +22,9 @@ Field = npt.NDArray[np.float32]
 
 _SMALLEST_BACKGROUND = 64
 
+_VISIBLE = 3.0
+"""Least contrast of a speck, in standard deviations of the ground's pixels."""
+
 
 def pick_boxes(path: Path, smear_path: Path, smear: Pixels) -> Boxes:
     """Pick three cells from a BBBC041 annotation file; detect artifacts and background.
@@ -98,10 +101,6 @@ def _complete(path: Path, smear: Pixels, cells: tuple[Box, ...]) -> Boxes:
     foreground = _foreground(smear)
     darkness = _darkness(smear, foreground)
     artifacts = _find_specks(darkness, foreground, diameter)
-    if len(artifacts) < 3:
-        raise SkipshiftError(
-            f"{path}: only {len(artifacts)} small specks detected, 3 artifacts are needed; {REMEDY}"
-        )
     contrast = float(np.median(darkness[foreground]))
     background = _find_background(darkness, contrast, diameter)
     side = min(background[2] - background[0], background[3] - background[1])
@@ -185,11 +184,14 @@ def _background(smear: Pixels, foreground: Mask) -> Field:
 
 
 def _find_specks(darkness: Field, foreground: Mask, diameter: float) -> tuple[Box, ...]:
-    """Boxes of the three most distinct specks, far smaller than a cell and away from all cells."""
+    """Boxes of up to three specks, the most distinct ones, small and away from all cells."""
     reach = 2 * round(diameter / 10) + 1
     near = cv2.dilate(_without_specks(foreground, diameter), np.ones((reach, reach), np.uint8))
     smooth = cv2.GaussianBlur(darkness, (0, 0), 1)
-    noise = 1.4826 * float(np.median(np.abs(smooth[near == 0]))) if (near == 0).any() else 1.0
+    clear = near == 0
+    noise = 1.4826 * float(np.median(np.abs(smooth[clear]))) if clear.any() else 1.0
+    # single pixels are noisier than the smoothed ones in which specks are found
+    ground = 1.4826 * float(np.median(np.abs(darkness[clear]))) if clear.any() else 1.0
     dark = (smooth > max(5 * noise, 4)).astype(np.uint8)
     joined = cv2.morphologyEx(dark, cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
     specks = []
@@ -202,7 +204,9 @@ def _find_specks(darkness: Field, foreground: Mask, diameter: float) -> tuple[Bo
         if not inside(box, darkness.shape) or crop(near, box).any():
             continue
         speck = labels[rows, columns] == index + 1
-        specks.append((float(smooth[rows, columns][speck].mean() * speck.sum() ** 0.25), box))
+        contrast = float(smooth[rows, columns][speck].mean())
+        if contrast >= _VISIBLE * ground:
+            specks.append((contrast * float(speck.sum()) ** 0.25, box))
     return tuple(box for _, box in sorted(specks, reverse=True)[:3])
 
 

@@ -201,8 +201,8 @@ def _list_slides(
 
 
 def _possible_names(path: Path) -> list[str]:
-    """Names by which annotations may refer to a slide, the longest first: a/b.svs, b.svs."""
-    return ["/".join(path.parts[start:]) for start in range(len(path.parts))]
+    """Names by which annotations may refer to a slide, the longest first: a/b.svs, b.svs, b."""
+    return ["/".join(path.parts[start:]) for start in range(len(path.parts))] + [path.stem]
 
 
 def _fit_affine(first: Sequence[Shape], other: Sequence[Shape], most: float) -> Affine | None:

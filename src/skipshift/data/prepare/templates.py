@@ -4,6 +4,9 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+import cv2
+import numpy as np
+
 from skipshift.data.images import Pixels, read_image
 from skipshift.data.prepare.options import SynthSpec
 from skipshift.data.prepare.procedural import draw_artifacts, draw_background, draw_cells
@@ -11,6 +14,9 @@ from skipshift.data.prepare.smear_boxes import REMEDY, Boxes, crop, read_boxes
 from skipshift.data.prepare.smear_masks import cell_fraction
 from skipshift.data.prepare.smear_search import find_boxes, pick_boxes
 from skipshift.errors import SkipshiftError
+
+_DRAWN_DIAMETER = 120
+"""Diameter in pixels of the drawn cells, to which drawn artifacts fit."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -22,7 +28,8 @@ class Templates:
     artifacts: tuple[Pixels, ...]
 
     source: str
-    """Origin: drawn (procedurally), or boxes from file, annotation, shipped or found (detected)."""
+    """Origin: drawn (procedurally), or boxes from file, annotation, shipped or found (detected),
+    and how many artifacts are drawn because the smear has too few specks."""
 
     boxes: Boxes | None = None
     """Boxes in the smear they were cut from, if any."""
@@ -63,10 +70,23 @@ def cut_templates(path: Path, smear: Pixels, boxes: Boxes, source: str) -> Templ
     for box in boxes.cells:
         if cell_fraction(crop(smear, box)) < 0.2:
             raise SkipshiftError(f"{path}: the box {list(box)} contains no usable cell; {REMEDY}")
+    cut = [crop(smear, box) for box in boxes.artifacts]
+    drawn = _draw_missing(boxes)
+    if drawn:
+        source += f", {len(drawn)} of 3 artifacts drawn for want of specks"
     return Templates(
         background=crop(smear, boxes.background),
         cells=tuple(crop(smear, box) for box in boxes.cells),
-        artifacts=tuple(crop(smear, box) for box in boxes.artifacts),
+        artifacts=(*cut, *drawn),
         source=source,
         boxes=boxes,
     )
+
+
+def _draw_missing(boxes: Boxes) -> list[Pixels]:
+    """Draw the artifacts that a smear lacks, in the scale of its cells."""
+    scale = float(np.median([x1 - x0 for x0, _, x1, _ in boxes.cells])) / _DRAWN_DIAMETER
+    return [
+        np.asarray(cv2.resize(artifact, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA))
+        for artifact in draw_artifacts()[len(boxes.artifacts) :]
+    ]

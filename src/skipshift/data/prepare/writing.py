@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 import pandas as pd
 
 from skipshift.data.images import NativePixels, Pixels, single_threaded_opencv, write_png
-from skipshift.data.manifest import order_columns, read_manifest
+from skipshift.data.manifest import name_fault, order_columns, read_manifest
 from skipshift.errors import SkipshiftError
 from skipshift.progress import Progress
 from skipshift.records import read_json, unwritable, write_bytes, write_json
@@ -23,6 +23,9 @@ IMAGES = "images"
 MASKS = "masks"
 RECORD = "prepare.json"
 """Source and content of a prepared set, and what was left out and why."""
+
+IGNORED = 255
+"""Value of the pixels of a prepared mask that are not to be counted."""
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -98,7 +101,7 @@ def write_set(
             return rows, output.remarks
 
         results = run_all(write, plan.jobs, workers, progress, f"prepare {out.name}")
-        remarks = _merged([plan.remarks, *(remarks for _, remarks in results)])
+        remarks = merge_remarks([plan.remarks, *(remarks for _, remarks in results)])
         rows = pd.DataFrame([row for rows, _ in results for row in rows]).fillna("")
         if rows.empty:
             raise SkipshiftError(
@@ -228,7 +231,7 @@ def _replacing(out: Path) -> Iterator[Path]:
 def _write_sample(folder: Path, sample: Sample) -> dict[str, str]:
     domain, case = sample.row["domain"], sample.row["case"]
     for name in (domain, case):
-        if not name or name.startswith(".") or set(name) & set('/\\:*?"<>|\n'):
+        if name_fault(name) or name.startswith(".") or set(name) & set('/\\:*?"<>|'):
             raise SkipshiftError(
                 f"{name!r} is not a valid file name; choose another domain or case name"
             )
@@ -270,7 +273,8 @@ def _summary(plan: Plan[Any], rows: pd.DataFrame, remarks: Remarks) -> dict[str,
     }
 
 
-def _merged(parts: Iterable[Remarks]) -> Remarks:
+def merge_remarks(parts: Iterable[Remarks]) -> Remarks:
+    """Join remarks; those that apply to nothing are left out."""
     merged: Remarks = defaultdict(list)
     for part in parts:
         for remark, names in part.items():

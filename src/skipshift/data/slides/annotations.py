@@ -1,6 +1,7 @@
-"""Slide annotations: polygons and points from COCO-style JSON and SlideRunner databases."""
+"""Slide annotations: polygons and points of COCO-style JSON, SlideRunner and QuPath."""
 
 import contextlib
+import dataclasses
 import json
 import sqlite3
 from collections import defaultdict
@@ -12,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from skipshift.data.slides import geojson
 from skipshift.errors import ArgumentError, SkipshiftError
 from skipshift.records import write_json
 
@@ -60,25 +62,51 @@ class AnnotatedSlide:
 def read_slide_annotations(path: Path, slide: str) -> AnnotatedSlide:
     """Read the annotations of one slide; `SkipshiftError` if the file does not have the slide."""
     known = read_annotations(path)
+    # QuPath names a file after its slide, mostly without the ending
+    if slide not in known and Path(slide).stem in known:
+        return dataclasses.replace(known[Path(slide).stem], slide=slide)
     if slide not in known:
         raise SkipshiftError(f"{path}: has no slide {slide}; its first is {next(iter(known), '-')}")
     return known[slide]
 
 
 def read_annotations(path: Path) -> dict[str, AnnotatedSlide]:
-    """Read annotations of either format; the content decides which.
+    """Read annotations of any format; the content decides which.
 
     Returns
     -------
-    Annotations by slide name, including slides without any. `SkipshiftError` if the file is broken
-    or of neither format.
+    Annotations by slide name, including slides without any; by file name without the ending for
+    QuPath, of whose files a folder may hold several. `SkipshiftError` if a file is broken or of no
+    known format.
     """
+    if path.is_dir() or path.suffix.lower() == geojson.ENDING:
+        return _by_slide(path, map(read_qupath, annotation_files(path)))
     try:
         with path.open("rb") as file:
             start = file.read(len(_SQLITE))
     except OSError as error:
         raise SkipshiftError(f"{path}: cannot be read: {error.strerror}") from None
     return read_sliderunner(path) if start == _SQLITE else read_coco(path)
+
+
+def annotation_files(path: Path) -> list[Path]:
+    """List the annotation files that a path names: itself, or all of QuPath in a folder."""
+    return sorted(path.glob(f"*{geojson.ENDING}")) if path.is_dir() else [path]
+
+
+def read_qupath(path: Path) -> AnnotatedSlide:
+    """Read the GeoJSON that QuPath exports of one slide; `SkipshiftError` if it is broken."""
+    try:
+        features = geojson.read_features(path)
+    except (OSError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise _broken(path, "GeoJSON", error) from None
+    shapes = [Shape(label, "polygon" if len(p) > 1 else "point", p) for label, p in features]
+    return AnnotatedSlide(path.stem, None, {}, tuple(shapes))
+
+
+def write_qupath(path: Path, annotated: AnnotatedSlide) -> None:
+    """Write a slide's annotations as GeoJSON that QuPath imports and `read_qupath` reads."""
+    geojson.write_features(path, [(shape.label, shape.points) for shape in annotated.shapes])
 
 
 def read_coco(path: Path) -> dict[str, AnnotatedSlide]:

@@ -12,6 +12,7 @@ from skipshift.page.carry_sentences import single_paths, sure_loss
 from skipshift.page.diagnosis_sentences import diagnosis_answers
 from skipshift.page.remedy_sentences import Facts
 from skipshift.page.u_picture import u_picture
+from skipshift.page.wording import chance
 from skipshift.records import write_bytes
 
 SHOWN = 15
@@ -95,11 +96,16 @@ def _tables(found: Findings, carried: pd.DataFrame | None) -> Any:
 
 def _table(id_: str, title: str, frame: pd.DataFrame, columns: list[str], note: str) -> Any:
     shown = frame[[name for name in columns if frame[name].notna().any()]]
-    rows = [[_cell(value) for value in row] for row in shown.itertuples(index=False)]
+    rows = [
+        [_cell(name, value) for name, value in zip(shown, row, strict=True)]
+        for row in shown.itertuples(index=False)
+    ]
     return {"id": id_, "title": title, "columns": list(shown), "rows": rows, "note": note}
 
 
-def _cell(value: object) -> str:
+def _cell(name: str, value: object) -> str:
+    if isinstance(value, float) and value == value and name.startswith("p_"):
+        return chance(value)
     if isinstance(value, float):
         if value != value:
             return "-"

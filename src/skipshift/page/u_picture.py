@@ -130,7 +130,7 @@ def _skip_lines(
         width = max(_SKIP_LEAST, min(1.0, share) * _SKIP_MOST) if share == share else _SKIP_LEAST
         yield f"<g><title>{escape(_skip_title(name, row))}</title>"
         yield f'<line {ends} stroke="#d55e00" stroke-width="{width:.1f}" stroke-opacity=".75"/>'
-        label = f"{name} {share:.0%}" if share == share else name
+        label = f"{name} {round(share, 2) + 0:.0%}" if share == share else name
         yield f'<text x="{middle:.0f}" y="{y - width / 2 - 5:.0f}" text-anchor="middle">{label}'
         yield "</text></g>"
 

@@ -1,0 +1,62 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import skipshift as ss
+from skipshift.specs import RemedySpec
+from toy_unet import labels, toy_images, toy_net
+
+FEW = RemedySpec(folds=2, remedies=("adabn", "minmax"))
+
+
+@pytest.fixture
+def net():
+    return toy_net(torch.from_numpy(toy_images(40)).float() / 255)
+
+
+def test_a_shift_of_the_scanner_is_no_mistake(net):
+    away = (toy_images(40, seed=1) * np.linspace(0.3, 0.7, 32)).astype(np.uint8)
+    found = ss.diagnose(net, toy_images(40), away, labels(net, toy_images(40, seed=1)), spec=FEW)
+    assert found.cause == "none"
+    assert found.layer in set(found.profile.layers["layer"])
+    assert len(found.causes.table) > 10
+    assert "No mistake that was undone" in found.verdict()
+
+
+@pytest.mark.parametrize(
+    ("mistake", "cause"),
+    [
+        (lambda images: 255 - images, "inversion"),
+        (lambda images: (images / 255 / 255).astype(np.float32), "range"),
+        (lambda images: images[:, ::-1].copy(), "channel order"),
+    ],
+)
+def test_a_mistake_is_named(mistake, cause):
+    tint = np.array([1.0, 0.7, 0.4])[None, :, None, None]
+    home, away = ((toy_images(40, seed=s) * tint).astype(np.uint8) for s in (0, 1))
+    net = toy_net(torch.from_numpy(home).float() / 255)
+    found = ss.diagnose(net, home, mistake(away), spec=FEW)
+    assert found.cause == cause
+    assert "Probably a mistake" in found.verdict()
+
+
+def test_without_a_shift_nothing_is_named_or_recommended(net):
+    found = ss.diagnose(net, toy_images(40), toy_images(40, seed=1), spec=FEW)
+    assert (found.cause, found.layer, found.remedies.best) == ("none", None, None)
+    assert len(found.causes.table) == 0
+    assert "Nothing was looked for, since no shift is detected" in found.verdict()
+
+
+def test_the_record_and_the_notebook_say_what_the_verdict_says(net):
+    away = (0.4 * toy_images(40, seed=1) + 60).astype(np.uint8)
+    truth = labels(net, toy_images(40, seed=1))
+    found = ss.diagnose(net, toy_images(40), away, (None, truth), spec=FEW)
+    record = json.loads(json.dumps(found.record()))
+    assert record["remedy"] == found.remedies.best.remedy
+    assert record["lost"] is None
+    assert record["verdict"] == found.verdict()
+    page = found._repr_html_()
+    assert "<svg" in page
+    assert "What can be done?" in page

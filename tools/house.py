@@ -22,7 +22,7 @@ ROOMS = {
     "templates synthetic",
     "data.checks": "findings thumbnails group_tests value_range channel_order orientation "
     "alignment duplicates magnification padding domains preflight",
-    "networks": "addresses architectures layers unet checkpoints inference allocator losses "
+    "networks": "addresses as_found architectures layers unet checkpoints inference allocator losses "
     "mask_proposals pooling hooks feature_store features",
     "statistics": "counts metrics distances resampling two_sample multiplicity excess layer_tests "
     "crossed scores metric_scores recovery passing comparisons",
@@ -30,7 +30,7 @@ ROOMS = {
     "carry_sentences study_sentences charts carry_chart pictures tables paper_numbers report "
     "review",
     "profile": "fingerprints inputs layerwise fingerprinting profile profiling",
-    "patching": "cached_forward inputs paths labelled feeds patcher behind carry",
+    "patching": "cached_forward inputs paths labelled feeds patcher trial behind carry",
     "study": "loggers training evaluation grid steps workers cluster study plan demo",
     "cli": "arguments commands help_text words main",
 }

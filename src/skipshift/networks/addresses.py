@@ -62,8 +62,16 @@ def parse(address: str) -> Address:
 
 
 def unwrap(net: nn.Module) -> nn.Module:
-    """Return the network inside `DataParallel`, `DistributedDataParallel` or ``torch.compile``."""
+    """Return the network inside `DataParallel`, `DistributedDataParallel` or ``torch.compile``.
+
+    `ArgumentError` for a TorchScript network.
+    """
     while True:
+        if isinstance(net, torch.jit.ScriptModule):
+            raise ArgumentError(
+                "a TorchScript network runs no hooks, so its layers cannot be read; give the "
+                "module that it was scripted from, or its torch.export archive (.pt2)"
+            )
         if isinstance(net, nn.DataParallel | nn.parallel.DistributedDataParallel):
             net = net.module
         elif isinstance(inner := getattr(net, "_orig_mod", None), nn.Module):

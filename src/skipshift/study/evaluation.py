@@ -19,7 +19,9 @@ from skipshift.data.manifest import Case, read_cases
 from skipshift.data.preprocess import prepare, preprocess_of
 from skipshift.errors import ArgumentError, SkipshiftError
 from skipshift.names import ORIGINAL, check_sides
+from skipshift.networks.as_found import evaluating
 from skipshift.networks.checkpoints import load_net
+from skipshift.networks.features import input_like
 from skipshift.networks.inference import (
     best_device,
     fast_copy,
@@ -224,7 +226,7 @@ def _predict(
     net: nn.Module, cases: Iterable[Case], spec: EvaluationSpec
 ) -> Iterator[tuple[Shifted, Labels, Probabilities | None]]:
     """Segment as `predict` does; with (C, H, W) probabilities where a metric needs them."""
-    device = next(net.parameters()).device
+    device = input_like(net).device
     soft = any(METRICS[name].soft for name in spec.metrics)
     fast: nn.Module | None = None
     for batch in _batches(_shifted(cases, spec.shifts), spec.batch_size):
@@ -233,8 +235,8 @@ def _predict(
         if fast is None:
             example = _input(pixels[:1], spec.preprocess, device, torch.float32)
             fast = fast_copy(net, example, spec.precision)
-            dtype = next(fast.parameters()).dtype
-        with torch.inference_mode():
+            dtype = input_like(fast).dtype
+        with evaluating(fast), torch.inference_mode():
             logits = logits_of(run(fast, _input(pixels, spec.preprocess, device, dtype)))
             labels = labels_of(logits)
             beside = probabilities_of(logits) if soft else [None] * len(batch)
@@ -263,9 +265,9 @@ def class_names(
 
 def count_classes(net: nn.Module, case: Case, spec: EvaluationSpec) -> int:
     """Count the classes that a network predicts, from its logits for one case."""
-    device = next(net.parameters()).device
-    image = _input(np.stack([case.image]), spec.preprocess, device, torch.float32)
-    with torch.inference_mode():
+    like = input_like(net)
+    image = _input(np.stack([case.image]), spec.preprocess, like.device, like.dtype)
+    with evaluating(net), torch.inference_mode():
         logits = logits_of(run(net, image))
     return max(2, logits.shape[1])
 

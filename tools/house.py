@@ -22,8 +22,8 @@ ROOMS = {
     "templates synthetic",
     "data.checks": "findings thumbnails group_tests value_range channel_order orientation "
     "alignment duplicates magnification padding domains preflight",
-    "networks": "addresses as_found architectures layers unet checkpoints inference allocator losses "
-    "mask_proposals pooling hooks feature_store features",
+    "networks": "addresses as_found architectures inference trace crossing stages layers unet "
+    "checkpoints allocator losses mask_proposals pooling hooks feature_store features",
     "statistics": "counts metrics distances resampling two_sample multiplicity excess layer_tests "
     "crossed scores metric_scores recovery passing comparisons",
     "page": "wording ordering style study_results comparison_sentences profile_sentences "

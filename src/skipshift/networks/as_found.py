@@ -38,7 +38,8 @@ def evaluating(net: nn.Module) -> Iterator[None]:
                 own.clear()
                 own.update(before)
             for parameter, flag in flags.items():
-                parameter.requires_grad_(flag)
+                if parameter.requires_grad != flag:
+                    parameter.requires_grad_(flag)
             for buffer, value in buffers:
                 with torch.inference_mode(buffer.is_inference()):
                     buffer.copy_(value)

@@ -52,7 +52,7 @@ def carry(
     that of the foreground, pooled over all images (section V), and the mean over several foreground
     classes. Shares of single paths need not add up to one; Shapley values do.
 
-    Before anything is measured, two images show which paths are read (noise in a path changes the
+    Before anything is measured, one image shows which paths are read (noise in a path changes the
     logits) and that patching everything that the decoder reads gives the reference's logits. Short
     cuts (remembered parts of a forward pass, bf16) are taken only where they give the logits of the
     network itself with each path patched. The IoU of both unpatched sets is the network's own.
@@ -102,9 +102,9 @@ def carry(
     """
     spec = spec or CarrySpec()
     net = unwrap(net)
-    paths = paths_of(net, spec.paths)
-    rows_of(tuple(paths), spec.subsets)
     pair = labelled_pair((reference, shifted), masks, groups, spec.mode == "paired")
+    paths = paths_of(net, spec.paths, next(pair[0].batches(1))[0])
+    rows_of(tuple(paths), spec.subsets)
     with evaluating(net):
         patcher = ready(net, paths, pair[0], spec)
         rows = rows_of(tuple(patcher.paths), spec.subsets, spec.mode in ("paired", "quantile"))

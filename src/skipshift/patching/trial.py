@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from skipshift.errors import ArgumentError
 from skipshift.names import listed
+from skipshift.networks.crossing import left_out
 from skipshift.networks.features import as_input, input_like
 from skipshift.networks.hooks import captured
 from skipshift.networks.inference import ROUGH, fast_copy, run, same_logits, unlike, use_bf16
@@ -24,7 +25,7 @@ from skipshift.patching.paths import all_paths, blocks_behind
 from skipshift.specs import CarrySpec
 from skipshift.statistics.recovery import ALL, NONE
 
-EXAMPLES = 2
+EXAMPLES = 1
 """Images of the first batch on which a trial is made."""
 
 _LOG = logging.getLogger("skipshift")
@@ -90,14 +91,17 @@ def _responses(
 
 def _maps_behind(net: nn.Module, paths: Mapping[str, str], example: Tensor) -> dict[str, str]:
     """Addresses of blocks behind paths, those that give one map in a forward pass."""
-    found: dict[str, str] = {}
-    for path, address in blocks_behind(net, paths).items():
+    blocks, found = blocks_behind(net, paths), dict[str, str]()
+    # all in one pass, and one by one where a block is none
+    for tried in [blocks, *({path: address} for path, address in blocks.items())]:
         with (
             contextlib.suppress(ArgumentError),
-            captured(net, {path: address}, copied) as maps,
+            captured(net, tried, copied) as maps,
         ):
             run(net, example.clone())
-            found |= {path: address} if path in maps else {}
+            if len(maps) == len(blocks):
+                return blocks
+            found |= {path: blocks[path] for path in maps}
     return found
 
 
@@ -109,10 +113,12 @@ def _check_whole(plain: Patcher, trial: _Trial) -> None:
         forward()
         given = plain.fed(forward, paths, features)
     if not _close(given, expected):
+        missed = left_out(plain.net, trial.images[:1], paths.values())
+        more = listed(missed[:4]) if missed else "more than these tensors"
         raise ArgumentError(
             f"patching all of {listed(list(paths))} does not give the reference's logits: the "
-            f"network reads more than these tensors; give paths as name -> address of each tensor "
-            f"that its decoder reads"
+            f"network also reads {more}; give paths as name -> address of each tensor that its "
+            f"decoder reads"
         )
 
 

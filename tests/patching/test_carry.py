@@ -7,6 +7,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 import architectures
+from control import DOWNSTREAM, carried
 from skipshift import shifts
 from skipshift.data.manifest import Case
 from skipshift.networks.hooks import hooked
@@ -263,35 +264,6 @@ def test_a_skip_that_is_set_as_an_attribute_is_patched(toy_pair):
     assert table.equals(carry(Toy(), *toy_pair, spec=TOY_SPEC))
 
 
-class Noisy(nn.Module):
-    """A network with noise on one path of each image whose last channel is set."""
-
-    def __init__(self, net, path, address, example):
-        super().__init__()
-        self.net, self.layer = net, {path: address}
-        with torch.no_grad():
-            logits = logits_of(net(example)).float()
-        background = logits[:, 0] if logits.shape[1] > 1 else torch.zeros(())
-        self.level = float((logits[:, -1] - background).median())
-
-    def forward(self, images):
-        flag = images[:, -1:].amax(tuple(range(1, images.ndim)), keepdim=True)
-
-        def add(_path, value):
-            rng = torch.Generator().manual_seed(1)
-            noise = torch.randn(value.shape[1:], generator=rng).to(value)
-            each = flag.flatten()[:, None].reshape(-1, *[1] * (value.ndim - 1)).to(value)
-            return value + each * (3 * value.std() + 1) * noise
-
-        with hooked(self.net, self.layer, add):
-            logits = logits_of(self.net(images[:, :-1]))
-        background = logits[:, :1] if logits.shape[1] > 1 else torch.zeros_like(logits)
-        return torch.cat([background, logits[:, -1:] - self.level], 1)
-
-
-DOWNSTREAM = {"smp UnetPlusPlus", "MONAI BasicUNetPlusPlus", "MONAI AttentionUnet"}
-"""Nested nodes and gates compute a skip from what comes from below as well."""
-
 FAST = {"smp Linknet", "MONAI UNet", "nnU-Net PlainConvUNet"}
 
 
@@ -304,18 +276,8 @@ FAST = {"smp Linknet", "MONAI UNet", "nnU-Net PlainConvUNet"}
 )
 def test_noise_on_one_path_alone_is_its_share_and_no_other_ones(name):
     net, image = architectures.build(name)
-    torch.manual_seed(1)
-    images = torch.rand(3, *image.shape[1:])
-    flags = torch.ones_like(images[:, :1])
-    clean, noisy = torch.cat([images, 0 * flags], 1), torch.cat([images, flags], 1)
-    paths = paths_of(net, None, image)
-    within = {path: within_net(address) for path, address in paths.items()}
-    for path, address in paths.items():
-        wrapped = Noisy(net, path, address, images)
-        with torch.no_grad():
-            masks = labels_of(wrapped(clean))
-        spec = CarrySpec(paths=within, precision="fp32")
-        table = carry(wrapped, clean, noisy, masks, spec=spec).set_index("path")
+    for path in paths_of(net, None, image):
+        table = carried(name, path)
         assert table.loc["none", "iou"] < 1, path
         assert table.loc[[path, "all"], "share"].tolist() == [1, 1], path
         others = table.drop(index=["none", "all", path])
@@ -325,13 +287,11 @@ def test_noise_on_one_path_alone_is_its_share_and_no_other_ones(name):
             assert table.loc[path, "missing"] == 1
 
 
-def within_net(address):
-    return ">".join(f"net.{part}" for part in address.split(">"))
+QUICK = [n for n in architectures.TRACED if n.startswith(("own", "MONAI"))]
+REST = [pytest.param(n, marks=pytest.mark.slow) for n in architectures.TRACED if n not in QUICK]
 
 
-@pytest.mark.parametrize(
-    "name", [n for n in architectures.TRACED if n.startswith(("own", "MONAI"))]
-)
+@pytest.mark.parametrize("name", [*QUICK, *REST])
 def test_paths_of_any_network_are_what_its_decoder_reads(name):
     net, image = architectures.build(name)
     assert " ".join(paths_of(net, None, image)) == architectures.TRACED[name][1]

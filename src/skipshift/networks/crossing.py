@@ -180,7 +180,7 @@ def _fed(trace: Trace, address: str, readers: Mapping[int, list[int]]) -> Iterat
     """Yield each (tensor, reader) in which the reader is fed another tensor at an address."""
     place, _, after = address.partition(">")
     place = place.partition("[:")[0]
-    ends = [call.end for call in trace.calls if trace.address(call, "") == after]
+    ends = [call.end for call in trace.calls if after and trace.address(call, "") == after]
     for call in trace.calls:
         first = max([call.end, *ends])
         for part, tensor in call.outputs.items():

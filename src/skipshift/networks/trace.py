@@ -114,7 +114,7 @@ def traced(net: nn.Module, example: Tensor) -> Trace:
 
 
 @dataclass
-class _Recorder(TorchDispatchMode):
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Numbers the tensors that depend on an image, as operations and modules run."""
 
     image: Tensor
@@ -125,7 +125,7 @@ class _Recorder(TorchDispatchMode):
     """Tensors by number, kept so that no identity is used twice."""
 
     def __post_init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._numbers: dict[int, int] = {}
         self._sharing: dict[int, set[int]] = defaultdict(set)
         self._open: list[Call] = []

@@ -59,7 +59,7 @@ def row(name: str) -> str:
 
     net, image = architectures.build(name)
     layers, paths = layers_of(net, example=image), paths_of(net, None, image)
-    tables = [carried(name, path) for path in paths]
+    tables = [carried(name, path, number=1) for path in paths]
     whole = all(t.loc["all", "iou"] == t.loc["none", "in_domain"] for t in tables)
     own = all(t.loc[path, "share"] == 1 for path, t in zip(paths, tables, strict=True))
     alone = all(

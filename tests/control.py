@@ -41,11 +41,11 @@ DOWNSTREAM = {"smp UnetPlusPlus", "MONAI BasicUNetPlusPlus", "MONAI AttentionUne
 """Nested nodes and gates compute a skip from what comes from below as well."""
 
 
-def carried(name, path):
+def carried(name, path, number=3):
     """Table of a network of `architectures` whose shifted images have noise on one path."""
     net, image = architectures.build(name)
     torch.manual_seed(1)
-    images = torch.rand(3, *image.shape[1:])
+    images = torch.rand(number, *image.shape[1:])
     flags = torch.ones_like(images[:, :1])
     clean, noisy = torch.cat([images, 0 * flags], 1), torch.cat([images, flags], 1)
     paths = paths_of(net, None, image)

@@ -129,7 +129,7 @@ def _address(
     """
     within = [reader for reader in readers if reader in inside]
     outside = [reader for reader in readers if reader not in inside]
-    outputs, arguments, places = [], [], []
+    outputs, arguments, places = list[str](), list[str](), list[str]()
     for call in trace.calls[:-1]:
         for part, number in call.outputs.items():
             if number == tensor:

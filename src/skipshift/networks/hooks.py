@@ -80,7 +80,7 @@ def _placed(
         kept[:] = [value]
 
     def overwrite(_value: Any) -> None:
-        value = kept.pop() if kept else None
+        value: Any = kept.pop() if kept else None
         new = function(name, value)
         if new is not None:
             # all that read it from now on see the new values, however it is handed on

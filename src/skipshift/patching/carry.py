@@ -127,7 +127,8 @@ def _with_exact(table: pd.DataFrame, plain: Patcher, pair: Pair) -> pd.DataFrame
         for images, masks, codes in data.batches(plain.spec.batch_size):
             _add(into[:, 0], codes, plain.labels(images), masks)
         into[:, 1] = into[:, 0]
-    exact = share_table(rows, (counts[0], counts[1]), tuple(d.groups for d in pair), plain.spec)
+    groups = pair[0].groups, pair[1].groups
+    exact = share_table(rows, (counts[0], counts[1]), groups, plain.spec)
     table, none = table.copy(), table["path"] == NONE
     for column in ("iou", "lost", "lost_low", "lost_high"):
         table.loc[none, column] = exact[column][0]

@@ -2,7 +2,10 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy.typing as npt
+import torch
 from torch import Tensor, nn
 
 from skipshift.errors import ArgumentError
@@ -18,7 +21,7 @@ from skipshift.statistics.recovery import ALL, NONE
 def paths_of(
     net: nn.Module,
     paths: Mapping[str, str] | Sequence[str] | None = None,
-    images: Tensor | None = None,
+    images: Tensor | npt.NDArray[Any] | None = None,
 ) -> dict[str, str]:
     """Return the addresses of paths by name; by default every skip, L1 first, and the bottleneck.
 
@@ -61,8 +64,8 @@ def _known_paths(net: nn.Module) -> dict[str, str]:
     return dict(reversed(known.items()))
 
 
-def _traced_paths(net: nn.Module, images: Tensor) -> dict[str, str]:
-    found = crossings(net, as_input(images[:1], input_like(net)))
+def _traced_paths(net: nn.Module, images: Tensor | npt.NDArray[Any]) -> dict[str, str]:
+    found = crossings(net, as_input(torch.as_tensor(images[:1]), input_like(net)))
     if hidden := [crossing.name for crossing in found if not crossing.address]:
         raise ArgumentError(
             f"paths must be named for a {type(net).__name__}: its decoder reads {listed(hidden)} "

@@ -264,7 +264,7 @@ def test_a_skip_that_is_set_as_an_attribute_is_patched(toy_pair):
     assert table.equals(carry(Toy(), *toy_pair, spec=TOY_SPEC))
 
 
-FAST = {"smp Linknet", "MONAI UNet", "nnU-Net PlainConvUNet"}
+FAST = {"MONAI UNet", "nnU-Net PlainConvUNet"}
 
 
 @pytest.mark.parametrize(

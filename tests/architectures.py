@@ -100,13 +100,13 @@ CASES = {
     ),
     "torchvision FCN": (
         lambda: torchvision.models.segmentation.fcn_resnet50(
-            weights=None, weights_backbone=None, aux_loss=True
+            weights=None, weights_backbone=None, num_classes=2, aux_loss=True
         ),
         "e2 e4 e8 e8b e8c d8",
     ),
     "torchvision DeepLabV3": (
         lambda: torchvision.models.segmentation.deeplabv3_resnet50(
-            weights=None, weights_backbone=None
+            weights=None, weights_backbone=None, num_classes=2
         ),
         "e2 e4 e8 e8b e8c b8 d8",
     ),
@@ -140,13 +140,13 @@ TRACED = {
     "MONAI VNet": (lambda: monai_net("VNet"), "L0 L1 L2 L3 bottleneck"),
     "torchvision LRASPP": (
         lambda: torchvision.models.segmentation.lraspp_mobilenet_v3_large(
-            weights=None, weights_backbone=None
+            weights=None, weights_backbone=None, num_classes=2
         ),
         "L3 bottleneck",
     ),
     "torchvision DeepLabV3 MobileNet": (
         lambda: torchvision.models.segmentation.deeplabv3_mobilenet_v3_large(
-            weights=None, weights_backbone=None
+            weights=None, weights_backbone=None, num_classes=2
         ),
         "bottleneck",
     ),

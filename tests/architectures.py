@@ -1,4 +1,4 @@
-"""Small networks of every known architecture, with the layers that a reader would choose."""
+"""Small networks of every known architecture with their layers, and of unknown with their paths."""
 
 import segmentation_models_pytorch as smp
 import torch
@@ -7,12 +7,14 @@ from dynamic_network_architectures.architectures.unet import PlainConvUNet, Resi
 from monai.networks import nets
 from torch import nn
 
+import handmade
 from skipshift.networks.unet import Unet
 
 TINY = "tu-mobilenetv3_small_050"
 """Encoder that trains in a third of a ResNet18's time, its checkpoints a sixth as large."""
 
 TEN = "e2 e4 e8 e16 e32 s16 d16 s8 d8 s4 d4 s2 d2 d1"
+THREE = "L0 L1 bottleneck"
 FOUR = "e1 e2 e4 e8 e16 s8 d8 s4 d4 s2 d2 s1 d1"
 
 
@@ -98,22 +100,83 @@ CASES = {
     ),
     "torchvision FCN": (
         lambda: torchvision.models.segmentation.fcn_resnet50(
-            weights=None, weights_backbone=None, aux_loss=True
+            weights=None, weights_backbone=None, num_classes=2, aux_loss=True
         ),
         "e2 e4 e8 e8b e8c d8",
     ),
     "torchvision DeepLabV3": (
         lambda: torchvision.models.segmentation.deeplabv3_resnet50(
-            weights=None, weights_backbone=None
+            weights=None, weights_backbone=None, num_classes=2
         ),
         "e2 e4 e8 e8b e8c b8 d8",
     ),
 }
 
 
+TRACED = {
+    "smp PAN": (lambda: smp_net("PAN"), "L2 L3 L4 bottleneck"),
+    "smp PSPNet": (lambda: smp_net("PSPNet"), "bottleneck"),
+    "smp DeepLabV3": (lambda: smp_net("DeepLabV3"), "bottleneck"),
+    "smp UPerNet": (lambda: smp_net("UPerNet"), "L2 L3 L4 bottleneck"),
+    "smp Segformer": (lambda: smp_net("Segformer", "mit_b0"), "L2 L3 L4 bottleneck"),
+    "smp DPT": (
+        lambda: smp_net("DPT", "tu-vit_tiny_patch16_224", dynamic_img_size=True),
+        "L4 L4b L4c bottleneck",
+    ),
+    "MONAI UNETR": (
+        lambda: nets.UNETR(
+            1,
+            2,
+            img_size=64,
+            feature_size=8,
+            hidden_size=96,
+            mlp_dim=192,
+            num_heads=4,
+            spatial_dims=2,
+        ),
+        "L0 L4 L4b L4c bottleneck",
+    ),
+    "MONAI SegResNet": (lambda: monai_net("SegResNet", init_filters=8), "L0 L1 L2 bottleneck"),
+    "MONAI VNet": (lambda: monai_net("VNet"), "L0 L1 L2 L3 bottleneck"),
+    "torchvision LRASPP": (
+        lambda: torchvision.models.segmentation.lraspp_mobilenet_v3_large(
+            weights=None, weights_backbone=None, num_classes=2
+        ),
+        "L3 bottleneck",
+    ),
+    "torchvision DeepLabV3 MobileNet": (
+        lambda: torchvision.models.segmentation.deeplabv3_mobilenet_v3_large(
+            weights=None, weights_backbone=None, num_classes=2
+        ),
+        "bottleneck",
+    ),
+    "own, skips as arguments": (handmade.Arguments, THREE),
+    "own, skips joined in forward": (handmade.Joined, THREE),
+    "own, skips added in forward": (handmade.Added, THREE),
+    "own, skips as attributes": (handmade.Attribute, THREE),
+    "own, maps in a kept object": (handmade.Kept, THREE),
+    "own, skips in forward hooks": (handmade.Hooked, THREE),
+    "own, image read by the decoder": (handmade.Imaged, "L0 L1 L2 bottleneck"),
+    "own, R2 (recurrent residual)": (lambda: handmade.Arguments(handmade.Recurrent), THREE),
+    "own, residual": (lambda: handmade.Arguments(handmade.Residual), THREE),
+    "own, dense": (lambda: handmade.Arguments(handmade.Dense), THREE),
+    "own, inception": (lambda: handmade.Arguments(handmade.Inception), THREE),
+    "own, squeeze and excitation": (lambda: handmade.Arguments(handmade.Squeezed), THREE),
+    "own, attention gates": (handmade.Gated, THREE),
+    "own, UCTransNet": (handmade.Crossed, THREE),
+    "own, ReLU in place before the norm": (handmade.InPlace, THREE),
+    "own, two norms of one convolution": (handmade.Twice, THREE),
+    "own, encoder in inference mode": (handmade.Frozen, THREE),
+    "own, weight and spectral norm": (handmade.weight_normed, THREE),
+    "own, norm without statistics": (handmade.without_statistics, THREE),
+}
+"""Networks of no known architecture, with the paths that a trace finds."""
+
+
 def build(name):
     """Network in evaluation mode and an example (1, C, 64, 64) or (1, C, 64, 64, 64)."""
     torch.manual_seed(0)
-    net = CASES[name][0]().eval()
-    channels = 3 if name.startswith(("skip", "smp", "torch")) else 1
-    return net, torch.rand(1, channels, *[64] * (3 if "3-D" in name else 2))
+    net = {**CASES, **TRACED}[name][0]().eval()
+    channels = 3 if name.startswith(("skip", "smp", "torch", "own")) else 1
+    side = 128 if name == "smp PAN" else 64
+    return net, torch.rand(1, channels, *[side] * (3 if "3-D" in name else 2))

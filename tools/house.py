@@ -23,9 +23,9 @@ ROOMS = {
     "smear_search templates synthetic",
     "data.checks": "findings thumbnails group_tests value_range channel_order orientation "
     "alignment common_detail duplicates magnification padding domains preflight",
-    "networks": "addresses architectures layers weights unet inference outputs hooks quantile_map "
-    "changes mended archives checkpoints allocator losses mask_proposals pooling feature_store "
-    "features",
+    "networks": "addresses as_found architectures inference trace crossing stages layers weights "
+    "unet outputs hooks quantile_map changes mended archives checkpoints allocator losses "
+    "mask_proposals pooling feature_store features",
     "statistics": "counts metrics distances resampling two_sample multiplicity excess layer_tests "
     "crossed scores metric_scores recovery passing gains comparisons",
     "page": "wording ordering style study_results comparison_sentences profile_sentences "
@@ -33,7 +33,7 @@ ROOMS = {
     "study_sentences charts carry_chart group_chart pictures tables beside_iou paper_numbers "
     "report review u_picture diagnosis_page",
     "profile": "fingerprints inputs layerwise fingerprinting profile profiling",
-    "patching": "cached_forward inputs paths labelled feeds patcher behind carry",
+    "patching": "cached_forward inputs paths labelled feeds patcher trial behind carry",
     "remedies": "places gathering setting feature_remedies input_remedies judging ranking result "
     "remedy causes diagnosis kept inputs",
     "study": "loggers training evaluation made contents grid opening steps workers cluster views "

@@ -9,6 +9,7 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import nn
 
+import handmade
 from skipshift.networks import inference
 from skipshift.networks.inference import (
     bf16_is_faster,
@@ -67,19 +68,53 @@ def test_bf16_moves_few_labels():
     assert (exact != rough).mean() < 0.05
 
 
-def test_a_convolution_that_is_read_twice_is_an_error():
-    class Twice(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv, self.norm = nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1)
-            nn.init.constant_(self.norm.running_var, 9)
+class Twice(nn.Module):
+    """Reads a convolution beside its batch norm too."""
 
-        def forward(self, images):
-            once = self.conv(images)
-            return once + self.norm(once)
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2)
+        nn.init.constant_(self.norm.running_var, 9)
 
-    with pytest.raises(ValueError, match="cannot be folded"):
-        fast_copy(Twice(), torch.rand(1, 1, 8, 8))
+    def forward(self, images):
+        once = self.conv(images)
+        return once + self.norm(once)
+
+
+class Closure(nn.Module):
+    """A closure keeps what it reads, so a copy reads what the original kept."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.kept = nn.Conv2d(1, 2, 1), []
+        self.conv.register_forward_hook(lambda _m, _i, output: self.kept.append(output))
+
+    def forward(self, images):
+        self.conv(images)
+        return self.kept[-1] * 2
+
+
+class Half(nn.Conv2d):
+    def __init__(self):
+        super().__init__(1, 2, 1, dtype=torch.float16)
+
+
+@pytest.mark.parametrize(
+    ("build", "same"),
+    [(Twice, False), (handmade.InPlace, False), (handmade.Twice, False),
+     (handmade.weight_normed, False), (handmade.without_statistics, False),
+     (handmade.Frozen, False), (Closure, True), (Half, True)],
+)  # fmt: skip
+def test_a_copy_that_would_compute_something_else_is_not_used(build, same):
+    torch.manual_seed(0)
+    net = build().eval()
+    like = next(net.parameters())
+    images = torch.rand(1, 1 if type(net) in (Twice, Closure, Half) else 3, 16, 16)
+    fast = fast_copy(net, images, "fp32")
+    assert (fast is net) == same
+    with torch.no_grad():
+        expected = net(images.to(like.dtype))
+        assert torch.allclose(fast(images.to(like.dtype)), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("classes", [2, 4])

@@ -45,7 +45,7 @@ def test_what_was_overwritten_in_place_is_computed_again():
 
 def test_an_encoder_runs_once_for_all_paths():
     net, ran = Unet("resnet18").eval(), []
-    # not counted by a forward hook: networks with hooks of their own are not cached
+    # not counted by a forward hook, which is called for what is remembered too
     compute = net.encoder.conv1._conv_forward
     net.encoder.conv1._conv_forward = lambda *inputs: ran.append(1) or compute(*inputs)
     with torch.no_grad(), cached(net, paths_of(net), torch.rand(1, 3, 64, 64)) as forward:

@@ -2,12 +2,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import segmentation_models_pytorch as smp
 import torch
 from torch import nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 import architectures
+from control import DOWNSTREAM, carried
 from skipshift import shifts
 from skipshift.data.manifest import Case
 from skipshift.errors import SkipshiftWarning
@@ -291,53 +293,20 @@ def test_a_skip_that_is_set_as_an_attribute_is_patched(toy_pair):
     assert table.equals(carry(Toy(), *toy_pair, spec=TOY_SPEC))
 
 
-class Noisy(nn.Module):
-    """A network with noise on one path of each image whose last channel is set."""
-
-    def __init__(self, net, path, address, example):
-        super().__init__()
-        self.net, self.layer = net, {path: address}
-        with torch.no_grad():
-            logits = logits_of(net(example)).float()
-        background = logits[:, 0] if logits.shape[1] > 1 else torch.zeros(())
-        self.level = float((logits[:, -1] - background).median())
-
-    def forward(self, images):
-        flag = images[:, -1:].amax(tuple(range(1, images.ndim)), keepdim=True)
-
-        def add(_path, value):
-            rng = torch.Generator().manual_seed(1)
-            noise = torch.randn(value.shape[1:], generator=rng).to(value)
-            each = flag.flatten()[:, None].reshape(-1, *[1] * (value.ndim - 1)).to(value)
-            return value + each * (3 * value.std() + 1) * noise
-
-        with hooked(self.net, self.layer, add):
-            logits = logits_of(self.net(images[:, :-1]))
-        background = logits[:, :1] if logits.shape[1] > 1 else torch.zeros_like(logits)
-        return torch.cat([background, logits[:, -1:] - self.level], 1)
-
-
-DOWNSTREAM = {"smp UnetPlusPlus", "MONAI BasicUNetPlusPlus", "MONAI AttentionUnet"}
-"""Nested nodes and gates compute a skip from what comes from below as well."""
-
-FAST = {"smp Linknet", "MONAI UNet", "nnU-Net PlainConvUNet"}
+FAST = {"MONAI UNet", "nnU-Net PlainConvUNet"}
 
 
 @pytest.mark.parametrize(
     "name",
-    [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in architectures.CASES],
+    [
+        n if n in FAST or n.startswith("own") else pytest.param(n, marks=pytest.mark.slow)
+        for n in (*architectures.CASES, *architectures.TRACED)
+    ],
 )
 def test_noise_on_one_path_alone_is_its_share_and_no_other_ones(name):
     net, image = architectures.build(name)
-    torch.manual_seed(1)
-    images = torch.rand(3, *image.shape[1:])
-    flags = torch.ones_like(images[:, :1])
-    clean, noisy = torch.cat([images, 0 * flags], 1), torch.cat([images, flags], 1)
-    for path, address in paths_of(net).items():
-        wrapped = Noisy(net, path, address, images)
-        with torch.no_grad():
-            masks = labels_of(wrapped(clean))
-        table = carry(wrapped, clean, noisy, masks, spec=FP32).set_index("path")
+    for path in paths_of(net, None, image):
+        table = carried(name, path)
         assert table.loc["none", "iou"] < 1, path
         assert table.loc[[path, "all"], "share"].tolist() == [1, 1], path
         others = table.drop(index=["none", "all", path])
@@ -345,6 +314,127 @@ def test_noise_on_one_path_alone_is_its_share_and_no_other_ones(name):
             assert (others["share"] == 0).all(), path
             assert (others["missing"] == 0).all(), path
             assert table.loc[path, "missing"] == 1
+
+
+QUICK = [n for n in architectures.TRACED if n.startswith(("own", "MONAI"))]
+REST = [pytest.param(n, marks=pytest.mark.slow) for n in architectures.TRACED if n not in QUICK]
+
+
+@pytest.mark.parametrize("name", [*QUICK, *REST])
+def test_paths_of_any_network_are_what_its_decoder_reads(name):
+    net, image = architectures.build(name)
+    assert " ".join(paths_of(net, None, image)) == architectures.TRACED[name][1]
+
+
+def by_hand(net, images, shifted, masks, address):
+    """Share by two plain forward passes and one hook."""
+    kept = []
+    with torch.no_grad(), hooked(net, {"p": address}, lambda _, value: kept.append(value.clone())):
+        net(images)
+    with torch.no_grad():
+        none = labels_of(net(shifted))
+        with hooked(net, {"p": address}, lambda *_: kept[0].clone()):
+            patched = labels_of(net(shifted))
+    iou = [(a & masks).sum() / (a | masks).sum() for a in (none, patched)]
+    return (iou[1] - iou[0]) / (1 - iou[0])
+
+
+@pytest.mark.parametrize("name", [n for n in architectures.TRACED if n.startswith("own")])
+def test_a_share_is_that_of_two_plain_passes_and_a_hook(name):
+    net, _ = architectures.build(name)
+    images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    last = [m for m in net.modules() if isinstance(m, nn.Conv2d) and m.out_channels == 2][-1]
+    with torch.no_grad():
+        logits = net(images)
+        last.bias[0] += (logits[:, 1] - logits[:, 0]).median()
+        masks = labels_of(net(images))
+    shifted = 1 - images
+    paths = paths_of(net, None, images)
+    table = carry(net, images, shifted, masks, spec=FP32).set_index("path")
+    shares = [by_hand(net, images, shifted, masks, address) for address in paths.values()]
+    assert table.loc[list(paths), "share"].tolist() == pytest.approx(shares, abs=1e-3)
+    assert table.loc["none", "in_domain"] == table.loc["all", "iou"]
+
+
+def test_an_additional_reader_of_a_known_structure_is_named():
+    class Wider(smp.Unet):
+        def __init__(self):
+            super().__init__("resnet18", encoder_weights=None, classes=2)
+            self.extra = nn.Conv2d(3, 2, 1)
+
+        def forward(self, x):
+            return super().forward(x) + self.extra(x)
+
+    images = np.random.default_rng(0).random((2, 3, 32, 32)).astype(np.float32)
+    masks = (images[:, 0] > 0.5).astype(np.uint8)
+    with pytest.raises(ValueError, match=r"all of L1.* the network also reads extra; give paths"):
+        carry(Wider(), images, 1 - images, masks, spec=FP32)
+
+
+def test_networks_are_left_as_they_were_found(toy_pair):
+    net = nn.Sequential(nn.Dropout(), Toy())
+    net[1].near.eval()
+    net[1].far.weight.requires_grad_(False)
+    net.train(True)[1].near.eval()
+    state, modes = torch.get_rng_state(), [m.training for m in net.modules()]
+    paths = {"skip": "1.near", "deep": "1.far"}
+    carry(net, *toy_pair, spec=CarrySpec(paths=paths, precision="fp32"))
+    assert [m.training for m in net.modules()] == modes
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not net[1].far.weight.requires_grad
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
+    assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_inputs_follow_the_type_of_the_weights(toy_pair, dtype):
+    net = Toy().to(dtype)
+    with torch.no_grad():
+        masks = labels_of(net(torch.from_numpy(toy_pair[0]).to(dtype)))
+    table = carry(net, *toy_pair[:2], masks, spec=TOY_SPEC).set_index("path")
+    assert table["share"].tolist() == [0, 1, 0, 1]
+    assert table.loc["none", "in_domain"] == 1
+
+
+def test_the_unpatched_sets_are_the_networks_own_in_bf16_too(net, images):
+    rough = carry(net, *images, spec=CarrySpec(precision="bf16")).set_index("path")
+    exact = carry(net, *images, spec=FP32).set_index("path")
+    for column in ("iou", "in_domain", "lost"):
+        assert rough.loc["none", column] == exact.loc["none", column]
+    assert rough.loc["all", "share"] == 1
+
+
+def test_zero_is_before_the_norm_that_follows():
+    net, _ = architectures.build("own, skips as arguments")
+    nn.init.constant_(net.d2.conv[1].bias, 2.0)
+    images = np.random.default_rng(0).random((2, 3, 32, 32)).astype(np.float32)
+    masks = (images[:, 0] > 0.5).astype(np.uint8)
+    with torch.no_grad(), hooked(net, {"p": "d2.conv.0"}, lambda _, value: value * 0):
+        found = labels_of(net(torch.from_numpy(images)))
+    for precision in ("fp32", "bf16"):
+        spec = CarrySpec(paths={"p": "d2.conv.0"}, mode="zero", precision=precision)
+        table = carry(net, images, 1 - images, masks, spec=spec)
+        expected = (found & masks).sum() / (found | masks).sum()
+        assert table["in_domain"][1] == pytest.approx(
+            expected, abs=0 if precision == "fp32" else 0.02
+        )
+
+
+def test_a_way_that_costs_more_is_told_in_one_line(caplog):
+    net, _ = architectures.build("own, maps in a kept object")
+    images = np.random.default_rng(0).random((2, 3, 32, 32)).astype(np.float32)
+    carry(net, images, 1 - images, (images[:, 0] > 0.5).astype(np.uint8), spec=FP32)
+    assert [record.message for record in caplog.records] == [
+        "this network hands tensors on unseen, so nothing is remembered: each row of the table "
+        "takes a whole forward pass"
+    ]
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_torchscript_is_told_what_to_do(toy_pair):
+    scripted = torch.jit.trace(Toy(), torch.rand(1, 1, 8, 8))
+    with pytest.raises(ValueError, match=r"a TorchScript network runs no hooks.*give the module"):
+        carry(scripted, *toy_pair, spec=TOY_SPEC)
 
 
 def test_paths_are_the_skips_that_are_there_and_the_bottleneck():
@@ -473,6 +563,13 @@ def test_inference_mode_outside_does_not_matter(toy_pair):
     assert within.equals(carry(Toy(), *toy_pair, spec=TOY_SPEC))
 
 
+class Flat(nn.Conv2d):
+    """A network of one size, without an encoder."""
+
+    def __init__(self):
+        super().__init__(1, 2, 1)
+
+
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
@@ -484,7 +581,7 @@ def test_inference_mode_outside_does_not_matter(toy_pair):
         ({"groups": ["a", "b"]}, "groups of the reference must be one label per image, 6"),
         ({"reference": iter([])}, "reference must be an array or a loader that can be iterated"),
         ({"spec": CarrySpec(paths=("nearr",))}, r"path 'nearr': .*the nearest are near"),
-        ({"spec": CarrySpec()}, "paths must be named for a Odd"),
+        ({"net": Flat()}, "paths must be named for a Flat"),
         ({"spec": CarrySpec(paths={"all": "near"})}, "and none of them none or all"),
         ({"spec": CarrySpec(paths={"a": "spare"})}, "path a: its module did not run"),
         ({"spec": CarrySpec(paths={"a": "pair"})}, r"path a: must be a tensor .* got tuple"),
@@ -505,10 +602,10 @@ def test_a_bad_argument_is_one_line(toy_pair, change, fault):
             return images, images
 
     given = dict(zip(("reference", "shifted", "masks"), toy_pair, strict=True))
-    given["spec"] = TOY_SPEC
+    given |= {"net": Odd(), "spec": CarrySpec() if "net" in change else TOY_SPEC}
     cut = {key: given[key][:n] for key, n in change.items() if isinstance(n, int)}
     with pytest.raises(ValueError, match=fault) as error:
-        carry(Odd(), **{**given, **change, **cut})
+        carry(**{**given, **change, **cut})
     assert "\n" not in str(error.value)
 
 

@@ -275,11 +275,11 @@ def carry(spec: CarryRunSpec, progress: Progress = silent) -> str:
     from skipshift.patching.paths import paths_of
 
     net = _load(spec.net, spec.builder, spec.preprocess)
-    paths = paths_of(net, spec.settings.paths)
     names = (spec.reference, spec.shifted)
     inputs = read_inputs(net, names, spec.settings, spec.preprocess, spec.crop, progress)
     with naming(f"{spec.net} on {spec.reference}, {spec.shifted}"):
         table = patch(net, *inputs.images, inputs.masks, inputs.groups, spec.settings)
+        paths = paths_of(net, spec.settings.paths, next(iter(inputs.images[0])))
     _write_carry(spec, table, paths)
     return f"{_carry_text(table)}\n\n{carry_sentence(table)}\n\ncarry: {spec.out}"
 

@@ -3,7 +3,8 @@
 ``encoder.layer1`` is the output of a module, ``encoder[2]`` or ``backbone[out]`` one of several
 outputs, ``model.1[:16]`` the first 16 channels of an output, ``decoder.blocks.0(skip)`` an argument
 of a module, ``decoder(skips)[0]`` one element of an argument, and ``shared@2`` the output of a
-module's second call in one forward pass.
+module's second call in one forward pass. ``down1>middle`` is the output of ``down1`` as it is read
+after ``middle`` has run: a skip that a forward method adds or concatenates itself.
 """
 
 import re
@@ -19,12 +20,13 @@ from skipshift.errors import ArgumentError
 
 @dataclass(frozen=True)
 class Address:
-    """The parts of an address: ``path(argument)@call[part]``."""
+    """The parts of an address: ``path(argument)@call[part]>after``."""
 
     path: str
     argument: str | None
     call: int | None
     part: str | None
+    after: str | None = None
 
     def pick(self, value: Any) -> Any:
         """Select the addressed part of a module's output or argument."""
@@ -49,21 +51,30 @@ def parse(address: str) -> Address:
     """Parse an address; `ArgumentError` if it is malformed.
 
     >>> parse("decoder(skips)[0]")
-    Address(path='decoder', argument='skips', call=None, part='0')
+    Address(path='decoder', argument='skips', call=None, part='0', after=None)
     """
-    match = re.fullmatch(r"([^][()@]*)(?:\((\w+)\))?(?:@(\d+))?(?:\[(:\d+|\w+)\])?", address)
+    whole, _, after = address.partition(">")
+    match = re.fullmatch(r"([^][()@]*)(?:\((\w+)\))?(?:@(\d+))?(?:\[(:\d+|\w+)\])?", whole)
     if match is None:
         raise ArgumentError(
             f"layer {address!r} is not a valid address; write it as module, module[1], "
-            f"module(argument) or module@2"
+            f"module(argument), module@2 or module>later"
         )
     path, argument, call, part = match.groups()
-    return Address(path, argument, None if call is None else int(call), part)
+    return Address(path, argument, None if call is None else int(call), part, after or None)
 
 
 def unwrap(net: nn.Module) -> nn.Module:
-    """Return the network inside `DataParallel`, `DistributedDataParallel` or ``torch.compile``."""
+    """Return the network inside `DataParallel`, `DistributedDataParallel` or ``torch.compile``.
+
+    `ArgumentError` for a TorchScript network.
+    """
     while True:
+        if isinstance(net, torch.jit.ScriptModule):
+            raise ArgumentError(
+                "a TorchScript network runs no hooks, so its layers cannot be read; give the "
+                "module that it was scripted from, or its torch.export archive (.pt2)"
+            )
         if isinstance(net, nn.DataParallel | nn.parallel.DistributedDataParallel):
             net = net.module
         elif isinstance(inner := getattr(net, "_orig_mod", None), nn.Module):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from skipshift.errors import ArgumentError
 from skipshift.names import STRIDE
 from skipshift.networks.addresses import unwrap
+from skipshift.networks.as_found import evaluating
 from skipshift.networks.feature_store import FeatureStore
 from skipshift.networks.hooks import captured
 from skipshift.networks.inference import run
@@ -41,7 +42,7 @@ def collect(
 
     Feature maps are pooled to (H / 32) x (W / 32) cells (section IV-B), those of volumes likewise
     along all three axes, and to fewer where the map itself is smaller. Only pooled features outlive
-    their batch. The network runs in evaluation mode; its mode is restored afterwards.
+    their batch. The network runs in evaluation mode and is left as it was found.
 
     Parameters
     ----------
@@ -66,17 +67,13 @@ def collect(
     features = FeatureStore(float("inf")) if store is None else store
     shapes: dict[tuple[str, str], set[tuple[int, ...]]] = defaultdict(set)
     names: Sequence[str] = ()
-    mode = net.training
-    net.eval()
-    try:
+    with evaluating(net):
         for kept in _passes(net, batches, layers, pooling, seed):
             names = list(kept)
             for name in names:
                 for kind, part in zip(pooling, _on_cpu(name, kept.pop(name)), strict=True):
                     shapes[kind, name].add(part.shape[1:])
                     features.add((kind, name), part)
-    finally:
-        net.train(mode)
     if not names:
         raise ArgumentError("a set of images must hold at least one image")
     _check_shapes(shapes)
@@ -91,7 +88,7 @@ def _passes(
     seed: int,
 ) -> Iterator[dict[str, list[Tensor]]]:
     """Run a network over the batches of a set; yields the pooled features of each layer."""
-    like = next(net.parameters(), torch.empty(0))
+    like = input_like(net)
     addresses: dict[str, str] = {}
     for batch in batches:
         with torch.inference_mode():
@@ -105,6 +102,12 @@ def _passes(
         if missing := [name for name in addresses if name not in kept]:
             raise ArgumentError(f"layer {missing[0]}: its module did not run in the forward pass")
         yield {name: kept[name] for name in addresses}
+
+
+def input_like(net: nn.Module) -> Tensor:
+    """Return a tensor of the type and device that a network's input must have."""
+    tensors = (t for t in (*net.parameters(), *net.buffers()) if t.is_floating_point())
+    return next(tensors, torch.empty(0))
 
 
 def as_input(batch: Tensor, like: Tensor) -> Tensor:

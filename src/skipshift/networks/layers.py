@@ -1,13 +1,9 @@
 """Selection of a network's layers by name, address or pattern, and the default selection."""
 
-import contextlib
 import difflib
 import inspect
 import re
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +11,7 @@ from torch import Tensor, nn
 from skipshift.errors import ArgumentError
 from skipshift.networks.addresses import parse, unwrap
 from skipshift.networks.architectures import known_layers
+from skipshift.networks.stages import stages_of
 
 Layers = Sequence[str] | Mapping[str, str]
 """Names of known layers, addresses, or patterns of either, in which ``*`` matches within one
@@ -44,9 +41,9 @@ def layers_of(
     """Return the addresses of layers by name, in depth order.
 
     Without ``layers``, the layers of `known_layers`, except skips that pass an encoder stage's
-    feature map on unchanged, which would appear twice. In an unknown architecture, the last module
-    at each spatial size, observed in one forward pass of ``example`` (1, C, ...). Modules that
-    match a pattern keep the order in which the network registers them.
+    feature map on unchanged, which would appear twice. In an unknown architecture its stages, as
+    `stages_of` finds them in one forward pass of ``example`` (1, C, ...). Modules that match a
+    pattern keep the order in which the network registers them.
 
     `ArgumentError` if a layer does not exist, if the architecture is unknown and neither
     ``layers`` nor ``example`` is given, or if the network is of TorchScript.
@@ -72,7 +69,7 @@ def layers_of(
     else:
         addresses = {layer.name: layer.address for layer in known_layers(net) if not layer.same_as}
         if not addresses and example is not None:
-            addresses = _last_at_each_size(net, example)
+            addresses = stages_of(net, example)
         if not addresses:
             some = ", ".join(name for name, _ in list(net.named_modules())[1:6])
             raise ArgumentError(
@@ -113,31 +110,3 @@ def _unknown(net: nn.Module, layer: str) -> str:
     near = [n for n in names if path and n.split(".")[-1] == path.split(".")[-1]]
     near = near or difflib.get_close_matches(path, names, n=4, cutoff=0.4) or names
     return f"layer {layer!r} is not in the network; the nearest are {', '.join(near[:4])}"
-
-
-def _last_at_each_size(net: nn.Module, example: Tensor) -> dict[str, str]:
-    """Last module before each change of spatial size, in the order of the forward pass.
-
-    Maps of a single position are skipped: they are gates and pooled vectors.
-    """
-    sizes: list[tuple[str, torch.Size]] = []
-    calls: Counter[str] = Counter()
-
-    def hook_for(name: str) -> Callable[..., None]:
-        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            calls[name] += 1
-            if isinstance(output, Tensor) and output.ndim == example.ndim:
-                sizes.append((f"{name}@{calls[name]}", output.shape[2:]))
-
-        return hook
-
-    with contextlib.ExitStack() as hooks, torch.inference_mode():
-        for name, module in net.named_modules():
-            if name:
-                hooks.callback(module.register_forward_hook(hook_for(name)).remove)
-        net(example)
-    maps = [(address, size) for address, size in sizes if size.numel() > 1]
-    ends = [size != after for (_, size), (_, after) in pairwise([*maps, ("", None)])]
-    last = [address for (address, _), end in zip(maps, ends, strict=True) if end]
-    plain = [a.removesuffix("@1") if calls[a.rpartition("@")[0]] == 1 else a for a in last]
-    return {address: address for address in plain}

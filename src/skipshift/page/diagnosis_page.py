@@ -97,7 +97,7 @@ def _tables(found: Findings, carried: pd.DataFrame | None) -> Any:
 def _table(id_: str, title: str, frame: pd.DataFrame, columns: list[str], note: str) -> Any:
     shown = frame[[name for name in columns if frame[name].notna().any()]]
     rows = [
-        [_cell(name, value) for name, value in zip(shown, row, strict=True)]
+        [_cell(str(name), value) for name, value in zip(shown, row, strict=True)]
         for row in shown.itertuples(index=False)
     ]
     return {"id": id_, "title": title, "columns": list(shown), "rows": rows, "note": note}

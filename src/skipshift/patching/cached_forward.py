@@ -12,7 +12,6 @@ from torch.utils._pytree import tree_leaves, tree_map  # torch has no public tra
 from skipshift.errors import ArgumentError
 from skipshift.networks.inference import logits_of, run
 from skipshift.networks.layers import module_of
-from skipshift.networks.outputs import is_ours
 
 
 @contextlib.contextmanager
@@ -27,8 +26,9 @@ def cached(
     what follows the first patch. Call it in ``torch.no_grad()``: inference mode does not count
     changes in place.
 
-    A network with forward hooks of its own runs in full every time: hooks can pass tensors on in
-    ways that a module's inputs do not show. `ArgumentError` if the network changes the batch.
+    Tensors that are handed on in ways that a module's inputs do not show are not seen: as an
+    attribute, in an object that is kept, by a hook. So a trial must show that this network hands on
+    none. `ArgumentError` if the network changes the batch.
     """
     calls: dict[nn.Module, list[_Call]] = {}
     recording = True
@@ -62,7 +62,7 @@ def cached(
 
     with contextlib.ExitStack() as restored:
         addressed = {module_of(net, address) for address in layers.values()}
-        modules = [] if _has_hooks(net) else dict.fromkeys(_cacheable(net, addressed))
+        modules = dict.fromkeys(_cacheable(net, addressed))
         for module in modules:
             calls[module] = []
             if "forward" in vars(module):
@@ -101,15 +101,6 @@ def _same(a: _Versions, b: _Versions) -> bool:
 def _copied(output: Any) -> Any:
     """Copy the containers of an output, not its tensors: a caller may empty a list that it gets."""
     return tree_map(lambda leaf: leaf, output)
-
-
-def _has_hooks(net: nn.Module) -> bool:
-    hooks = (
-        hook
-        for module in net.modules()
-        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
-    )
-    return not all(is_ours(hook) for hook in hooks)
 
 
 def _cacheable(module: nn.Module, addressed: set[nn.Module]) -> Iterator[nn.Module]:

@@ -6,6 +6,7 @@ restores what flows through that path, and not what other paths compute from the
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -14,13 +15,15 @@ from torch import Tensor, nn
 
 from skipshift.errors import ArgumentError
 from skipshift.networks.addresses import unwrap
+from skipshift.networks.as_found import evaluating
 from skipshift.networks.features import Groups, Images, as_input
 from skipshift.networks.hooks import captured
 from skipshift.networks.outputs import Output, find_output, giving_logits, warn_if_constant
 from skipshift.patching import behind, feeds
 from skipshift.patching.labelled import Codes, Labelled, Masks, labelled_pair
-from skipshift.patching.patcher import Labels, Patcher, checked, copied, evaluating
+from skipshift.patching.patcher import Labels, Patcher, checked, copied
 from skipshift.patching.paths import paths_of
+from skipshift.patching.trial import ready
 from skipshift.specs import CarrySpec
 from skipshift.statistics.counts import count
 from skipshift.statistics.recovery import ALL, NONE, Counts, Rows, rows_of, share_table
@@ -51,13 +54,15 @@ def carry(
     classes. Shares of single paths need not add up to one; Shapley values do.
 
     Before anything is measured, one image shows which paths are read (noise in a path changes the
-    logits) and that patching everything that the decoder reads gives the reference's logits.
+    logits) and that patching everything that the decoder reads gives the reference's logits. Short
+    cuts (remembered parts of a forward pass, bf16) are taken only where they give the logits of the
+    network itself with each path patched. The IoU of both unpatched sets is the network's own.
 
     Parameters
     ----------
     net
-        Any network that returns logits (N, classes, H, W), or one channel for two classes. A copy
-        optimised for inference runs on the network's device.
+        Any network that returns logits (N, classes, H, W), or one channel for two classes. It runs
+        on its own device and is left as it was found.
     reference, shifted
         Arrays (N, C, H, W), of volumes (N, C, D, H, W), or loaders that can be iterated more than
         once; uint8 is divided by 255, floats are used as they are. In mode ``paired`` the same
@@ -98,22 +103,18 @@ def carry(
     """
     spec = spec or CarrySpec()
     net = unwrap(net)
-    paths = paths_of(net, spec.paths)
-    rows_of(tuple(paths), spec.subsets)
     pair = labelled_pair((reference, shifted), masks, groups, spec.mode == "paired")
-    # tensors of inference mode do not record whether they were changed in place
-    with (
-        torch.inference_mode(False),
-        torch.no_grad(),
-        evaluating(net),
-        giving_logits(net, _output(net, pair, spec)),
-    ):
-        patcher = Patcher.of(net, paths, pair[0], spec)
+    paths = paths_of(net, spec.paths, next(pair[0].batches(1))[0])
+    rows_of(tuple(paths), spec.subsets)
+    with evaluating(net), giving_logits(net, _output(net, pair, spec)):
+        patcher = ready(net, paths, pair[0], spec)
         rows = rows_of(tuple(patcher.paths), spec.subsets, spec.mode in ("paired", "quantile"))
         measure = _paired if spec.mode == "paired" else _unpaired
         counts, passed = measure(patcher, rows, pair)
+        table = share_table(rows, counts, (pair[0].groups, pair[1].groups), spec)
+        if patcher.net is not net:
+            table = _with_exact(table, replace(patcher, net=net, cache=False), pair)
     warn_if_constant(counts[0])
-    table = share_table(rows, counts, (pair[0].groups, pair[1].groups), spec)
     return _finished(table, list(paths), passed)
 
 
@@ -123,6 +124,27 @@ def _output(net: nn.Module, pair: Pair, spec: CarrySpec) -> Output:
     largest = max((int(data.masks.max()) for data in pair if data.masks is not None), default=1)
     example = as_input(images, next(net.parameters()))
     return find_output(net, example, max(2, largest + 1), spec.output, spec.activation)
+
+
+def _with_exact(table: pd.DataFrame, plain: Patcher, pair: Pair) -> pd.DataFrame:
+    """Take the IoU of both unpatched sets from the network itself instead of its copy.
+
+    Shares stay those of the copy, whose own unpatched sets differ as its patched ones do.
+    """
+    rows = {NONE: (), ALL: tuple(plain.paths)}
+    counts = [_zeros(plain, data, len(rows)) for data in pair]
+    for into, data in zip(counts, pair, strict=True):
+        for images, masks, codes in data.batches(plain.spec.batch_size):
+            _add(into[:, 0], codes, plain.labels(images), masks, plain.spec.ignore)
+        into[:, 1] = into[:, 0]
+    groups = pair[0].groups, pair[1].groups
+    exact = share_table(rows, (counts[0], counts[1]), groups, plain.spec)
+    table, none = table.copy(), table["path"] == NONE
+    for column in ("iou", "lost", "lost_low", "lost_high"):
+        table.loc[none, column] = exact[column][0]
+    unablated = none if plain.spec.mode in ("zero", "mean") else none | True
+    table.loc[unablated, "in_domain"] = exact["in_domain"][0]
+    return table
 
 
 def _finished(table: pd.DataFrame, paths: list[str], passed: behind.Passed) -> pd.DataFrame:

@@ -2,31 +2,37 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from torch import nn
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
 
 from skipshift.errors import ArgumentError
+from skipshift.names import listed
 from skipshift.networks.addresses import parse
 from skipshift.networks.architectures import known_layers
+from skipshift.networks.crossing import crossings
+from skipshift.networks.features import as_input, input_like
 from skipshift.networks.layers import layers_of
 from skipshift.statistics.recovery import ALL, NONE
 
 
 def paths_of(
-    net: nn.Module, paths: Mapping[str, str] | Sequence[str] | None = None
+    net: nn.Module,
+    paths: Mapping[str, str] | Sequence[str] | None = None,
+    images: Tensor | npt.NDArray[Any] | None = None,
 ) -> dict[str, str]:
     """Return the addresses of paths by name; by default every skip, L1 first, and the bottleneck.
 
-    A skip is named by its level, the base-2 logarithm of its stride: L1 is the skip at stride 2.
-    `ArgumentError` if a path does not exist, or if none are named for an unknown architecture.
+    A skip is named by its level, the base-2 logarithm of its stride: L1 is the skip at stride 2. In
+    an unknown architecture the paths are the tensors that cross from encoder to decoder in a
+    forward pass of ``images`` (N, C, ...). `ArgumentError` if a path does not exist, or if none are
+    named where none are found.
     """
-    known = {}
-    for layer in known_layers(net):
-        if layer.kind == "skip":
-            known[_level(layer.name)] = layer.address
-        elif layer.kind == "bottleneck":
-            known["bottleneck"] = layer.address
-    known = dict(reversed(known.items()))
+    known = _known_paths(net)
+    if not known and images is not None and not isinstance(paths, Mapping):
+        known = _traced_paths(net, images)
     if paths is None:
         if not known:
             raise ArgumentError(
@@ -48,10 +54,29 @@ def paths_of(
     return chosen
 
 
+def _known_paths(net: nn.Module) -> dict[str, str]:
+    known = {}
+    for layer in known_layers(net):
+        if layer.kind == "skip":
+            known[_level(layer.name)] = layer.address
+        elif layer.kind == "bottleneck":
+            known["bottleneck"] = layer.address
+    return dict(reversed(known.items()))
+
+
+def _traced_paths(net: nn.Module, images: Tensor | npt.NDArray[Any]) -> dict[str, str]:
+    found = crossings(net, as_input(torch.as_tensor(images[:1]), input_like(net)))
+    if hidden := [crossing.name for crossing in found if not crossing.address]:
+        raise ArgumentError(
+            f"paths must be named for a {type(net).__name__}: its decoder reads {listed(hidden)} "
+            f"where no module gives or takes it; give name -> address of each tensor that it reads"
+        )
+    return {crossing.name: crossing.address for crossing in found}
+
+
 def all_paths(net: nn.Module, paths: Mapping[str, str]) -> dict[str, str]:
     """Addresses of all that the decoder should read: the given paths, and those that are known."""
-    known = paths_of(net) if any(layer.kind != "encoder" for layer in known_layers(net)) else {}
-    return {**known, **paths}
+    return {**_known_paths(net), **paths}
 
 
 def blocks_behind(net: nn.Module, paths: Mapping[str, str]) -> dict[str, str]:
@@ -67,8 +92,8 @@ def blocks_behind(net: nn.Module, paths: Mapping[str, str]) -> dict[str, str]:
         if place and known[place[0]].kind in ("skip", "bottleneck"):
             later = [layer.address for layer in known[place[0] :] if layer.kind == "decoder"]
             found |= {path: later[0]} if later else {}
-        elif parse(address).argument is not None and parse(address).path:
-            found[path] = parse(address).path
+        elif (at := parse(address)).argument is not None and at.path and not at.after:
+            found[path] = at.path
     return found
 
 

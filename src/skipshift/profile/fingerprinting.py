@@ -6,11 +6,11 @@ from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor, nn
 
 from skipshift.errors import ArgumentError
 from skipshift.networks.addresses import unwrap
+from skipshift.networks.as_found import evaluating
 from skipshift.networks.feature_store import FeatureStore
 from skipshift.networks.features import (
     Features,
@@ -20,6 +20,7 @@ from skipshift.networks.features import (
     batches_of,
     collect,
     groups_of,
+    input_like,
 )
 from skipshift.networks.layers import Layers, layers_of
 from skipshift.networks.weights import weights_hash
@@ -152,8 +153,8 @@ def _making(
     if layers is None and edges is not None:
         layers = dict(edges.making.layers)
     part = edges.making.part if spec.part is None and edges is not None else spec.part or 0
-    with torch.inference_mode():
-        example = as_input(first[:1], next(net.parameters(), torch.empty(0)))
+    with evaluating(net):
+        example = as_input(first[:1], input_like(net))
         taps = tuple(layers_of(net, layers, example).items())
     return Making(
         weights_hash(net), spec.preprocess, tuple(first.shape[1:]), spec.pooling, spec.bins, part,

@@ -51,8 +51,8 @@ def profile_shift(
         part are not used.
     layers
         Names, addresses or patterns (`layers_of`). By default, for known architectures, encoder
-        stages, bottleneck, decoder blocks, and skips that change what they pass on; for others the
-        last module at each size of the feature maps.
+        stages, bottleneck, decoder blocks, and skips that change what they pass on; for others
+        their stages, found by a trace of one forward pass.
     groups
         Group label of each image in the reference and in the shifted set; by default each image is
         its own group. Groups count alike, whatever their images. Groups with the same label in

@@ -5,17 +5,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import nn
 
 from skipshift.errors import ArgumentError
 from skipshift.networks.addresses import unwrap
+from skipshift.networks.as_found import evaluating
 from skipshift.networks.features import Groups, Images
 from skipshift.page.diagnosis_page import Findings
 from skipshift.page.diagnosis_sentences import diagnosis_verdict
 from skipshift.patching.carry import carry
 from skipshift.patching.labelled import Masks
-from skipshift.patching.patcher import evaluating
 from skipshift.patching.paths import paths_of
 from skipshift.profile.profile import Profile
 from skipshift.profile.profiling import profile_shift
@@ -128,7 +127,7 @@ def examine(
     remedies = search(net, images, masks, groups, spec, known, progress)
     setting = remedies.setting
     home, away = setting.reference.data, setting.shifted.data
-    with torch.inference_mode(False), torch.no_grad(), evaluating(net):
+    with evaluating(net):
         profile = profile_shift(net, home.images, away.images, None, (home.groups, away.groups))
         causes = find_cause(setting)
     carried = None

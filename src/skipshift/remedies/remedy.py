@@ -12,11 +12,11 @@ from torch import nn
 from skipshift.errors import ArgumentError
 from skipshift.names import shown
 from skipshift.networks.addresses import unwrap
+from skipshift.networks.as_found import evaluating
 from skipshift.networks.changes import Change
 from skipshift.networks.features import Groups, Images, as_input
 from skipshift.patching.carry import carry
 from skipshift.patching.labelled import NAMES, Labelled, Masks, labelled, subset
-from skipshift.patching.patcher import evaluating
 from skipshift.progress import Progress, silent
 from skipshift.remedies.feature_remedies import FEATURE_REMEDIES
 from skipshift.remedies.gathering import folded, gather
@@ -98,7 +98,7 @@ def search(
     net, known = unwrap(net), {} if known is None else known
     chosen = _chosen(spec)
     sets = _sets(images, masks, groups, spec)
-    with torch.inference_mode(False), torch.no_grad(), evaluating(net):
+    with evaluating(net):
         setting = _setting(net, *sets, spec)
         places = [_named(setting.places, name) for name in spec.places] or list(setting.places)
         judge = Judge(setting)
@@ -115,7 +115,7 @@ def search(
     table, facts = ranked(rows, plain, permuted, setting, judge.layer, headroom)
 
     def refit(name: str, place: str, weight: float) -> Change:
-        with torch.inference_mode(False), torch.no_grad(), evaluating(net):
+        with evaluating(net):
             fit = REMEDIES[name].offer(setting, _named(setting.places, place))
             assert fit is not None
             return fit(None, weight)

@@ -20,7 +20,9 @@ from skipshift.data.manifest import Case, read_cases
 from skipshift.data.preprocess import prepare, preprocess_of
 from skipshift.errors import ArgumentError, SkipshiftError, SkipshiftWarning
 from skipshift.names import check_sides, shifted_domain
+from skipshift.networks.as_found import evaluating
 from skipshift.networks.checkpoints import load_net
+from skipshift.networks.features import input_like
 from skipshift.networks.inference import (
     best_device,
     fast_copy,
@@ -237,19 +239,23 @@ def _predict(
     net: nn.Module, cases: Iterable[Case], spec: EvaluationSpec, classes: int | None
 ) -> Iterator[tuple[Shifted, Labels, Probabilities | None]]:
     """Segment as `predict` does; with (C, H, W) probabilities where a metric needs them."""
-    device = next(net.parameters()).device
+    device = input_like(net).device
     soft = any(METRICS[name].soft for name in spec.metrics)
     fast: nn.Module | None = None
     for batch in _batches(_shifted(cases, spec.shifts), spec.batch_size):
         pixels = np.stack([image for _, _, image in batch])
         _check(net, batch[0][0])
         if fast is None:
-            example = _input(pixels[:1], spec.preprocess, device, torch.float32)
-            output = find_output(net, example, classes, spec.output, spec.activation)
+            # of every process the same, so that all of them take the same short cuts
+            rng = torch.Generator().manual_seed(0)
+            shape = _input(pixels[:1], spec.preprocess, device, torch.float32).shape
+            example = torch.rand(shape, generator=rng)
+            with evaluating(net):
+                output = find_output(net, example, classes, spec.output, spec.activation)
             with giving_logits(net, output):
                 fast = fast_copy(net, example, spec.precision)
-            dtype = next(fast.parameters()).dtype
-        with torch.inference_mode():
+            dtype = input_like(fast).dtype
+        with evaluating(fast), torch.inference_mode():
             logits = logits_of(run(fast, _input(pixels, spec.preprocess, device, dtype)))
             labels = labels_of(logits)
             beside = probabilities_of(logits) if soft else [None] * len(batch)
@@ -293,15 +299,16 @@ def count_classes(
 ) -> int:
     """Count the classes that a network predicts, from its logits for one case."""
     image = _example(net, case, spec)
-    output = find_output(net, image, named, spec.output, spec.activation)
-    with torch.inference_mode(), giving_logits(net, output):
-        return max(2, logits_of(run(net, image)).shape[1])
+    with evaluating(net):
+        output = find_output(net, image, named, spec.output, spec.activation)
+        with torch.inference_mode(), giving_logits(net, output):
+            return max(2, logits_of(run(net, image)).shape[1])
 
 
 def _example(net: nn.Module, case: Case, spec: EvaluationSpec) -> Tensor:
     """Make the input that a network gets of a case, (1, C, H, W)."""
-    device = next(net.parameters()).device
-    return _input(np.stack([case.image]), spec.preprocess, device, torch.float32)
+    like = input_like(net)
+    return _input(np.stack([case.image]), spec.preprocess, like.device, like.dtype)
 
 
 def _input(pixels: Pixels, preprocess: str, device: torch.device, dtype: torch.dtype) -> Tensor:

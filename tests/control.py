@@ -53,5 +53,5 @@ def carried(name, path, number=3):
     wrapped = Noisy(net, path, paths[path], images)
     with torch.no_grad():
         masks = labels_of(wrapped(clean))
-    spec = CarrySpec(paths=within, precision="fp32")
+    spec = CarrySpec(paths=within, precision="fp32", activation="none")
     return carry(wrapped, clean, noisy, masks, spec=spec).set_index("path")

@@ -299,6 +299,16 @@ class RemedySpec:
     steps: int = 60
     """Training steps of remedies that use labelled images."""
 
+    ignore: int | None = None
+    """Value of the masks whose pixels are not counted; 0, or no class."""
+
+    output: str | None = None
+    """Name or index of the network's output that holds the logits, where it returns several."""
+
+    activation: Activation = "auto"
+    """What the network ends in: none (it returns logits), sigmoid or softmax (probabilities); by
+    default told by whether its values lie in [0, 1]."""
+
     batch_size: int = 8
     """Images per forward pass."""
 
@@ -312,6 +322,8 @@ class RemedySpec:
         check_least(self, 2, "folds")
         check_least(self, 1, "steps", "batch_size")
         check_least(self, 0, "labels", "seed")
+        check_choices("activation", "activation", (self.activation,), get_args(Activation))
+        check_ignore(self.ignore)
         if not 0 <= self.margin < 1:
             raise ArgumentError(f"margin must be at least 0 and below 1, got {self.margin}")
 

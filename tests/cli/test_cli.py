@@ -25,7 +25,7 @@ from skipshift.specs import ProfileSpec
 
 COMMANDS = [
     "demo", "synth", "prepare", "register", "check", "study", "evaluate", "profile", "fingerprint",
-    "carry", "report",
+    "carry", "remedy", "diagnose", "export", "report",
 ]  # fmt: skip
 
 
@@ -61,7 +61,7 @@ def test_every_command_is_in_the_readme_and_has_help(skipshift):
 @pytest.mark.parametrize(
     ("words", "fault"),
     [
-        (["bogus"], "fingerprint, carry, report (see skipshift --help)"),
+        (["bogus"], "diagnose, export, report (see skipshift --help)"),
         (["synth"], "OUT is missing (see skipshift synth --help)"),
         (["synth", "o", "--images", "many"], "--images must be a whole number, got many"),
         (["synth", "o", "--cells", "9", "3"], "1 <= LOW <= HIGH, got 9,3"),
@@ -292,6 +292,7 @@ def test_a_pair_takes_a_comma_or_two_values(monkeypatch, skipshift, words):
     given = []
     write = "skipshift.data.prepare.synthetic.write_synthetic"
     monkeypatch.setattr(write, lambda spec, _: given.append(spec.cells))
+    monkeypatch.setattr("skipshift.records.read_json", lambda _: {"templates": {"source": "x"}})
     assert skipshift("synth", *words, "o")[0] == 0
     assert given == [(5, 6)]
 

@@ -55,7 +55,7 @@ def test_remedy_writes_its_table_and_says_why_nothing_is_recommended(search, tmp
     assert about["place"] is None
     assert about["verdict"] in shown
     assert about["preprocess"] == "unit"
-    assert len(about["net"]["sha256"]) == 64
+    assert len(about["network"]["sha256"]) == 64
     assert not (tmp_path / "o/mended").exists()
 
 

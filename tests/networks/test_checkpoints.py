@@ -9,9 +9,12 @@ import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from torch import nn
 
-from skipshift.errors import SkipshiftError
+from skipshift.errors import ArgumentError, SkipshiftError
+from skipshift.networks.changes import Change
 from skipshift.networks.checkpoints import load_net
 from skipshift.networks.layers import layers_of
+from skipshift.networks.mended import save_mended
+from skipshift.networks.outputs import find_output
 from skipshift.networks.unet import Unet
 
 IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -123,7 +126,25 @@ def test_regions_and_ignored_labels_count_as_nnunet_counts_them(results):
     labels = {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3}
     dataset = json.loads((folder / "dataset.json").read_text())
     (folder / "dataset.json").write_text(json.dumps({**dataset, "labels": labels}))
-    assert load_net(folder)(IMAGES).shape[1] == 2
+    net = load_net(folder)
+    assert net(IMAGES).shape[1] == 2
+    with pytest.raises(ArgumentError, match="predicts overlapping regions"):
+        find_output(net, IMAGES)
+
+
+def test_a_mended_nnunet_fold_is_an_nnunet_results_folder(results, tmp_path):
+    folder, net = results
+    name = "encoder.stages.0.0.convs.0.conv.weight"
+    value = torch.rand_like(net.state_dict()[name])
+    save_mended(tmp_path / "mended", net, Change(weights={name: value}), folder / "fold_0", {})
+    again = load_net(tmp_path / "mended")
+    assert torch.equal(again.state_dict()[name], value)
+    owner, mended = (
+        torch.load(each / "fold_0/checkpoint_final.pth", weights_only=False)
+        for each in (folder, tmp_path / "mended")
+    )
+    assert list(owner) == list(mended)
+    assert list(owner["network_weights"]) == list(mended["network_weights"])
 
 
 def test_of_several_folds_one_must_be_named(results):

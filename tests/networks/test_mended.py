@@ -9,6 +9,7 @@ from skipshift.errors import SkipshiftError
 from skipshift.networks.changes import Affine, Change, Channels, Mended
 from skipshift.networks.checkpoints import load_net
 from skipshift.networks.mended import save_mended
+from skipshift.networks.outputs import find_output, giving_logits
 from skipshift.networks.quantile_map import QuantileMap
 from skipshift.networks.unet import Unet
 from skipshift.networks.weights import weights_hash
@@ -32,7 +33,7 @@ def test_a_mended_file_of_weights_gives_the_same_logits_bit_for_bit(tmp_path):
     net = ToyUnet().eval()
     torch.save({"epoch": 3, "state_dict": net.state_dict()}, tmp_path / "net.pt")
     change = changed("norm.running_mean", net.norm.running_mean)
-    save_mended(tmp_path / "mended", change, tmp_path / "net.pt", {"remedy": "x"})
+    save_mended(tmp_path / "mended", net, change, tmp_path / "net.pt", {"remedy": "x"})
     again = load_net(tmp_path / "mended", f"{__name__}:toy")
     assert isinstance(again, Mended)
     with torch.no_grad():
@@ -47,7 +48,7 @@ def test_changed_weights_alone_load_as_their_owner_has_them(tmp_path):
     net.save_pretrained(tmp_path / "net")
     name, value = next((k, v) for k, v in net.state_dict().items() if k.endswith("running_mean"))
     change = Change(weights={name: torch.rand_like(value)})
-    save_mended(tmp_path / "mended", change, tmp_path / "net", {})
+    save_mended(tmp_path / "mended", net, change, tmp_path / "net", {})
     again, owner = load_net(tmp_path / "mended"), smp.from_pretrained(tmp_path / "mended").eval()
     with torch.no_grad():
         expected = change.logits(net, IMAGES)
@@ -60,7 +61,7 @@ def test_a_mended_run_folder_is_a_run_folder(tmp_path):
     net.save(tmp_path / "net")
     name = "decoder.blocks.0.conv1.1.running_var"
     change = Change(weights={name: torch.rand(256) + 1})
-    save_mended(tmp_path / "mended", change, tmp_path / "net", {})
+    save_mended(tmp_path / "mended", net, change, tmp_path / "net", {})
     with torch.no_grad():
         assert torch.equal(
             Unet.load(tmp_path / "mended").eval()(IMAGES), change.logits(net, IMAGES)
@@ -73,24 +74,25 @@ def test_a_prefix_of_the_owner_stays(tmp_path):
         {f"module.{k}": v.clone() for k, v in net.state_dict().items()}, tmp_path / "n.safetensors"
     )
     change = Change(weights={"norm.running_mean": torch.ones(4)})
-    save_mended(tmp_path / "mended", change, tmp_path / "n.safetensors", {})
+    save_mended(tmp_path / "mended", net, change, tmp_path / "n.safetensors", {})
     kept = load_file(tmp_path / "mended/n.safetensors")
     assert torch.equal(kept["module.norm.running_mean"], torch.ones(4))
 
 
 def test_weights_that_the_file_lacks_are_told(tmp_path):
+    net = ToyUnet()
     save_file({"head.weight": torch.ones(2)}, tmp_path / "n.safetensors")
     change = Change(weights={"norm.running_mean": torch.ones(4)})
     with pytest.raises(SkipshiftError, match=r"n.safetensors: holds no norm.running_mean"):
-        save_mended(tmp_path / "mended", change, tmp_path / "n.safetensors", {})
+        save_mended(tmp_path / "mended", net, change, tmp_path / "n.safetensors", {})
 
 
 def test_a_mended_network_is_not_mended_again(tmp_path):
     net = ToyUnet()
     torch.save(net.state_dict(), tmp_path / "net.pt")
-    save_mended(tmp_path / "mended", Change(), tmp_path / "net.pt", {})
+    save_mended(tmp_path / "mended", net, Change(), tmp_path / "net.pt", {})
     with pytest.raises(SkipshiftError, match="is mended already"):
-        save_mended(tmp_path / "again", Change(), tmp_path / "mended", {})
+        save_mended(tmp_path / "again", net, Change(), tmp_path / "mended", {})
 
 
 @pytest.mark.parametrize("text", ["{}", '{"base": 3, "inputs": [], "maps": []}', "[", "[1]"])
@@ -114,3 +116,30 @@ def test_the_hash_of_a_network_hangs_on_each_of_its_numbers():
     assert weights_hash(net) == before
     net.norm.running_var[2] += 1e-6
     assert weights_hash(net) != before
+
+
+def test_an_archive_takes_maps_and_no_weights(tmp_path):
+    net = ToyUnet().eval()
+    torch.export.save(torch.export.export(net, (IMAGES,)), tmp_path / "net.pt2")
+    change = Change(inputs=(Channels((2, 1, 0)),))
+    save_mended(tmp_path / "mended", net, change, tmp_path / "net.pt2", {})
+    with torch.no_grad():
+        expected = change.logits(net, IMAGES)
+        assert torch.allclose(load_net(tmp_path / "mended")(IMAGES), expected, atol=1e-6)
+    weights = Change(weights={"norm.running_mean": torch.ones(4)})
+    with pytest.raises(SkipshiftError, match="weights cannot be replaced in an archive"):
+        save_mended(tmp_path / "other", net, weights, tmp_path / "net.pt2", {})
+
+
+@pytest.mark.filterwarnings("ignore:the network's output lies in")
+def test_probabilities_are_turned_to_logits_in_a_mended_network_too(tmp_path):
+    net = smp.Unet(TINY, encoder_weights=None, classes=1, activation="sigmoid").eval()
+    net.save_pretrained(tmp_path / "net")
+    output = find_output(net, IMAGES)
+    change = Change(inputs=(Channels((2, 1, 0)),))
+    save_mended(tmp_path / "mended", net, change, tmp_path / "net", {}, output)
+    with torch.no_grad(), giving_logits(net, output):
+        expected = change.logits(net, IMAGES)
+    with torch.no_grad():
+        assert torch.equal(load_net(tmp_path / "mended")(IMAGES), expected)
+    assert expected.min() < 0

@@ -32,6 +32,7 @@ def make_net(seed=0):
         return Unet(TINY)
 
 
+@pytest.mark.filterwarnings("ignore:every pixel was predicted")
 @pytest.mark.parametrize("seed", range(3))
 def test_training_lowers_the_loss_and_keeps_the_best_epoch(cases, tmp_path, seed):
     done = train(make_net(seed), cases[:10], cases[10:], SPEC, seed, RunOutput(tmp_path / "run"))

@@ -6,7 +6,7 @@ from skipshift.data.manifest import read_cases, read_manifest
 from skipshift.page.pictures import views_figure
 from skipshift.page.study_results import read_views
 from skipshift.records import VIEWS, read_table
-from skipshift.specs import StudySpec
+from skipshift.specs import StudySpec, TrainingSpec
 from skipshift.study.study import open_study
 from skipshift.study.views import PLACES, chosen_places, domain_facts, write_views
 
@@ -49,7 +49,10 @@ def test_written_views_are_read_as_they_were_and_drawn(small_set, tmp_path):
     kept = pd.read_csv(small_set, dtype=str)
     away = kept[kept["split"] == "test"].assign(domain="B")
     pd.concat([kept, away]).to_csv(small_set, index=False)
-    study = open_study(StudySpec(manifest=small_set, profile_shifts=()), tmp_path / "study")
+    study = open_study(
+        StudySpec(manifest=small_set, profile_shifts=(), training=TrainingSpec(crop=32)),
+        tmp_path / "study",
+    )
     write_views(study)
     first = (study.out / VIEWS).read_bytes()
     write_views(study)
@@ -63,6 +66,8 @@ def test_written_views_are_read_as_they_were_and_drawn(small_set, tmp_path):
 
 
 def test_a_study_of_one_domain_has_no_views(small_set, tmp_path):
-    study = open_study(StudySpec(manifest=small_set), tmp_path / "study")
+    study = open_study(
+        StudySpec(manifest=small_set, training=TrainingSpec(crop=32)), tmp_path / "study"
+    )
     write_views(study)
     assert read_views(study.out) == []

@@ -41,7 +41,7 @@ TABLES = [
     f"tables/{name}"
     for name in (
         SUMS, "cases.parquet", "metrics.parquet", "shift.parquet", "layers.csv", "profile.csv",
-        "scores.csv", "iou.csv", "metrics.csv", "tests.csv",
+        "scores.csv", "iou.csv", "metrics.csv", "tests.csv", "domains.csv",
     )
 ]  # fmt: skip
 SAID = {*OF_RUN, "environment.json", "check.json", "splits.csv"}

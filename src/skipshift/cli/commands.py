@@ -277,9 +277,9 @@ def carry(spec: CarryRunSpec, progress: Progress = silent) -> str:
     net = _load(spec.net, spec.builder, spec.preprocess)
     names = (spec.reference, spec.shifted)
     inputs = read_inputs(net, names, spec.settings, spec.preprocess, spec.crop, progress)
+    paths = paths_of(net, spec.settings.paths, next(iter(inputs.images[0])))
     with naming(f"{spec.net} on {spec.reference}, {spec.shifted}"):
         table = patch(net, *inputs.images, inputs.masks, inputs.groups, spec.settings)
-        paths = paths_of(net, spec.settings.paths, next(iter(inputs.images[0])))
     _write_carry(spec, table, paths)
     return f"{_carry_text(table)}\n\n{carry_sentence(table)}\n\ncarry: {spec.out}"
 
@@ -350,7 +350,9 @@ def _remedy_inputs(
 
     net = _load(spec.net, spec.builder, spec.preprocess)
     names, settings = (spec.reference, spec.shifted), spec.settings
-    inputs = read_inputs(net, names, spec.preprocess, spec.crop, settings.batch_size)
+    inputs = read_inputs(
+        net, names, spec.preprocess, spec.crop, settings.batch_size, settings.ignore
+    )
     paired = settings.paired or (inputs.paired and inputs.masks[0] is not None)
     settings = replace(settings, paired=paired)
     judged_by = replace(settings, remedies=(), places=(), margin=0.0)
@@ -395,7 +397,7 @@ def _write_remedies(spec: "RemedyRunSpec | DiagnoseSpec", found: "Remedies") -> 
     if taken is not None and change is not None:
         with atomic_folder(mended) as folder:
             named = {"remedy": taken[0], "place": taken[1], "preprocess": spec.preprocess}
-            save_mended(folder, change, spec.net, named)
+            save_mended(folder, found.setting.net, change, spec.net, named, found.setting.output)
 
 
 def export(spec: ExportSpec, progress: Progress = silent) -> str:  # noqa: ARG001

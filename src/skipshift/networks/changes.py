@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from skipshift.networks.hooks import hooked
 from skipshift.networks.inference import logits_of
+from skipshift.networks.outputs import Output, giving_logits
 from skipshift.networks.quantile_map import QuantileMap, quantiles_of
 
 
@@ -245,12 +246,15 @@ class Change:
 
 
 class Mended(nn.Module):
-    """A network with a change: gives logits, and can be used, profiled and saved like any other."""
+    """A network with a change: gives logits, and can be used, profiled and saved like any other.
 
-    def __init__(self, net: nn.Module, change: Change) -> None:
+    ``output`` tells where the logits of ``net`` are, if it does not just return them.
+    """
+
+    def __init__(self, net: nn.Module, change: Change, output: Output | None = None) -> None:
         super().__init__()
-        state = net.state_dict()
-        net.load_state_dict({**state, **change.weights})
+        self.output = output or Output()
+        net.load_state_dict({**net.state_dict(), **with_aliases(net, change.weights)})
         self.net = net
         self.inputs = nn.ModuleList(change.inputs)
         self.addresses = tuple(change.maps)
@@ -266,7 +270,15 @@ class Mended(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, classes, ...) of images (N, C, ...)."""
-        return self.change.logits(self.net, images)
+        with giving_logits(self.net, self.output):
+            return self.change.logits(self.net, images)
+
+
+def with_aliases(net: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Add the other names under which a network has the same tensors, as nnU-Net's do."""
+    state = net.state_dict(keep_vars=True)
+    names = {name: [other for other, t in state.items() if t is state[name]] for name in weights}
+    return {other: value for name, value in weights.items() for other in names[name]}
 
 
 def arguments(module: nn.Module) -> dict[str, Any]:

@@ -277,6 +277,8 @@ def _nnunet(source: Path) -> nn.Module:
             f"{error}"
         ) from None
     load_weights(net, without_prefix(weights, net), str(path))
+    # overlapping regions are no classes, of which a pixel has one
+    cast(Any, net).overlapping = _has_regions(dataset)
     return net
 
 
@@ -310,9 +312,12 @@ def _imported(name: str | None, package: str, results: Path) -> Any:
 
 def _heads(dataset: dict[str, Any]) -> int:
     """Count the output channels: one per class, or one per region without the background."""
-    labels = {name: value for name, value in dataset["labels"].items() if name != "ignore"}
-    regions = any(isinstance(value, list) for value in labels.values())
-    return len(labels) - regions
+    labels = [name for name in dataset["labels"] if name != "ignore"]
+    return len(labels) - _has_regions(dataset)
+
+
+def _has_regions(dataset: dict[str, Any]) -> bool:
+    return any(isinstance(value, list) for value in dataset["labels"].values())
 
 
 _NNUNET = {

@@ -3,6 +3,7 @@
 import io
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from skipshift.errors import SkipshiftError, unreadable
-from skipshift.networks.changes import MAPS, Change, Mended, arguments
+from skipshift.networks.changes import MAPS, Change, Mended, arguments, with_aliases
+from skipshift.networks.outputs import Output
+from skipshift.networks.weights import file_kind, load_pickle
 from skipshift.records import read_json, write_bytes, write_json
 
 MENDED = "mended.json"
@@ -24,7 +27,14 @@ def is_mended(folder: Path) -> bool:
     return (folder / MENDED).exists()
 
 
-def save_mended(folder: Path, change: Change, source: Path, about: Mapping[str, Any]) -> None:
+def save_mended(
+    folder: Path,
+    net: nn.Module,
+    change: Change,
+    source: Path,
+    about: Mapping[str, Any],
+    output: Output | None = None,
+) -> None:
     """Write a changed network as its owner has it, with the maps of its input and features.
 
     The files of ``source`` are copied, with the weights that the change replaces. Whoever reads
@@ -32,8 +42,12 @@ def save_mended(folder: Path, change: Change, source: Path, about: Mapping[str, 
 
     Parameters
     ----------
+    net
+        The unmended network.
     source
-        The checkpoint that the unmended network was loaded from.
+        The checkpoint that it was loaded from.
+    output
+        Where the network's logits are, if it does not just return them.
     about
         What else ``mended.json`` is to hold, such as the remedy and its place.
 
@@ -54,57 +68,80 @@ def save_mended(folder: Path, change: Change, source: Path, about: Mapping[str, 
         for name, value in arguments(part).items()
         if isinstance(value, Tensor)
     }
-    base = write_like(source, folder, change.weights)
+    base = write_like(source, folder, with_aliases(net, change.weights))
     if tensors:
         write_bytes(folder / _MAPS, save(tensors))
     # last, since its presence says that the rest is whole
-    write_json(folder / MENDED, {**about, "base": base, "inputs": inputs, "maps": maps})
+    found = asdict(output or Output())
+    record = {**about, "base": base, "inputs": inputs, "maps": maps, "output": found}
+    write_json(folder / MENDED, record)
 
 
 def write_like(source: Path, folder: Path, weights: Mapping[str, Tensor]) -> str:
     """Copy a checkpoint in its owner's format, with some weights replaced.
 
-    Returns the name in ``folder`` that is to be loaded.
+    Returns the name in ``folder`` that is to be loaded. `SkipshiftError` if the format has no
+    weights that could be replaced by their name.
     """
     if source.is_file():
         _rewrite(source, folder / source.name, weights)
         return source.name
-    for file in _files(source):
-        target = folder / file.relative_to(source)
+    root, files = _owners_files(source)
+    for file in files:
+        target = folder / file.relative_to(root)
         target.parent.mkdir(parents=True, exist_ok=True)
-        if file.suffix in _WEIGHTS:
-            _rewrite(file, target, weights)
-        else:
+        if file.suffix == ".json":
             shutil.copyfile(file, target)
+        else:
+            _rewrite(file, target, weights)
     return "."
 
 
-_WEIGHTS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
+_FORMATS = (
+    ("run.json", "weights.safetensors"),
+    ("config.json", "model.safetensors"),
+    ("config.json", "model.safetensors", "model.pt2"),
+    ("configs/inference.json", "models/model.pt"),
+    ("plans.json", "dataset.json", "fold_*/checkpoint_final.pth"),
+)
+"""Files of a run folder, ``save_pretrained``, an export, a MONAI bundle, nnU-Net's results."""
 
 
-def _files(source: Path) -> list[Path]:
-    """Files of a run folder of ours or of a folder of ``save_pretrained``."""
-    names = ("run.json", "weights.safetensors", "config.json", "model.safetensors")
-    found = [source / name for name in names if (source / name).exists()]
-    if len(found) != 2:
-        raise SkipshiftError(f"{source}: a mended network cannot be written in this format")
-    return found
+def _owners_files(source: Path) -> tuple[Path, list[Path]]:
+    """Folder of a checkpoint and the files in it that make it up."""
+    # a fold of nnU-Net's lies in its results
+    root = source if not (source.parent / "plans.json").exists() else source.parent
+    for names in _FORMATS:
+        found = [sorted(root.glob(name)) for name in names]
+        if root != source:
+            found = [[f for f in own if f.parent in (root, source)] for own in found]
+        if all(len(own) == 1 for own in found):
+            return root, [own[0] for own in found]
+    raise SkipshiftError(f"{source}: a mended network cannot be written in this format")
 
 
 def _rewrite(source: Path, target: Path, weights: Mapping[str, Tensor]) -> None:
     """Write a file of weights again with some replaced, under the names that the file has."""
-    if source.suffix == ".safetensors":
+    kind = file_kind(source) if weights else ""
+    if not weights:
+        shutil.copyfile(source, target)
+    elif kind == "safetensors":
         with safe_open(source, "pt") as file:
             held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             metadata = file.metadata()
         _replace(held, weights, source)
         write_bytes(target, save(held, metadata))
-        return
-    held = torch.load(source, map_location="cpu", weights_only=True)
-    _replace(_tensors_of(held), weights, source)
-    buffer = io.BytesIO()
-    torch.save(held, buffer)
-    write_bytes(target, buffer.getvalue())
+    elif kind == "torch":
+        nested = load_pickle(source)
+        _replace(_tensors_of(nested), weights, source)
+        buffer = io.BytesIO()
+        torch.save(nested, buffer)
+        write_bytes(target, buffer.getvalue())
+    else:
+        raise SkipshiftError(
+            f"{source}: weights cannot be replaced in an archive; take a remedy of the input or of "
+            f"a feature map, or give the network as weights with a builder"
+        )
 
 
 def _tensors_of(held: Any) -> dict[str, Any]:
@@ -143,6 +180,7 @@ def load_mended(folder: Path, load: Callable[[Path], nn.Module]) -> nn.Module:
         named = [(entry, entry.get("address")) for entry in (*about["inputs"], *about["maps"])]
         tensors = load_file(folder / _MAPS) if (folder / _MAPS).exists() else {}
         parts = [_map_of(entry, tensors) for entry, _ in named]
+        output = Output(**about["output"])
     except (KeyError, TypeError, AttributeError, OSError, SafetensorError) as error:
         raise unreadable(folder / MENDED, "a mended network", error) from None
     net = load(base)
@@ -150,7 +188,7 @@ def load_mended(folder: Path, load: Callable[[Path], nn.Module]) -> nn.Module:
         return net
     inputs = tuple(part for part, (_, at) in zip(parts, named, strict=True) if at is None)
     maps = {at: part for part, (_, at) in zip(parts, named, strict=True) if at is not None}
-    return Mended(net, Change(inputs, maps)).eval()
+    return Mended(net, Change(inputs, maps), output).eval()
 
 
 def _map_of(entry: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:

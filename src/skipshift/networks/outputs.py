@@ -127,6 +127,11 @@ def find_output(
     A `SkipshiftWarning` says that probabilities were found.
     """
     net = unwrap(net)
+    if getattr(net, "overlapping", False):
+        raise ArgumentError(
+            "the network predicts overlapping regions (nnU-Net's region-based training), and masks "
+            "of one class a pixel cannot judge those; profile it, or train it on classes"
+        )
     if isinstance(net, Unet) and name is None and activation in ("auto", "none"):
         return Output(classes=classes)
     with torch.no_grad(), _last_activations(net) as activations:

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from skipshift.errors import ArgumentError
 from skipshift.networks.addresses import unwrap
 from skipshift.networks.as_found import evaluating
-from skipshift.networks.features import Groups, Images, as_input
+from skipshift.networks.features import Groups, Images
 from skipshift.networks.hooks import captured
-from skipshift.networks.outputs import Output, find_output, giving_logits, warn_if_constant
+from skipshift.networks.outputs import giving_logits, warn_if_constant
 from skipshift.patching import behind, feeds
-from skipshift.patching.labelled import Codes, Labelled, Masks, labelled_pair
+from skipshift.patching.labelled import Codes, Labelled, Masks, labelled_pair, output_of
 from skipshift.patching.patcher import Labels, Patcher, checked, copied
 from skipshift.patching.paths import paths_of
 from skipshift.patching.trial import ready
@@ -106,7 +106,7 @@ def carry(
     pair = labelled_pair((reference, shifted), masks, groups, spec.mode == "paired")
     paths = paths_of(net, spec.paths, next(pair[0].batches(1))[0])
     rows_of(tuple(paths), spec.subsets)
-    with evaluating(net), giving_logits(net, _output(net, pair, spec)):
+    with evaluating(net), giving_logits(net, output_of(net, pair, spec)):
         patcher = ready(net, paths, pair[0], spec)
         rows = rows_of(tuple(patcher.paths), spec.subsets, spec.mode in ("paired", "quantile"))
         measure = _paired if spec.mode == "paired" else _unpaired
@@ -116,14 +116,6 @@ def carry(
             table = _with_exact(table, replace(patcher, net=net, cache=False), pair)
     warn_if_constant(counts[0])
     return _finished(table, list(paths), passed)
-
-
-def _output(net: nn.Module, pair: Pair, spec: CarrySpec) -> Output:
-    """Find the network's logits, on the first reference images."""
-    images, _, _ = next(pair[0].batches(spec.batch_size))
-    largest = max((int(data.masks.max()) for data in pair if data.masks is not None), default=1)
-    example = as_input(images, next(net.parameters()))
-    return find_output(net, example, max(2, largest + 1), spec.output, spec.activation)
 
 
 def _with_exact(table: pd.DataFrame, plain: Patcher, pair: Pair) -> pd.DataFrame:

@@ -1,16 +1,18 @@
 """Two sets of images with their groups, and masks where there are any, in batches."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from skipshift.errors import ArgumentError
-from skipshift.networks.features import Groups, Images, batches_of
+from skipshift.networks.features import Groups, Images, as_input, batches_of, input_like
+from skipshift.networks.outputs import Output, find_output
+from skipshift.specs import CarrySpec, RemedySpec
 
 Masks = npt.NDArray[np.uint8]
 """(N, H, W) class indices."""
@@ -142,3 +144,16 @@ def subset(data: Labelled, keep: npt.NDArray[np.bool_]) -> Labelled:
     """Images of a set where ``keep`` (N,) is true."""
     masks = None if data.masks is None else data.masks[keep]
     return Labelled(data.name, _Kept(data.images, data.name, keep), masks, data.groups[keep])
+
+
+def output_of(net: nn.Module, sets: Sequence[Labelled], spec: CarrySpec | RemedySpec) -> Output:
+    """Find the network's logits on the first images; as many classes as the masks have, at least 2.
+
+    `ArgumentError` as in `find_output`.
+    """
+    images, _, _ = next(sets[0].batches(spec.batch_size))
+    masks = [data.masks for data in sets if data.masks is not None]
+    seen = [int(np.max(m, where=m != spec.ignore, initial=0)) for m in masks]
+    classes = max(2, max(seen) + 1) if masks else None
+    example = as_input(images, input_like(net))
+    return find_output(net, example, classes, spec.output, spec.activation)

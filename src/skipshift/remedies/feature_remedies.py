@@ -9,7 +9,7 @@ from torch.autograd import grad
 
 from skipshift.errors import ArgumentError
 from skipshift.networks.changes import Affine, Change
-from skipshift.networks.features import as_input
+from skipshift.networks.features import as_input, input_like
 from skipshift.networks.losses import segmentation_loss
 from skipshift.networks.quantile_map import QuantileMap
 from skipshift.remedies.gathering import norm_sums
@@ -173,14 +173,15 @@ def _lessons(setting: Setting) -> Iterator[Step]:
                 return
             done += 1
             assert masks is not None
-            yield images, partial(_loss, masks=torch.from_numpy(masks))
+            truth = torch.from_numpy(masks)
+            yield images, partial(_loss, masks=truth, ignore=setting.spec.ignore)
 
 
-def _loss(logits: Tensor, masks: Tensor) -> Tensor:
+def _loss(logits: Tensor, masks: Tensor, ignore: int | None) -> Tensor:
     # a volume is as good as one wide image
     flat = two_classes(logits).flatten(3) if logits.ndim == 5 else two_classes(logits)
     truth = masks.to(logits.device, torch.int64)
-    return segmentation_loss(flat, truth.view(len(truth), *flat.shape[2:]))
+    return segmentation_loss(flat, truth.view(len(truth), *flat.shape[2:]), ignore=ignore)
 
 
 def _descend(
@@ -193,7 +194,7 @@ def _descend(
 
     `ArgumentError` if the loss is no longer finite.
     """
-    like = next(net.parameters())
+    like = input_like(net)
     own = {
         name: value.detach().clone().to(like.device).requires_grad_()
         for name, value in given.items()

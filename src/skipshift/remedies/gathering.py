@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from skipshift.networks.features import as_input
+from skipshift.networks.features import as_input, input_like
 from skipshift.networks.hooks import captured
 from skipshift.networks.inference import run
 from skipshift.patching.feeds import picked
@@ -120,7 +120,7 @@ def gather(
         if isinstance(value, Tensor) and value.ndim > 2:
             _add(found, name, fold, value, picked(value, each, rng).cpu(), data.number)
 
-    like = next(net.parameters(), torch.empty(0))
+    like = input_like(net)
     with torch.no_grad():
         for own, images, _, _ in data.batches(batch_size):
             fold = own
@@ -161,7 +161,7 @@ def norm_sums(
 
         return read
 
-    like = next(net.parameters())
+    like = input_like(net)
     kept = {n: (m.running_mean.clone(), m.running_var.clone()) for n, m in norms.items()}  # type: ignore[operator]
     with ExitStack() as stack, torch.no_grad():
         for name, module in norms.items():

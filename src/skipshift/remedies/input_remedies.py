@@ -77,9 +77,11 @@ def minmax(setting: Setting) -> nn.Module:  # noqa: ARG001
 
 
 def invert(setting: Setting) -> nn.Module:
-    """Turn dark to bright within the reference's range."""
+    """Turn dark to bright: 1 - x for values in [0, 1], else within the reference's range."""
     known = setting.known.values(INPUT)
-    return Affine(-torch.ones(1), (known.min() + known.max()).reshape(1))
+    low, high = known.aminmax()
+    total = torch.ones(1) if low >= 0 and high <= 1 else (low + high).reshape(1)
+    return Affine(-torch.ones(1), total)
 
 
 def reverse_channels(setting: Setting) -> nn.Module | None:

@@ -11,10 +11,7 @@ from skipshift.data.batches import Batches, stack_cases
 from skipshift.data.images import Pixels
 from skipshift.data.preprocess import preprocess_of
 from skipshift.data.sources import ImageSet, read_labelled, read_set, shift_set
-from skipshift.names import parse_shift
-
-_COUNTABLE = 16
-"""Classes that masks may have where the network does not say its own: as many as are counted."""
+from skipshift.names import MOST_CLASSES, parse_shift
 
 
 class RemedyInputs(NamedTuple):
@@ -46,16 +43,19 @@ def read_inputs(
     preprocess: str = "unit",
     crop: int | None = None,
     batch_size: int = 8,
+    ignore: int | None = None,
 ) -> RemedyInputs:
     """Read both sets; the second may be a shift of the first, e.g. ``brightness:0.75``.
 
     A manifest brings its masks, a folder has none. `SkipshiftError` names the file at fault.
     """
-    function, classes = preprocess_of(preprocess), getattr(net, "classes", _COUNTABLE)
-    reference, masks = _read(names[0], classes, crop)
+    function, classes = preprocess_of(preprocess), getattr(net, "classes", MOST_CLASSES)
+    reference, masks = _read(names[0], classes, crop, ignore)
     paired = parse_shift(names[1]) is not None
     shifted, others = (
-        (shift_set(reference, names[1]), masks) if paired else _read(names[1], classes, crop)
+        (shift_set(reference, names[1]), masks)
+        if paired
+        else _read(names[1], classes, crop, ignore)
     )
     batches = tuple(Batches(each.images, function, batch_size) for each in (reference, shifted))
     return RemedyInputs(
@@ -63,8 +63,10 @@ def read_inputs(
     )
 
 
-def _read(name: str, classes: int, crop: int | None) -> tuple[ImageSet, Pixels | None]:
+def _read(
+    name: str, classes: int, crop: int | None, ignore: int | None
+) -> tuple[ImageSet, Pixels | None]:
     if Path(name.partition("#")[0]).is_dir() or not name.partition("#")[0].endswith(".csv"):
         return read_set(name, crop), None
-    images, masks, groups = stack_cases(read_labelled(name, classes, crop))
+    images, masks, groups = stack_cases(read_labelled(name, classes, crop, ignore))
     return ImageSet(images, tuple(groups)), masks

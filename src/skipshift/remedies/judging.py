@@ -11,7 +11,7 @@ from torch import Tensor
 
 from skipshift.names import STRIDE
 from skipshift.networks.changes import Change
-from skipshift.networks.features import as_input
+from skipshift.networks.features import as_input, input_like
 from skipshift.networks.hooks import captured
 from skipshift.networks.inference import labels_of
 from skipshift.networks.pooling import POOLINGS, vectors
@@ -140,7 +140,7 @@ class Judge:
 
     def _pass(self, data: Folded, change_of: Callable[[int], Change]) -> _Seen:
         net, size = self.setting.net, self.setting.spec.batch_size
-        like = next(net.parameters(), torch.empty(0))
+        like = input_like(net)
         counts, pixels = None, np.zeros(0, np.int64)
         labels, groups = [], []
         blocks: list[npt.NDArray[np.float32]] = []
@@ -166,7 +166,11 @@ class Judge:
                 pixels += np.bincount(own.ravel(), minlength=len(pixels))
                 if masks is not None:
                     flat = [array.reshape(len(array), array.shape[1], -1) for array in (masks, own)]
-                    np.add.at(counts, codes, count(flat[0], flat[1], len(pixels)))
+                    np.add.at(
+                        counts,
+                        codes,
+                        count(flat[0], flat[1], len(pixels), self.setting.spec.ignore),
+                    )
                 labels.append(own)
                 blocks.extend(features.values())
                 groups.append(codes)

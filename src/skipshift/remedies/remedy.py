@@ -1,12 +1,12 @@
 """Remedies of a shift: try changes at every place, judge them cross-fitted, recommend the best."""
 
+import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import nn
 
 from skipshift.errors import ArgumentError
@@ -14,9 +14,10 @@ from skipshift.names import shown
 from skipshift.networks.addresses import unwrap
 from skipshift.networks.as_found import evaluating
 from skipshift.networks.changes import Change
-from skipshift.networks.features import Groups, Images, as_input
+from skipshift.networks.features import Groups, Images, as_input, input_like
+from skipshift.networks.outputs import Output, giving_logits
 from skipshift.patching.carry import carry
-from skipshift.patching.labelled import NAMES, Labelled, Masks, labelled, subset
+from skipshift.patching.labelled import NAMES, Labelled, Masks, labelled, output_of, subset
 from skipshift.progress import Progress, silent
 from skipshift.remedies.feature_remedies import FEATURE_REMEDIES
 from skipshift.remedies.gathering import folded, gather
@@ -98,8 +99,8 @@ def search(
     net, known = unwrap(net), {} if known is None else known
     chosen = _chosen(spec)
     sets = _sets(images, masks, groups, spec)
-    with evaluating(net):
-        setting = _setting(net, *sets, spec)
+    with evaluating(net), _logits(net, sets, spec) as output:
+        setting = _setting(net, *sets, spec, output)
         places = [_named(setting.places, name) for name in spec.places] or list(setting.places)
         judge = Judge(setting)
         plain, permuted = judge.plain()
@@ -115,12 +116,22 @@ def search(
     table, facts = ranked(rows, plain, permuted, setting, judge.layer, headroom)
 
     def refit(name: str, place: str, weight: float) -> Change:
-        with evaluating(net):
+        with evaluating(net), giving_logits(net, setting.output):
             fit = REMEDIES[name].offer(setting, _named(setting.places, place))
             assert fit is not None
             return fit(None, weight)
 
     return Remedies(table, facts, complete, refit, setting)
+
+
+@contextlib.contextmanager
+def _logits(
+    net: nn.Module, sets: tuple[Labelled, Labelled, Labelled | None], spec: RemedySpec
+) -> Iterator[Output]:
+    """Make the network return its logits, and yield where they are."""
+    output = output_of(net, sets[:2], spec)
+    with giving_logits(net, output):
+        yield output
 
 
 def _chosen(spec: RemedySpec) -> list[Remedy]:
@@ -216,10 +227,11 @@ def _setting(
     shifted: Labelled,
     lessons: Labelled | None,
     spec: RemedySpec,
+    output: Output,
 ) -> Setting:
     home, away = folded(reference, 1, spec.seed), folded(shifted, spec.folds, spec.seed)
     first, _, _ = next(reference.batches(spec.batch_size))
-    example = as_input(first[:1], next(net.parameters(), torch.empty(0)))
+    example = as_input(first[:1], input_like(net))
     places = places_of(net, example)
     known, seen = (gather(net, places, each, spec.batch_size, spec.seed) for each in (home, away))
     if len(known.moments(INPUT)[0]) != len(seen.moments(INPUT)[0]):
@@ -227,7 +239,7 @@ def _setting(
             f"both sets must have the same channels, got {len(known.moments(INPUT)[0])} "
             f"and {len(seen.moments(INPUT)[0])}"
         )
-    return Setting(net, places, home, away, lessons, known, seen, example.ndim - 2, spec)
+    return Setting(net, places, home, away, lessons, known, seen, example.ndim - 2, spec, output)
 
 
 def _headroom(setting: Setting) -> dict[str, float]:
@@ -236,7 +248,12 @@ def _headroom(setting: Setting) -> dict[str, float]:
     if home.masks is None or away.masks is None:
         return {}
     paths = {place.name: place.address for place in setting.places if place.address is not None}
-    spec = CarrySpec(paths=paths, precision="fp32", batch_size=setting.spec.batch_size)
+    spec = CarrySpec(
+        paths=paths,
+        precision="fp32",
+        batch_size=setting.spec.batch_size,
+        ignore=setting.spec.ignore,
+    )
     table = carry(
         setting.net, home.images, away.images, (home.masks, away.masks),
         (home.groups, away.groups), spec,

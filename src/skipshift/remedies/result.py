@@ -72,7 +72,7 @@ class Remedies:
                 raise ArgumentError("no remedy is recommended; name a remedy and its place")
             remedy, place = self.best
         change = self.change(remedy, place)
-        mended = Mended(copy.deepcopy(self.setting.net), change).eval()
+        mended = Mended(copy.deepcopy(self.setting.net), change, self.setting.output).eval()
         return mended if change.inputs or change.maps else mended.net
 
     def _repr_html_(self) -> str:

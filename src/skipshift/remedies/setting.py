@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from skipshift.networks.changes import Change
+from skipshift.networks.outputs import Output
 from skipshift.patching.labelled import Labelled
 from skipshift.remedies.gathering import Folded, Gathered
 from skipshift.remedies.places import Place
@@ -38,6 +39,9 @@ class Setting:
     """Sides of an image: 2, or 3 of a volume."""
 
     spec: RemedySpec
+
+    output: Output
+    """Where the network's logits are."""
 
 
 Fit = Callable[[int | None, float], Change]

@@ -8,7 +8,7 @@ import socket
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pandas as pd
@@ -114,9 +114,10 @@ def unpack(files: Files, folder: Path) -> None:
 
     `SkipshiftError` names a file that would lie outside of the folder: none is written then.
     """
-    inside = folder.resolve()
     for name in files:
-        if not (inside / name).resolve().is_relative_to(inside):
+        path = PurePosixPath(name)
+        # a backslash separates folders on another system
+        if path.is_absolute() or ".." in path.parts or "\\" in name or not path.parts:
             raise SkipshiftError(f"a node sent {name!r}, which leaves the folder of its run")
     for name in sorted(files, key=lambda name: (name == records.MADE, name)):
         records.write_bytes(folder / name, files[name])

@@ -77,8 +77,8 @@ def run_study(
         _keep_contents(study)
         done = [run for run in study.runs() if is_done(study, run)]
         if done:
+            write_views(study)  # before the tables are summed up
             gather(study, done)
-            write_views(study)
             write_report(out)
     _raise_failures(study, chosen)
     return out / records.REPORT

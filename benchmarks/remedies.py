@@ -1,6 +1,6 @@
 """What remedies claim where nothing is shifted, what they cost, and whether carry predicts them.
 
-    python -m benchmarks.remedies null NET MANIFEST [SPLITS]
+    python -m benchmarks.remedies null NET MANIFEST [SPLITS [CROP]]
     python -m benchmarks.remedies cost NET MANIFEST
     python -m benchmarks.remedies question MANIFEST NET [NET ...]
 
@@ -8,7 +8,7 @@
 how often a remedy is recommended. ``cost`` prints the time of all label-free remedies beside bare
 forward passes of both sets. ``question`` asks whether the place of the largest headroom is that of
 the largest gain: a row per network, shift and place as CSV, then the tests of `answer`. All on
-centred crops of 128 pixels.
+centred crops of 128 pixels, unless another side is given.
 """
 
 import sys
@@ -30,10 +30,10 @@ FEATURES = ("adabn", "moments", "quantile")
 """Label-free remedies that act at any place, from which `question` takes the best."""
 
 
-def null(net: Path, manifest: str, splits: int = 20) -> None:
+def null(net: Path, manifest: str, splits: int = 20, crop: int = CROP) -> None:
     """Print how often a remedy is recommended between halves of the same cases."""
     network = ss.load_net(net)
-    given = read_inputs(network, (manifest, manifest), crop=CROP)
+    given = read_inputs(network, (manifest, manifest), crop=crop)
     images = np.concatenate(list(given.images[0]))
     masks, groups = given.masks[0], np.array(given.groups[0])
     assert masks is not None

@@ -162,7 +162,8 @@ def test_the_command_transfers_annotations(tmp_path, capsys):
     assert np.abs(similarity(transferred[0].points) - outline).max() < 3
     names = {path.name for path in (tmp_path / "o").iterdir()}
     assert names == {
-        "registration.json", "annotations.json", "checkerboard.png", "checkerboard-detail.png",
+        "registration.json", "annotations.json", "annotations.geojson", "checkerboard.png",
+        "checkerboard-detail.png",
     }  # fmt: skip
     with pytest.raises(SystemExit) as done:
         main(["register", str(b), str(a), str(tmp_path / "p"), "--annotations", str(file)])

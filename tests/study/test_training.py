@@ -97,6 +97,7 @@ def test_dropout_goes_on_where_it_was_cut_off(cases, tmp_path):
     assert again.history == whole.history
 
 
+@pytest.mark.filterwarnings("ignore:every pixel was predicted")
 @pytest.mark.slow  # two processes that import torch and Lightning
 def test_two_processes_share_the_batches_of_a_run(cases, tmp_path):
     steps = []

@@ -64,6 +64,7 @@ def run_study(
     with records.locked(out):
         _clear_broken(study)
         study = _decide_precision(study, execution)
+        begun = any(is_done(study, run) for run in study.runs())
         for folder in execution.take:
             _take(study, folder)
         chosen = chosen_runs(study, execution)
@@ -71,7 +72,7 @@ def run_study(
         checked = read_sealed(out / records.CHECK)
         if checked is None or not all(is_done(study, run) for run in chosen):
             _check(study, checked, progress)
-        _write_settings(study)
+        _write_settings(study, begun)
         for run in _execute(study, chosen, execution, progress):
             del run
         _keep_contents(study)
@@ -193,8 +194,11 @@ def _check(study: Study, kept: Mapping[str, Any] | None, progress: Progress) -> 
     write_sealed(file, {"of": of, "findings": plain})
 
 
-def _write_settings(study: Study) -> None:
-    """Write study.yaml and splits.csv as they are now, and environment.json once."""
+def _write_settings(study: Study, begun: bool) -> None:
+    """Write study.yaml and splits.csv as they are now, and environment.json once.
+
+    A study that has ``begun`` has one: if it is gone, that is said.
+    """
     spec, out = study.spec, study.out
     manifest = spec.manifest.absolute()
     if manifest.is_relative_to(out.absolute()):
@@ -203,7 +207,7 @@ def _write_settings(study: Study) -> None:
     plain = to_plain(dataclasses.replace(spec, manifest=manifest))
     file = out / records.ENVIRONMENT
     began = read_sealed(file)
-    if began is None and (file.exists() or any(is_done(study, run) for run in study.runs())):
+    if began is None and (begun or file.exists()):
         _say(f"{file}: gone or not as it was written, so written again with the versions of today")
     if began is None or began.get("precision") != study.precision:
         write_sealed(file, {**(began or environment()), "precision": study.precision})

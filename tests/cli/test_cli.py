@@ -15,6 +15,7 @@ import torch
 import yaml
 from rich.console import Console
 
+from discs import write_discs
 from skipshift.cli.main import _show_warning, app, main, show
 from skipshift.data.images import read_labels, write_png
 from skipshift.data.manifest import read_cases, read_manifest
@@ -588,3 +589,15 @@ def test_the_command_is_installed_and_knows_its_version():
     command = Path(sys.executable).with_name("skipshift")
     done = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
     assert re.fullmatch(r"\d+\.\d+\.\d+\n", done.stdout)
+
+
+def test_prepared_sets_are_merged_by_the_command(skipshift, tmp_path, rng):
+    for name in ("a", "b"):
+        write_discs(tmp_path / name, rng)
+        rows = pd.read_csv(tmp_path / name / "manifest.csv").assign(domain=name)
+        rows.to_csv(tmp_path / name / "manifest.csv", index=False)
+    both = f"{tmp_path}/a/manifest.csv,{tmp_path}/b/manifest.csv"
+    code, shown, err = skipshift("prepare", "merge", tmp_path / "o", "--manifests", both)
+    assert code == 0, err
+    assert f"manifest: {tmp_path}/o/manifest.csv" in shown
+    assert set(pd.read_csv(tmp_path / "o/manifest.csv")["domain"]) == {"a", "b"}

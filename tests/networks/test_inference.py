@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import handmade
+from skipshift.errors import ArgumentError
 from skipshift.networks import inference
 from skipshift.networks.inference import (
     bf16_is_faster,
@@ -203,3 +204,12 @@ def test_what_is_no_map_of_logits_is_named():
 def test_an_image_that_does_not_fit_is_named():
     with pytest.raises(ValueError, match=r"cannot run on \(1, 3, 8, 8\): "):
         run(nn.Conv2d(1, 1, 1), torch.rand(1, 3, 8, 8))
+
+
+def test_logits_that_are_nan_have_no_labels():
+    logits = torch.zeros(1, 2, 4, 4)
+    logits[0, :, 2, 2] = torch.tensor([torch.inf, -torch.inf])
+    assert labels_of(logits)[0, 2, 2] == 0
+    logits[0, 1, 1, 1] = torch.nan
+    with pytest.raises(ArgumentError, match="logits hold NaN; check the weights and the images"):
+        labels_of(logits)

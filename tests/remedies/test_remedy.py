@@ -6,6 +6,7 @@ from torch import nn
 import skipshift as ss
 from skipshift.errors import ArgumentError
 from skipshift.networks.changes import Mended
+from skipshift.remedies import feature_remedies
 from skipshift.remedies.judging import Judge
 from skipshift.remedies.remedy import search
 from skipshift.specs import RemedySpec
@@ -120,13 +121,13 @@ def test_training_leaves_the_network_and_its_gradients_as_they_were(net, home):
     assert not net.first.training
 
 
-def test_a_remedy_that_diverges_is_told_and_the_others_go_on(net, home):
-    broken = dimmed(home).astype(np.float32) / 255
-    broken[0, 0, 0, 0] = np.nan
+def test_a_remedy_that_diverges_is_told_and_the_others_go_on(net, home, monkeypatch):
+    monkeypatch.setattr(feature_remedies, "_entropy", lambda logits: logits.sum() * torch.nan)
     spec = quick(remedies=("tent", "brightness"))
-    found = ss.remedy(net, home, broken, labels(net, home), spec=spec)
+    found = ss.remedy(net, home, dimmed(home), labels(net, home), spec=spec)
     failed = found.table.set_index("remedy")["failed"]
     assert "not finite" in failed["tent"]
+    assert failed["brightness"] == ""
     with pytest.raises(ArgumentError, match="could not be fitted: training diverged"):
         found.network("tent", "all")
 
@@ -250,3 +251,37 @@ def test_a_mended_network_can_be_profiled(net, home):
         for one, m in ((net, False), (mended, True))
     )
     assert len(before.layers) == len(after.layers) == 1
+
+
+def test_an_image_that_is_not_finite_is_told(net, home):
+    broken = dimmed(home).astype(np.float32) / 255
+    broken[3, 0, 0, 0] = np.nan
+    with pytest.raises(
+        ArgumentError, match="an image of the shifted, of group shifted3, holds NaN"
+    ):
+        ss.remedy(net, home, broken, labels(net, home), spec=quick())
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [(255, "hold 0 and 255; give class indices: masks // 255"), (0, "no pixel of the foreground")],
+)
+def test_masks_that_are_no_class_indices_are_told(net, home, value, message):
+    with pytest.raises(ArgumentError, match=message):
+        ss.remedy(net, home, home, labels(net, home) * np.uint8(value), spec=quick())
+
+
+def test_nothing_to_try_is_told(net, home):
+    spec = quick(remedies=("prune",))
+    with pytest.raises(
+        ArgumentError, match="nothing to try: prune changes nothing at input, first"
+    ):
+        ss.remedy(net, home, home, labels(net, home), spec=spec)
+
+
+def test_what_helps_without_a_shift_is_said_to(net, home):
+    dark = dimmed(home)
+    found = ss.remedy(
+        net, dark, dark, (labels(net, home),) * 2, spec=quick(remedies=("invert", "minmax"))
+    )
+    assert found.best is None or "would help without a shift, too" in found.verdict()

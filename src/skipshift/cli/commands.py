@@ -74,9 +74,11 @@ def prepare_folder(spec: FolderSpec, progress: Progress = silent) -> str:
 
 def prepare_merge(spec: MergeSpec, progress: Progress = silent) -> str:
     """Join several manifests into one set."""
-    from skipshift.data.prepare.merge import merge_sets as prepare
+    from skipshift.data.prepare.merge import merge_sets
+    from skipshift.data.prepare.writing import describe
 
-    return _prepare(prepare, spec, progress)
+    merge_sets(spec, progress)
+    return describe(spec.out)
 
 
 def prepare_scc(spec: SccSpec, progress: Progress = silent) -> str:
@@ -301,12 +303,17 @@ def remedy(spec: RemedyRunSpec, progress: Progress = silent) -> str:
         "place": None if best is None else best.place,
         "verdict": found.verdict(),
     }
+    if spec.take is not None:
+        record["taken"] = spec.take
     write_json(spec.out / "remedy.json", record | _about(spec, net))
     shown = found.table[found.table["failed"] == ""].head(10)
     shown = shown[["remedy", "place", "parameters", "iou", "gain", "low", "high", "p_adjusted",
                    "in_domain", "harm", "headroom", "excess_left"]]  # fmt: skip
     parts = [shown.dropna(axis=1, how="all").round(3).to_string(index=False, na_rep="-")]
-    return "\n\n".join([*parts, found.verdict(), f"remedies: {spec.out}"])
+    parts.append(found.verdict())
+    if taken := spec.take or best:
+        parts.append(f"mended: {spec.out / 'mended'} has {taken}")
+    return "\n\n".join([*parts, f"remedies: {spec.out}"])
 
 
 def diagnose(spec: DiagnoseSpec, progress: Progress = silent) -> str:

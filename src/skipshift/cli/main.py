@@ -80,12 +80,14 @@ def _fail(message: str, code: int) -> int:
 def _show_warning(
     message: Warning | str,
     category: type[Warning],
-    filename: str,  # noqa: ARG001
+    filename: str,
     lineno: int,  # noqa: ARG001
     file: TextIO | None = None,
     line: str | None = None,  # noqa: ARG001
 ) -> None:
     """Print a warning in one line, without the line of code that gave it."""
+    if "site-packages" in filename and not issubclass(category, SkipshiftWarning):
+        return  # of a library to its own developers
     kind = "note" if issubclass(category, SkipshiftWarning) else "warning"
     (file or sys.stderr).write(f"skipshift: {kind}: {_one_line(message)}\n")
 

@@ -242,8 +242,11 @@ def logits_of(output: Any) -> Tensor:
 def labels_of(logits: Tensor) -> npt.NDArray[np.uint8]:
     """Predict the class of each pixel: logits (N, C, ...) -> (N, ...) uint8.
 
-    A single channel is the logit of class 1 against class 0.
+    A single channel is the logit of class 1 against class 0. `ArgumentError` if one is NaN.
     """
+    # a sum is NaN if a value is, and reads the logits once
+    if logits.sum(dtype=torch.float32).isnan() and logits.isnan().any():
+        raise ArgumentError("logits hold NaN; check the weights and the images")
     if logits.shape[1] == 1:
         return (logits[:, 0] > 0).to(torch.uint8).cpu().numpy()
     # comparing two channels is a hundred times faster than argmax over a strided axis

@@ -109,7 +109,11 @@ def _cell(name: str, value: object) -> str:
     if isinstance(value, float):
         if value != value:
             return "-"
-        return f"{value:.0f}" if value.is_integer() and abs(value) >= 2 else f"{value:.3f}"
+        return (
+            f"{value:.0f}"
+            if value.is_integer() and abs(value) >= 2
+            else f"{round(value, 3) + 0:.3f}"
+        )
     return str(value)
 
 

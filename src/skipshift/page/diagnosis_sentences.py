@@ -42,7 +42,7 @@ def diagnosis_answers(
     """Question and answer of each part of a diagnosis."""
     return [
         ("Is it the scanner or a mistake?", cause_sentence(layers, cause)),
-        ("Where does it enter?", profile_verdict(layers)),
+        ("Where does it show?", profile_verdict(layers)),
         ("What does it cost?", _cost(carried, facts)),
         ("What can be done?", remedies_verdict(table, facts)),
         ("How sure is this?", _units(layers, facts)),
@@ -74,7 +74,7 @@ def _cost(carried: pd.DataFrame | None, facts: Facts) -> str:
     )
     return (
         f"The IoU on the shifted images is {facts.iou:.3f}{inside}; the best constant prediction "
-        f"has {facts.constant:.3f}."
+        f"has {facts.constant:.3f}. Other images may be harder or easier, whatever the scanner."
     )
 
 

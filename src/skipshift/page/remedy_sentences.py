@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from skipshift.page.wording import counted
 from skipshift.statistics.multiplicity import ALPHA
 
 
@@ -102,7 +103,8 @@ def remedies_verdict(table: pd.DataFrame, facts: Facts) -> str:
         0
     ]
     what = does(row)
-    first = f"{what[0].upper()}{what[1:]} ({facts.best}, {row['parameters']:.0f} numbers)"
+    numbers = counted(int(row["parameters"]), "number")
+    first = f"{what[0].upper()}{what[1:]} ({facts.best}, {numbers})"
     if not facts.masks:
         return (
             f"{first}: the excess in {facts.layer} falls from {facts.excess:.3f} to "
@@ -115,13 +117,13 @@ def remedies_verdict(table: pd.DataFrame, facts: Facts) -> str:
     return (
         f"{first}: IoU {facts.iou:.3f} -> {row['iou']:.3f} on images that it was not fitted on. "
         f"Choosing among {_tried(table)} on other images gives {iou:.3f}, a gain of {gain:.3f}"
-        f"{bounds}.{_cost(row, facts)}"
+        f"{bounds}.{_cost(row, facts)}{_without_a_shift(facts)}"
     )
 
 
 def does(row: pd.Series) -> str:
     """Say what a remedy does."""
-    known = _DOES.get(row["remedy"], "undo at the input: {remedy}")
+    known = _DOES.get(row["remedy"], "change the input by {remedy}")
     place = f"the skip {row['place']}" if str(row["place"]).startswith("L") else row["place"]
     return known.replace("the skip {place}", "{place}").format(
         place="the whole network" if place == "all" else place,
@@ -146,6 +148,16 @@ def _cost(row: pd.Series, facts: Facts) -> str:
         f" In-domain {facts.in_domain:.3f} -> {row['in_domain']:.3f} (harm "
         f"{row['harm']:.3f}{ends}) if both domains share the change, unchanged if each has its "
         f"own."
+    )
+
+
+def _without_a_shift(facts: Facts) -> str:
+    lost = facts.in_domain - facts.iou
+    if not lost <= facts.margin:
+        return ""
+    return (
+        f" The network loses {lost:.3f} IoU to the shift, no more than the margin: this would help "
+        f"without a shift, too."
     )
 
 

@@ -15,6 +15,9 @@ WIDE, HIGH = 96, 44
 
 _STEP, _GAP, _TOP = 66, 150, 46
 _SKIP_MOST, _SKIP_LEAST = 22.0, 1.5
+_LEGEND = 760
+"""Least width, which the legend takes."""
+
 _NAME = re.compile(r"([ebsd])(\d+)([a-z]?)")
 _SKIP = re.compile(r"L(\d+)([a-z]?)")
 
@@ -59,7 +62,7 @@ def u_picture(
     paths = {} if carried is None else {str(row.path): row for row in carried.itertuples()}
     blocks = _blocks(list(rows))
     high = max((block.y for block in blocks), default=0) + HIGH + 58
-    wide = max((block.x for block in blocks), default=0) + WIDE + 20
+    wide = max([block.x + WIDE + 20 for block in blocks] + [_LEGEND])
     parts = [*_arrows(blocks), *_skip_lines(blocks, skips, paths)]
     most = float(layers["excess"].max()) if layers["excess"].notna().any() else 0.0
     clear = dict(zip(layers["layer"].astype(str), is_clear(layers), strict=True))

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from skipshift.errors import ArgumentError
 from skipshift.networks.features import as_input, input_like
 from skipshift.networks.hooks import captured
 from skipshift.networks.inference import run
@@ -122,9 +123,14 @@ def gather(
 
     like = input_like(net)
     with torch.no_grad():
-        for own, images, _, _ in data.batches(batch_size):
+        for own, images, _, codes in data.batches(batch_size):
             fold = own
             batch = as_input(images, like)
+            if odd := codes[~batch.flatten(1).isfinite().all(1).cpu().numpy()].tolist():
+                group = np.unique(data.data.groups)[odd[0]]
+                raise ArgumentError(
+                    f"an image of the {data.data.name}, of group {group}, holds NaN or infinity"
+                )
             keep(INPUT, batch)
             with captured(net, addresses, keep):
                 run(net, batch)

@@ -112,6 +112,11 @@ def search(
                 rows += [] if judged is None else [Row(one, place, judged)]
         except KeyboardInterrupt:
             complete = False
+        if complete and not rows:
+            raise ArgumentError(
+                f"nothing to try: {shown(one.name for one in chosen)} changes nothing at "
+                f"{shown(place.name for place in places)}"
+            )
         headroom = _headroom(setting) if spec.paired and complete else {}
     table, facts = ranked(rows, plain, permuted, setting, judge.layer, headroom)
 
@@ -190,6 +195,8 @@ def _sets(
             f"paired sets need the same groups in the same order, got {len(reference.groups)} "
             f"images and {len(shifted.groups)}"
         )
+    for data in (reference, shifted):
+        _check_masks(data, spec.ignore)
     lessons = None
     if spec.labels:
         taken = _set_aside(shifted, spec)
@@ -202,6 +209,22 @@ def _sets(
             f"shifted must have at least 2 groups, to fit on some and judge on others, got {number}"
         )
     return reference, shifted, lessons
+
+
+def _check_masks(data: Labelled, ignore: int | None) -> None:
+    """Raise `ArgumentError` for masks of 0 and 255, and for those without any foreground."""
+    if data.masks is None:
+        return
+    labels = set(np.unique(data.masks).tolist())
+    if labels == {0, 255} and ignore != 0:
+        raise ArgumentError(
+            f"masks of the {data.name} hold 0 and 255; give class indices: masks // 255 if 255 is "
+            f"the foreground"
+        )
+    if not labels - {0, ignore}:
+        raise ArgumentError(
+            f"masks of the {data.name} have no pixel of the foreground that is counted"
+        )
 
 
 def _set_aside(shifted: Labelled, spec: RemedySpec) -> npt.NDArray[np.bool_]:

@@ -61,6 +61,8 @@ def prepare_folder(spec: FolderSpec, progress: Progress = silent) -> Path:
     legend = legend_of(spec)
     candidates, remarks = find_cases(spec)
     cases, notes, left_out = split_cases(candidates, spec)
+    if spec.ignore is not None or spec.valid is not None:
+        notes = [*notes, f"pixels not to be counted are {IGNORED}: set ignore to {IGNORED} later"]
     plan = Plan(
         recipe={
             "recipe": _RECIPE_VERSION,

@@ -150,3 +150,18 @@ def test_a_field_of_view_of_another_size_is_refused(tmp_path, discs):
 def test_options_that_contradict_each_other_are_an_error(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         FolderSpec(tmp_path, tmp_path / "out", **options)
+
+
+@pytest.mark.parametrize(("tag", "told"), [(1, []), (6, ["0"])])
+def test_an_image_that_exif_turns_beside_a_mask_that_it_does_not_is_told(tmp_path, tag, told):
+    about = Image.Exif()
+    about[274] = tag
+    (tmp_path / "src/A/images").mkdir(parents=True)
+    mask = np.eye(32, dtype=np.uint8)
+    picture = Image.fromarray(np.full((32, 32), 9, np.uint8) + mask)
+    picture.save(tmp_path / "src/A/images/0.png", exif=about)
+    write_png(tmp_path / "src/A/masks/0.png", mask)
+    prepare_folder(FolderSpec(tmp_path / "src", tmp_path / "out", workers=1))
+    remarks = json.loads((tmp_path / "out/prepare.json").read_text())["remarks"]
+    found = remarks.get("images that EXIF turns and their masks not; see whether they fit", [])
+    assert found == told

@@ -270,6 +270,15 @@ def _is_one_channel(image: Image.Image) -> bool:
     return image.mode in ("L", "P", "1", "I", "F") or image.mode.startswith("I;16")
 
 
+def exif_turn(path: Path) -> int:
+    """Tell the orientation in a file's EXIF tag, 1 to 8; 1, upright, where there is none."""
+    try:
+        with Image.open(path) as image:
+            return int(image.getexif().get(_ORIENTATION, 1))
+    except OSError:  # other formats than Pillow's have no such tag
+        return 1
+
+
 def _is_sideways(image: Image.Image) -> bool:
     """Whether EXIF says that rows are columns; Pillow turns TIFF files itself."""
     return image.format != "TIFF" and image.getexif().get(_ORIENTATION, 1) > _LAST_UPRIGHT

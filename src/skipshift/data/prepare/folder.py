@@ -7,7 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from skipshift.data.images import NativePixels, convert_channels, square_crop, stretch_to_16_bit
+from skipshift.data.images import (
+    NativePixels,
+    convert_channels,
+    exif_turn,
+    square_crop,
+    stretch_to_16_bit,
+)
 from skipshift.data.manifest import SPLITS
 from skipshift.data.prepare.labels import Legend, legend_of, merge_masks, read_view
 from skipshift.data.prepare.options import FolderSpec
@@ -132,6 +138,11 @@ def make_cases(spec: FolderSpec, legend: Legend, case: CaseFiles) -> JobOutput:
         _check_sizes(case.image, "field-of-view mask", view, slices)
         masks[~view] = IGNORED
         remarks = merge_remarks([remarks, more])
+    turn = exif_turn(case.image)
+    if turn != 1 and any(exif_turn(mask) != turn for files in case.masks for mask in files):
+        remarks["images that EXIF turns and their masks not; see whether they fit"].append(
+            case.name
+        )
     samples: list[Sample] = []
     for z, (pixels, mask) in enumerate(zip(slices.pixels, masks, strict=True)):
         name = case.name if len(masks) == 1 else f"{case.name}-z{z:02d}"

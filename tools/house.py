@@ -38,7 +38,7 @@ ROOMS = {
     "remedy causes diagnosis kept inputs",
     "study": "loggers training evaluation made contents grid opening steps workers cluster views "
     "study plan demo export",
-    "cli": "arguments commands help_text words main",
+    "cli": "arguments inputs remedy_commands commands help_text words main",
 }
 """Modules of each room, rooms and modules in the order in which they may import each other."""
 

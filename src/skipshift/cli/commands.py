@@ -5,7 +5,6 @@ that help does not wait for them.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -14,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 from skipshift.cli.arguments import (
     CarryRunSpec,
     CheckSpec,
-    DiagnoseSpec,
     EvaluateSpec,
     ExportSpec,
     FingerprintRunSpec,
     ProfileRunSpec,
-    RemedyRunSpec,
     ReportSpec,
     StudyRunSpec,
 )
+from skipshift.cli.inputs import check_folder, load_network
+from skipshift.cli.remedy_commands import diagnose, remedy
 from skipshift.data.prepare.options import (
     FolderSpec,
     MergeSpec,
@@ -35,7 +34,7 @@ from skipshift.data.prepare.options import (
 from skipshift.errors import SkipshiftError, naming
 from skipshift.progress import Progress, silent
 from skipshift.spec_files import read_study, to_plain
-from skipshift.specs import DemoSpec, RemedySpec
+from skipshift.specs import DemoSpec
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,9 +42,12 @@ if TYPE_CHECKING:
 
     from skipshift.data.prepare.point_patches import Propose
     from skipshift.profile.profile import Profile
-    from skipshift.remedies.inputs import RemedyInputs
-    from skipshift.remedies.kept import KeptOnDisk
-    from skipshift.remedies.result import Remedies
+
+__all__ = [
+    "carry", "check", "demo", "diagnose", "evaluate", "export", "fingerprint", "prepare_folder",
+    "prepare_merge", "prepare_mitosis", "prepare_mms", "prepare_scc", "profile", "register",
+    "remedy", "report", "study", "synth",
+]  # fmt: skip
 
 
 def synth(spec: SynthSpec, progress: Progress = silent) -> str:
@@ -175,7 +177,7 @@ def report(spec: ReportSpec, progress: Progress = silent) -> str:  # noqa: ARG00
     from skipshift.page.report import write_report
     from skipshift.records import STUDY
 
-    _check_folder(spec.out)
+    check_folder(spec.out)
     if not (spec.out / STUDY).exists():
         raise SkipshiftError(f"{spec.out}: is not a study folder (no {STUDY})")
     return _study_text(write_report(spec.out))
@@ -198,7 +200,7 @@ def evaluate(spec: EvaluateSpec, progress: Progress = silent) -> str:
     )
 
     rows = read_test_rows(str(spec.manifest))
-    net = _load(spec.net, spec.builder, spec.evaluation.preprocess)
+    net = load_network(spec.net, spec.builder, spec.evaluation.preprocess)
     with naming(f"{spec.net} on {spec.manifest}"):
         first = next(read_cases(rows[:1], 256, spec.evaluation.crop))
         how = settle_output(net, first, spec.evaluation, spec.classes)
@@ -225,7 +227,7 @@ def profile(spec: ProfileRunSpec, progress: Progress = silent) -> str:
     from skipshift.profile.inputs import Reading, read_inputs
     from skipshift.profile.profiling import profile_shift
 
-    net = _load(spec.net, spec.builder, spec.preprocess)
+    net = load_network(spec.net, spec.builder, spec.preprocess)
     layers = layers_of(net, spec.layers) if spec.layers else None
     how = Reading(
         preprocess=spec.preprocess,
@@ -253,7 +255,7 @@ def fingerprint(spec: FingerprintRunSpec, progress: Progress = silent) -> str:
     from skipshift.profile.inputs import Reading, describe, read_input, read_matching
 
     settings = spec.settings
-    net = _load(spec.net, spec.builder, settings.preprocess)
+    net = load_network(spec.net, spec.builder, settings.preprocess)
     layers = layers_of(net, spec.layers) if spec.layers else None
     how = Reading(
         preprocess=settings.preprocess,
@@ -276,7 +278,7 @@ def carry(spec: CarryRunSpec, progress: Progress = silent) -> str:
     from skipshift.patching.inputs import read_inputs
     from skipshift.patching.paths import paths_of
 
-    net = _load(spec.net, spec.builder, spec.preprocess)
+    net = load_network(spec.net, spec.builder, spec.preprocess)
     names = (spec.reference, spec.shifted)
     inputs = read_inputs(net, names, spec.settings, spec.preprocess, spec.crop, progress)
     paths = paths_of(net, spec.settings.paths, next(iter(inputs.images[0])))
@@ -284,127 +286,6 @@ def carry(spec: CarryRunSpec, progress: Progress = silent) -> str:
         table = patch(net, *inputs.images, inputs.masks, inputs.groups, spec.settings)
     _write_carry(spec, table, paths)
     return f"{_carry_text(table)}\n\n{carry_sentence(table)}\n\ncarry: {spec.out}"
-
-
-def remedy(spec: RemedyRunSpec, progress: Progress = silent) -> str:
-    """Find the smallest change of a network that brings back the IoU lost to a shift."""
-    from skipshift.records import write_json
-    from skipshift.remedies.remedy import search
-
-    net, inputs, settings, known = _remedy_inputs(spec)
-    with naming(f"{spec.net} on {spec.reference}, {spec.shifted}"):
-        found = search(net, *inputs[:3], settings, known, progress)
-        _write_remedies(spec, found)
-    if not found.complete:
-        raise KeyboardInterrupt
-    best = found.best
-    record = {
-        "remedy": None if best is None else best.remedy,
-        "place": None if best is None else best.place,
-        "verdict": found.verdict(),
-    }
-    if spec.take is not None:
-        record["taken"] = spec.take
-    write_json(spec.out / "remedy.json", record | _about(spec, net))
-    shown = found.table[found.table["failed"] == ""].head(10)
-    shown = shown[["remedy", "place", "parameters", "iou", "gain", "low", "high", "p_adjusted",
-                   "in_domain", "harm", "headroom", "excess_left"]]  # fmt: skip
-    parts = [shown.dropna(axis=1, how="all").round(3).to_string(index=False, na_rep="-")]
-    parts.append(found.verdict())
-    if taken := spec.take or best:
-        parts.append(f"mended: {spec.out / 'mended'} has {taken}")
-    return "\n\n".join([*parts, f"remedies: {spec.out}"])
-
-
-def diagnose(spec: DiagnoseSpec, progress: Progress = silent) -> str:
-    """Diagnose a shift on one page."""
-    import json
-
-    from skipshift.page.diagnosis_page import write_diagnosis_page
-    from skipshift.page.diagnosis_sentences import diagnosis_answers
-    from skipshift.records import REPORT, write_json, write_table
-    from skipshift.remedies.diagnosis import examine
-
-    net, inputs, settings, known = _remedy_inputs(spec)
-    with naming(f"{spec.net} on {spec.reference}, {spec.shifted}"):
-        found = examine(net, *inputs[:3], settings, known, progress)
-        _write_remedies(spec, found.remedies)
-    if not found.remedies.complete:
-        raise KeyboardInterrupt
-    found.profile.save(spec.out)
-    if found.carry is not None:
-        write_table(spec.out / "carry.csv", found.carry)
-    about = _about(spec, net)
-    write_diagnosis_page(spec.out / REPORT, found.findings(), about)
-    record = found.record() | about
-    write_json(spec.out / "diagnosis.json", record)
-    if spec.json:
-        return json.dumps(record, indent=2)
-    answers = diagnosis_answers(*found.findings()[:5])
-    lines = [f"{question} {text}" for question, text in answers]
-    return "\n".join([*lines, f"page: {spec.out / REPORT}"])
-
-
-def _remedy_inputs(
-    spec: "RemedyRunSpec | DiagnoseSpec",
-) -> "tuple[nn.Module, RemedyInputs, RemedySpec, KeptOnDisk]":
-    """Load the network, read both sets, and find what was judged on them already."""
-    import hashlib
-
-    from skipshift.networks.weights import weights_hash
-    from skipshift.remedies.inputs import read_inputs
-    from skipshift.remedies.kept import KeptOnDisk
-
-    net = _load(spec.net, spec.builder, spec.preprocess)
-    names, settings = (spec.reference, spec.shifted), spec.settings
-    inputs = read_inputs(
-        net, names, spec.preprocess, spec.crop, settings.batch_size, settings.ignore
-    )
-    paired = settings.paired or (inputs.paired and inputs.masks[0] is not None)
-    settings = replace(settings, paired=paired)
-    judged_by = replace(settings, remedies=(), places=(), margin=0.0)
-    key_of = repr((to_plain(judged_by), spec.preprocess, weights_hash(net)))
-    key = hashlib.sha256((key_of + inputs.digest()).encode()).hexdigest()
-    return net, inputs, settings, KeptOnDisk(spec.out / "judged", key)
-
-
-def _about(spec: "RemedyRunSpec | DiagnoseSpec", net: "nn.Module") -> dict[str, Any]:
-    """Say what a finding was made from."""
-    from importlib.metadata import version
-
-    from skipshift.networks.weights import weights_hash
-
-    return {
-        "net": str(spec.net),
-        "network": {"name": type(net).__name__, "sha256": weights_hash(net)},
-        "reference": spec.reference,
-        "shifted": spec.shifted,
-        "preprocess": spec.preprocess,
-        "crop": spec.crop,
-        "settings": to_plain(spec.settings),
-        "version": version("skipshift"),
-    }
-
-
-def _write_remedies(spec: "RemedyRunSpec | DiagnoseSpec", found: "Remedies") -> None:
-    """Write the table; and of a whole search the network that is mended."""
-    import shutil
-
-    from skipshift.networks.mended import is_mended, save_mended
-    from skipshift.records import atomic_folder, write_table
-
-    write_table(spec.out / "remedies.csv", found.table)
-    taken = found.best if spec.take is None else spec.take.split("@", 1)
-    if not found.complete:
-        return
-    change = None if taken is None else found.change(*taken)
-    mended = spec.out / "mended"
-    if is_mended(mended):
-        shutil.rmtree(mended)
-    if taken is not None and change is not None:
-        with atomic_folder(mended) as folder:
-            named = {"remedy": taken[0], "place": taken[1], "preprocess": spec.preprocess}
-            save_mended(folder, found.setting.net, change, spec.net, named, found.setting.output)
 
 
 def export(spec: ExportSpec, progress: Progress = silent) -> str:  # noqa: ARG001
@@ -416,7 +297,7 @@ def export(spec: ExportSpec, progress: Progress = silent) -> str:  # noqa: ARG00
     from skipshift.records import RUN_RECORD, read_json
     from skipshift.study.export import About, export_net
 
-    net = _load(spec.net, spec.builder, spec.preprocess)
+    net = load_network(spec.net, spec.builder, spec.preprocess)
     study = spec.net.absolute().parent.parent
     record = read_json(spec.net / RUN_RECORD) if (spec.net / RUN_RECORD).exists() else {}
     source, crop = _export_images(spec, study)
@@ -466,30 +347,9 @@ def _prepare(prepare: Callable[[Any, Progress], object], spec: Any, progress: Pr
     """Prepare the set of a spec's folder, and describe it."""
     from skipshift.data.prepare.writing import describe
 
-    _check_folder(spec.src)
+    check_folder(spec.src)
     prepare(spec, progress)
     return describe(spec.out)
-
-
-def _check_folder(path: Path) -> None:
-    """Raise a `SkipshiftError` unless a path is that of a folder."""
-    if not path.is_dir():
-        raise SkipshiftError(f"{path}: {'is not a folder' if path.exists() else 'does not exist'}")
-
-
-def _load(source: Path, builder: str | None, preprocess: str) -> "nn.Module":
-    """Load a network onto the best device; a wrong preprocessing is an error before that."""
-    from skipshift.data.preprocess import preprocess_of
-    from skipshift.networks.checkpoints import load_net
-    from skipshift.networks.inference import best_device
-
-    preprocess_of(preprocess)
-    if not source.exists():
-        raise SkipshiftError(
-            f"{source}: does not exist; NET must be a run folder, an smp or nnU-Net folder, a "
-            f"MONAI bundle, an archive of torch.export or TorchScript, or weights"
-        )
-    return load_net(source, builder, preprocess).to(best_device())
 
 
 def _carry_text(table: "pd.DataFrame") -> str:

@@ -16,7 +16,10 @@ def check_folder(path: Path) -> None:
 
 
 def load_network(source: Path, builder: str | None, preprocess: str) -> "nn.Module":
-    """Load a network onto the best device; a wrong preprocessing is an error before that."""
+    """Load a network onto the best device.
+
+    `SkipshiftError` if there is no such file; a wrong preprocessing is an error before that.
+    """
     from skipshift.data.preprocess import preprocess_of
     from skipshift.networks.checkpoints import load_net
     from skipshift.networks.inference import best_device

@@ -110,7 +110,10 @@ class Gathered:
 def gather(
     net: nn.Module, places: Sequence[Place], data: Folded, batch_size: int, seed: int
 ) -> Gathered:
-    """Gather the statistics of all places that have a tensor, in one pass over a set."""
+    """Gather the statistics of all places that have a tensor, in one pass over a set.
+
+    `ArgumentError` names an image that holds NaN or infinity, by its group.
+    """
     addresses = {place.name: place.address for place in places if place.address is not None}
     rng = torch.Generator().manual_seed(seed)
     each = max(1, _SAMPLE // len(data.data.groups))

@@ -95,7 +95,10 @@ def search(
     known: Known | None = None,
     progress: Progress = silent,
 ) -> Remedies:
-    """Do what `remedy` does, with what is known already, and show progress."""
+    """Do what `remedy` does, with what is known already, and show progress.
+
+    `ArgumentError` as there, and if none of the remedies changes anything at any of the places.
+    """
     net, known = unwrap(net), {} if known is None else known
     chosen = _chosen(spec)
     sets = _sets(images, masks, groups, spec)

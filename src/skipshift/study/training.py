@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 from skipshift.data.crops import Crops, EpochSampler, ShardSampler, rank_and_size
 from skipshift.data.images import Pixels
 from skipshift.data.manifest import Case
-from skipshift.errors import SkipshiftError
+from skipshift.errors import ArgumentError, SkipshiftError
 from skipshift.networks.inference import best_device, labels_of, use_bf16
 from skipshift.networks.losses import segmentation_loss
 from skipshift.networks.unet import Unet
@@ -219,18 +219,24 @@ class _Run(lightning.LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], _index: int) -> None:
         images, masks = batch
-        labels = labels_of(self.net(_channels_first(images)))
+        try:
+            labels = labels_of(self.net(_channels_first(images)))
+        except ArgumentError:  # NaN: weights as the last step left them
+            raise self._diverged("the loss is nan") from None
         counts = count(masks.cpu().numpy(), labels, self.net.classes, self.spec.ignore)
         self._counts += counts.sum(0)
+
+    def _diverged(self, what: str) -> SkipshiftError:
+        return SkipshiftError(
+            f"training: {what} in epoch {self.current_epoch}; lower learning_rate or set precision "
+            f"to fp32"
+        )
 
     def on_validation_epoch_end(self) -> None:
         losses = torch.stack(self._losses).double().cpu().numpy()
         loss = float(self._summed(losses).mean() / rank_and_size()[1])
         if not np.isfinite(loss):
-            raise SkipshiftError(
-                f"training: the loss is {loss} in epoch {self.current_epoch}; "
-                f"lower learning_rate or set precision to fp32"
-            )
+            raise self._diverged(f"the loss is {loss}")
         score = float(np.nanmean(iou(self._summed(self._counts))))
         self.history.append(
             {

@@ -96,7 +96,7 @@ class ImageHistogram(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (N, C, ...)."""
-        desired = self.desired.float()
+        desired = self.desired.to(images.device, torch.float32)
 
         def matched(image: Tensor) -> Tensor:
             own = quantiles_of(image.flatten(1).T.float())

@@ -48,8 +48,9 @@ class QuantileMap(nn.Module):
         return torch.stack([self._mapped(one) for one in values.float()]).to(values)
 
     def _mapped(self, values: Tensor) -> Tensor:
-        # a network in bf16 has its buffers in bf16 too
-        xs, ys, slope = (t.float() for t in (self.observed, self.desired, self.slope))
+        # a network in bf16 has its buffers in bf16 too; a map that was just fitted is on the CPU
+        buffers = (self.observed, self.desired, self.slope)
+        xs, ys, slope = (t.to(values.device, torch.float32) for t in buffers)
         flat = values.flatten(1).contiguous()
         after = torch.searchsorted(xs, flat, right=True)
         knot = (after - 1).clamp(min=0)

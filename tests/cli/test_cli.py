@@ -16,7 +16,7 @@ import yaml
 from rich.console import Console
 
 from discs import write_discs
-from skipshift.cli.main import _show_warning, app, main, show
+from skipshift.cli.main import _show_warning, app, show
 from skipshift.data.images import read_labels, write_png
 from skipshift.data.manifest import read_cases, read_manifest
 from skipshift.errors import ArgumentError, SkipshiftWarning
@@ -28,18 +28,6 @@ COMMANDS = [
     "demo", "synth", "prepare", "register", "check", "study", "evaluate", "profile", "fingerprint",
     "carry", "remedy", "diagnose", "export", "report",
 ]  # fmt: skip
-
-
-@pytest.fixture
-def skipshift(capsys):
-    """Run the command line in this process; gives exit code, standard output and error."""
-
-    def run(*words):
-        with pytest.raises(SystemExit) as done:
-            main([str(word) for word in words])
-        return done.value.code or 0, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture

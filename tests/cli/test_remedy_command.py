@@ -3,25 +3,12 @@ import json
 import pytest
 import torch
 
-from skipshift.cli.main import main
 from skipshift.networks.checkpoints import load_net
 from skipshift.networks.unet import Unet
 from skipshift.records import read_table
 from skipshift.remedies.judging import Judge
 
 TINY = "tu-mobilenetv3_small_050"
-
-
-@pytest.fixture
-def skipshift(capsys):
-    """Run the command line in this process; gives exit code, standard output and error."""
-
-    def run(*words):
-        with pytest.raises(SystemExit) as done:
-            main([str(word) for word in words])
-        return done.value.code or 0, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture

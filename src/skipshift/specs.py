@@ -95,6 +95,10 @@ class TrainingSpec:
     scale: tuple[float, float] = (0.8, 1.25)
     """Range of the random magnification. Not stated in the paper."""
 
+    skip_dropout: float = 0.0
+    """Probability that a skip is fed zeros in a training step, for each image and level alone. One
+    network trained so can be used with any of its skips (`Unet.with_skips`). Not in the paper."""
+
     ignore: int | None = None
     """Mask value of pixels that are left out of loss and validation; a study sets it to its own."""
 
@@ -127,6 +131,10 @@ class TrainingSpec:
             raise ArgumentError(f"scale must be 0 < LOW <= HIGH, got {shown(self.scale)}")
         if not 0 <= self.flip <= 1:
             raise ArgumentError(f"flip must be a probability in [0, 1], got {self.flip}")
+        if not 0 <= self.skip_dropout < 1:
+            raise ArgumentError(
+                f"skip_dropout must be a probability in [0, 1), got {self.skip_dropout}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

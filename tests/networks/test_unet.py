@@ -7,7 +7,7 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 
-from skipshift.errors import SkipshiftError
+from skipshift.errors import ArgumentError, SkipshiftError
 from skipshift.names import VARIANTS
 from skipshift.networks.unet import Unet
 
@@ -49,6 +49,24 @@ def test_logits_depend_on_kept_skips_alone(variant):
         net.encoder.forward = lambda _, fs=features: fs
         same = torch.equal(moved, net(torch.zeros(1, 3, 64, 64)))
         assert same is (level not in net.skips)
+
+
+@pytest.mark.parametrize("levels", [(), (2,), (1, 4), (1, 2, 3, 4)])
+def test_skips_left_out_of_a_trained_network_are_as_if_fed_zeros(levels):
+    net = Unet().eval()
+    images = torch.rand(1, 3, 64, 64)
+    features = net.encoder(images)
+    expected = [f if i in (0, 5, *levels) else 0 * f for i, f in enumerate(features)]
+    logits = net.segmentation_head(net.decoder(expected))
+    part = net.with_skips(levels)
+    assert part.skips == levels
+    assert not part.training
+    torch.testing.assert_close(part(images), logits, atol=1e-5, rtol=1e-5)
+
+
+def test_only_skips_that_a_network_has_can_be_kept():
+    with pytest.raises(ArgumentError, match="levels must be among 2, 3, got 1"):
+        Unet(skips=(2, 3)).with_skips((1, 2))
 
 
 def test_layers_are_ten_in_depth_order():

@@ -50,6 +50,28 @@ def mean_iou(net, cases):
     return iou(pooled.to_numpy()).mean()
 
 
+@pytest.mark.filterwarnings("ignore:every pixel was predicted")
+def test_skip_dropout_feeds_zeros_for_each_image_and_level_while_training(cases, tmp_path):
+    net, fed = make_net(), {True: [], False: []}
+    forward = net.decoder.forward
+
+    def record(features):
+        zeros = torch.stack([(f == 0).flatten(1).all(1) for f in features[1:]])
+        fed[net.decoder.training].append(zeros)
+        return forward(features)
+
+    net.decoder.forward = record
+    spec = replace(SPEC, epochs=4, skip_dropout=0.5)
+    train(net, cases[:10], cases[10:], spec, 0, RunOutput(tmp_path))
+    *levels, bottleneck = torch.cat(fed[True], 1)
+    assert not bottleneck.any()
+    # of 64 or more draws, fewer than one in 10,000 are so uneven
+    assert all(len(level) >= 64 and 0.2 < level.float().mean() < 0.8 for level in levels)
+    assert len(torch.unique(torch.stack(levels), dim=1).T) > 8
+    assert not torch.cat(fed[False], 1).any()
+    assert not net.decoder._forward_pre_hooks
+
+
 def test_the_rate_decays_in_steps(cases, tmp_path):
     spec = replace(SPEC, epochs=7, decay_every=3, crops_per_image=1)
     done = train(make_net(), cases[:2], cases[10:11], spec, 0, RunOutput(tmp_path))

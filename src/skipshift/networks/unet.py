@@ -15,7 +15,7 @@ from timm import is_model, list_models
 from torch import Tensor, nn
 
 from skipshift.errors import ArgumentError, SkipshiftError
-from skipshift.names import LEVELS, check_sides, check_skips, skips_of, variant_of
+from skipshift.names import LEVELS, check_sides, check_skips, shown, skips_of, variant_of
 from skipshift.networks.layers import layers_of
 from skipshift.networks.weights import load_weights, read_weights
 from skipshift.records import RUN_RECORD, WEIGHTS, read_json, write_bytes, write_json
@@ -112,6 +112,23 @@ class Unet(nn.Module):
         features = [f if level in kept else f[:, :0] for level, f in enumerate(features)]
         logits: Tensor = self.segmentation_head(self.decoder(features))
         return logits
+
+    def with_skips(self, levels: tuple[int, ...]) -> Self:
+        """Copy this network with only some of its skips, its other weights as they are.
+
+        A skip left out contributes nothing to its decoder block, as if it were fed zeros: the
+        weights that read it are cut off. A network trained with ``skip_dropout`` is made for this.
+        `ArgumentError` unless ``levels`` is a subset of `skips`.
+        """
+        kept = check_skips(tuple(levels))
+        if missing := sorted(set(kept) - set(self.skips)):
+            raise ArgumentError(f"levels must be among {shown(self.skips)}, got {missing[0]}")
+        net = type(self)(**{**self.config, "skips": kept})
+        wanted, own = net.state_dict(), self.state_dict()
+        # a decoder block's first convolution reads the channels of its skip last
+        cut = {k: own[k][:, : w.shape[1]] if w.ndim > 1 else own[k] for k, w in wanted.items()}
+        net.load_state_dict(cut)
+        return net.train(self.training)
 
     def layers(self) -> tuple[str, ...]:
         """Names of the layers in depth order: encoder stages at strides 2..32, decoder 16..1.

@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.strategies import DDPStrategy
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
@@ -117,7 +117,7 @@ def train(
     )
     last = ModelCheckpoint(checkpoints, filename="last", enable_version_counter=False)
     ticks = _Ticks(output.progress, spec.epochs * len(loader), output.folder.name)
-    with _quiet(), torch.random.fork_rng():
+    with _quiet(), torch.random.fork_rng(), _dropping_skips(net, spec.skip_dropout):
         trainer = lightning.Trainer(
             max_epochs=spec.epochs,
             accelerator=best_device(),
@@ -326,6 +326,24 @@ def _channels_first(images: Tensor) -> Tensor:
 def _batch_of(cases: Sequence[Case], spec: TrainingSpec) -> int:
     """Choose the batch size for whole images: one at a time where their sizes differ."""
     return spec.batch_size if len({case.mask.shape for case in cases}) == 1 else 1
+
+
+@contextmanager
+def _dropping_skips(net: Unet, share: float) -> Iterator[None]:
+    """Feed zeros in place of some skips while training, drawn for each image and level."""
+
+    def drop(decoder: nn.Module, inputs: tuple[list[Tensor]]) -> tuple[list[Tensor]]:
+        image, *skips, bottleneck = inputs[0]
+        kept = 1 - share if decoder.training else 1
+        draws = [f.new_empty(len(f), 1, 1, 1).bernoulli_(kept) for f in skips]
+        return ([image, *(f * d for f, d in zip(skips, draws, strict=True)), bottleneck],)
+
+    hook = net.decoder.register_forward_pre_hook(drop) if share else None
+    try:
+        yield
+    finally:
+        if hook is not None:
+            hook.remove()
 
 
 @contextmanager

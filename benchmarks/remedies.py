@@ -77,7 +77,7 @@ def question(manifest: str, *nets: str) -> None:
         network = ss.load_net(net)
         given = read_inputs(network, (manifest, shift), crop=CROP)
         spec = ss.RemedySpec(remedies=FEATURES, paired=True, folds=2)
-        found = ss.remedy(network, *given[:3], spec)
+        found = ss.remedy(network, *given.images, given.masks, given.groups, spec)
         best = found.table.groupby("place", as_index=False)[["gain", "headroom"]].max()
         known = best.dropna().query("place not in ('input', 'all')")
         loss = found.facts.in_domain - found.facts.iou

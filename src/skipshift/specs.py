@@ -95,6 +95,10 @@ class TrainingSpec:
     scale: tuple[float, float] = (0.8, 1.25)
     """Range of the random magnification. Not stated in the paper."""
 
+    color_jitter: float = 0.0
+    """Largest change of brightness, contrast and saturation (eq. 1-3): for each crop three factors
+    are drawn evenly from 1 - color_jitter to 1 + color_jitter. The paper uses none."""
+
     skip_dropout: float = 0.0
     """Probability that a skip is fed zeros in a training step, for each image and level alone. One
     network trained so can be used with any of its skips (`Unet.with_skips`). Not in the paper."""
@@ -131,6 +135,8 @@ class TrainingSpec:
             raise ArgumentError(f"scale must be 0 < LOW <= HIGH, got {shown(self.scale)}")
         if not 0 <= self.flip <= 1:
             raise ArgumentError(f"flip must be a probability in [0, 1], got {self.flip}")
+        if not 0 <= self.color_jitter <= 1:
+            raise ArgumentError(f"color_jitter must be in [0, 1], got {self.color_jitter}")
         if not 0 <= self.skip_dropout < 1:
             raise ArgumentError(
                 f"skip_dropout must be a probability in [0, 1), got {self.skip_dropout}"

@@ -6,6 +6,7 @@ from torch.utils.data import DataLoader
 
 from skipshift.data.crops import Crops, EpochSampler, draw_affine, random_crop
 from skipshift.data.manifest import Case
+from skipshift.errors import ArgumentError
 from skipshift.specs import TrainingSpec
 
 PLAIN = TrainingSpec(crop=32, flip=0, rotation=0, scale=(1, 1))
@@ -74,6 +75,28 @@ def test_a_crop_larger_than_the_image_is_filled_by_reflection(case, rng):
 
 def test_a_single_channel_keeps_its_axis(case, rng):
     assert random_crop(case.image[..., :1], case.mask, PLAIN, rng)[0].shape == (32, 32, 1)
+
+
+def test_colour_jitter_changes_colours_by_the_papers_shifts_and_nothing_else(rng):
+    # a constant grey image: contrast and saturation leave it, brightness scales it
+    image, mask = np.full((64, 64, 3), 100, np.uint8), rng.integers(0, 2, (64, 64), dtype=np.uint8)
+    spec = replace(PLAIN, color_jitter=0.5)
+    levels = []
+    for seed in range(200):
+        plain = random_crop(image, mask, PLAIN, np.random.default_rng(seed))
+        crop, labels = random_crop(image, mask, spec, np.random.default_rng(seed))
+        assert np.array_equal(labels, plain[1])
+        levels += np.unique(crop).tolist()
+    # an even draw of 200 factors leaves no more than a sixth of the range empty at either end
+    assert len(levels) == 200
+    assert 49 <= min(levels) < 66
+    assert 134 < max(levels) <= 150
+
+
+def test_colour_jitter_needs_colours(case):
+    two = replace(case, image=case.image[..., :2])
+    with pytest.raises(ArgumentError, match="color_jitter needs grey or RGB images, but case a"):
+        Crops([two], replace(PLAIN, color_jitter=0.5), 0)
 
 
 def test_neither_order_nor_workers_change_a_crop(case):

@@ -1,4 +1,4 @@
-"""Training crops and samplers: random crop, flip, rotation and scaling in one affine warp."""
+"""Training crops and samplers: random flip, rotation and scaling in one affine warp, colours."""
 
 from collections.abc import Iterator, Sequence
 
@@ -8,8 +8,10 @@ import numpy.typing as npt
 from torch import distributed
 from torch.utils.data import Dataset, Sampler
 
+from skipshift import shifts
 from skipshift.data.images import Pixels
 from skipshift.data.manifest import Case
+from skipshift.errors import ArgumentError
 from skipshift.specs import TrainingSpec
 
 Item = tuple[int, int]
@@ -20,6 +22,11 @@ class Crops(Dataset[tuple[Pixels, Pixels]]):
     """Random crops of cases in memory."""
 
     def __init__(self, cases: Sequence[Case], spec: TrainingSpec, seed: int) -> None:
+        if spec.color_jitter and (odd := [c for c in cases if c.image.shape[2] not in (1, 3)]):
+            raise ArgumentError(
+                f"color_jitter needs grey or RGB images, but case {odd[0].case} has "
+                f"{odd[0].image.shape[2]} channels; set it to 0"
+            )
         self.cases, self.spec, self.seed = cases, spec, seed
 
     def __len__(self) -> int:
@@ -92,10 +99,11 @@ def random_crop(
     flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
     labels = cv2.warpAffine(mask, matrix, size, flags=flags, borderMode=border)
     # OpenCV drops the axis of a single channel
-    return (
-        np.asarray(warped, np.uint8).reshape(*labels.shape, image.shape[2]),
-        np.asarray(labels, np.uint8),
-    )
+    crop = np.asarray(warped, np.uint8).reshape(*labels.shape, image.shape[2])
+    if spec.color_jitter:
+        for shift in shifts.SHIFTS.values():
+            crop = shift(crop, 1 + spec.color_jitter * rng.uniform(-1, 1))
+    return crop, np.asarray(labels, np.uint8)
 
 
 def draw_affine(

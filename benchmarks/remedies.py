@@ -29,6 +29,11 @@ CROP = 128
 FEATURES = ("adabn", "moments", "quantile")
 """Label-free remedies that act at any place, from which `question` takes the best."""
 
+QUICK = ss.ProfileSpec(permutation_draws=0)
+
+LOST = 0.02
+"""IoU that a shift must cost for `question` to ask where it comes back."""
+
 
 def null(net: Path, manifest: str, splits: int = 20, crop: int = CROP) -> None:
     """Print how often a remedy is recommended between halves of the same cases."""
@@ -76,29 +81,42 @@ def question(manifest: str, *nets: str) -> None:
     for net, shift in product(nets, paper_shifts()):
         network = ss.load_net(net)
         given = read_inputs(network, (manifest, shift), crop=CROP)
-        spec = ss.RemedySpec(remedies=FEATURES, paired=True, folds=2)
-        found = ss.remedy(network, *given.images, given.masks, given.groups, spec)
+        # a search of one remedy tells what is lost
+        specs = [ss.RemedySpec(remedies=r, paired=True, folds=2) for r in (("minmax",), FEATURES)]
+        tried = (network, *given.images, given.masks, given.groups)
+        facts = ss.remedy(*tried, specs[0]).facts
+        if facts.in_domain - facts.iou <= LOST:
+            print(
+                f"# {Path(net).name}, {shift}: lost {facts.in_domain - facts.iou:.3f}", flush=True
+            )
+            continue
+        found = ss.remedy(*tried, specs[1])
         best = found.table.groupby("place", as_index=False)[["gain", "headroom"]].max()
-        known = best.dropna().query("place not in ('input', 'all')")
+        profile = ss.profile_shift(network, *given.images, None, given.groups, QUICK).of()
+        excess = profile.set_index("layer")["excess"]
+        best["excess"] = [excess.get(_layer(place), np.nan) for place in best["place"]]
+        known = best.query("place not in ('input', 'all')").dropna()
         loss = found.facts.in_domain - found.facts.iou
         rows.append(known.assign(net=Path(net).name, shift=shift, loss=loss))
         print(rows[-1].to_csv(index=False, header=len(rows) == 1), end="", flush=True)
-    answer(pd.concat(rows, ignore_index=True))
+    for by in ("headroom", "excess"):
+        answer(pd.concat(rows, ignore_index=True), by)
 
 
-def answer(cells: pd.DataFrame, draws: int = 9999) -> None:
-    """Test whether headroom predicts gain within network and shift, by permuting it over places.
+def _layer(place: str) -> str:
+    """Layer of the profile whose tensor a place maps: a skip is the encoder's map at its stride."""
+    return f"e{2 ** int(place[1:])}" if place.startswith("L") else place
 
-    The statistic is the slope of gain on headroom with a mean for each network and shift; and how
-    often the place of the largest headroom is that of the largest gain, where the loss is above
-    0.02.
+
+def answer(cells: pd.DataFrame, by: str, draws: int = 9999) -> None:
+    """Test whether a column predicts gain within network and shift, by permuting it over places.
+
+    The statistic is the slope of gain on it with a mean for each network and shift; and how often
+    the place of its largest value is that of the largest gain.
     """
-    lost = cells[cells["loss"] > 0.02]
-    keys = lost["net"] + lost["shift"]
-    centred = lost[["gain", "headroom"]] - lost.groupby(keys)[["gain", "headroom"]].transform(
-        "mean"
-    )
-    gain, headroom = centred["gain"].to_numpy(), centred["headroom"].to_numpy()
+    keys, both = cells["net"] + cells["shift"], cells[["gain", by]]
+    centred = both - both.groupby(keys).transform("mean")
+    gain, headroom = centred["gain"].to_numpy(), centred[by].to_numpy()
     slope = gain @ headroom / (headroom @ headroom)
     rng, parts = np.random.default_rng(0), [np.flatnonzero(keys == key) for key in keys.unique()]
     larger = 1
@@ -107,10 +125,10 @@ def answer(cells: pd.DataFrame, draws: int = 9999) -> None:
         for part in parts:
             mixed[part] = rng.permutation(mixed[part])
         larger += gain @ mixed >= gain @ headroom
-    tops = [lost.iloc[part] for part in parts]
-    same = [one["gain"].idxmax() == one["headroom"].idxmax() for one in tops]
+    tops = [cells.iloc[part] for part in parts]
+    same = [one["gain"].idxmax() == one[by].idxmax() for one in tops]
     chance = np.mean([1 / len(one) for one in tops])
-    print(f"slope {slope:.3f}, p {larger / (draws + 1):.4f}, {len(parts)} networks x shifts")
+    print(f"{by}: slope {slope:.3f}, p {larger / (draws + 1):.4f}, {len(parts)} networks x shifts")
     print(f"same place in {np.mean(same):.2f}, by chance {chance:.2f}")
 
 

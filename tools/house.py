@@ -14,13 +14,14 @@ PAGE = ROOT / "docs/design.md"
 START, END = "<!-- the map: made by `make map` -->", "<!-- end of the map -->"
 
 ROOMS = {
-    "": "errors names validation specs spec_files records checksums progress extras shifts",
+    "": "errors names validation specs study_specs spec_files records checksums progress extras "
+    "shifts",
     "data": "images itk volumes pages zarrs slices manifest splits preprocess batches "
     "sources crops",
     "data.slides": "reader geojson annotations affine registration overlays quadtree",
-    "data.prepare": "options writing patterns labels folder merge mms specimens regions scc "
-    "published corrections stains point_patches mitosis procedural smear_masks smear_boxes "
-    "smear_search templates synthetic",
+    "data.prepare": "options slide_options writing patterns labels folder merge mms specimens "
+    "regions scc published corrections stains point_patches mitosis procedural smear_masks "
+    "smear_boxes smear_search templates synthetic",
     "data.checks": "findings thumbnails group_tests value_range channel_order orientation "
     "alignment common_detail duplicates magnification padding domains preflight",
     "networks": "addresses as_found architectures inference trace crossing stages layers weights "

@@ -12,14 +12,8 @@ from cyclopts import Parameter
 
 from skipshift.errors import ArgumentError
 from skipshift.names import FINGERPRINTS
-from skipshift.specs import (
-    CarrySpec,
-    EvaluationSpec,
-    ExecutionSpec,
-    FingerprintSpec,
-    ProfileSpec,
-    RemedySpec,
-)
+from skipshift.specs import CarrySpec, EvaluationSpec, FingerprintSpec, ProfileSpec, RemedySpec
+from skipshift.study_specs import ExecutionSpec
 from skipshift.validation import check_crop, check_ignore, check_least, check_names, check_take
 
 

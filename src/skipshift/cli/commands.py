@@ -22,19 +22,12 @@ from skipshift.cli.arguments import (
 )
 from skipshift.cli.inputs import check_folder, load_network
 from skipshift.cli.remedy_commands import diagnose, remedy
-from skipshift.data.prepare.options import (
-    FolderSpec,
-    MergeSpec,
-    MitosisSpec,
-    MmsSpec,
-    RegisterSpec,
-    SccSpec,
-    SynthSpec,
-)
+from skipshift.data.prepare.options import FolderSpec, MergeSpec, MmsSpec, SynthSpec
+from skipshift.data.prepare.slide_options import MitosisSpec, RegisterSpec, SccSpec
 from skipshift.errors import SkipshiftError, naming
 from skipshift.progress import Progress, silent
 from skipshift.spec_files import read_study, to_plain
-from skipshift.specs import DemoSpec
+from skipshift.study_specs import DemoSpec
 
 if TYPE_CHECKING:
     import pandas as pd

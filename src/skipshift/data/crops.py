@@ -10,7 +10,7 @@ from torch.utils.data import Dataset, Sampler
 
 from skipshift.data.images import Pixels
 from skipshift.data.manifest import Case
-from skipshift.specs import TrainingSpec
+from skipshift.study_specs import TrainingSpec
 
 Item = tuple[int, int]
 """(epoch, index): with the seed, all that a crop depends on, whatever the order or the workers."""

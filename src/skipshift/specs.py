@@ -35,6 +35,67 @@ STRICT = {"extra": "forbid"}
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReadingSpec:
+    """How the images of a set are read."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
+
+    crop: int | None = None
+    """Side of a centred crop of the images, a multiple of 32; whole images by default."""
+
+    resize: str | None = None
+    """HEIGHTxWIDTH, or SIDE of a square, that images are resized to, in multiples of 32."""
+
+    tile: int | None = None
+    """Side of the tiles that large images are cut into, a multiple of 32: all that lie wholly in an
+    image, of a whole slide those with more than half tissue. Tiles of one file are one group."""
+
+    mpp: float | None = None
+    """Micrometres per pixel of tiles of slides; full resolution by default."""
+
+    group: str | None = None
+    """Which images of a folder are one group (patient, slide): a pattern of their names, such as
+    {group}_*, or a CSV with the columns image,group. By default each file is a group."""
+
+    sample: int | None = None
+    """Images or tiles of each set, drawn at random, each group with its share; all by default."""
+
+    volumes: bool = False
+    """Give the network whole volumes (NIfTI, NPY) instead of their slices."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
+        check_crop("crop", self.crop)
+        check_crop("tile", self.tile)
+        chosen = [name for name in ("crop", "resize", "tile") if getattr(self, name) is not None]
+        if len(chosen) > 1:
+            raise ArgumentError(f"{chosen[0]} and {chosen[1]} exclude each other")
+        if self.tile is not None and self.volumes:
+            raise ArgumentError("tile and volumes exclude each other")
+        if self.mpp is not None and (self.tile is None or not self.mpp > 0):
+            raise ArgumentError(f"mpp needs tile, and must be above 0, got {self.mpp}")
+        if self.sample is not None:
+            check_least(self, 1, "sample")
+        if self.resize is not None:
+            for side in self._resized():
+                check_crop("resize", side)
+
+    def _resized(self) -> tuple[int, int]:
+        height, _, width = str(self.resize).partition("x")
+        if not (height.isdecimal() and (width or height).isdecimal()):
+            raise ArgumentError(f"resize must be HEIGHTxWIDTH or SIDE, got {self.resize!r}")
+        return int(height), int(width or height)
+
+    @property
+    def sides(self) -> tuple[int, int] | None:
+        """Height and width of each image once it is read; None for its own."""
+        if self.resize is not None:
+            return self._resized()
+        side = self.tile or self.crop
+        return None if side is None else (side, side)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ProfileSpec:
     """How a profile is measured (section IV-B)."""
 

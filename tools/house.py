@@ -21,7 +21,7 @@ ROOMS = {
     "data.prepare": "options slide_options writing patterns labels folder merge mms specimens "
     "regions scc published corrections stains point_patches mitosis procedural smear_masks "
     "smear_boxes smear_search templates synthetic",
-    "data.sets": "groups tiles sources",
+    "data.sets": "groups tiles sources reading",
     "data.checks": "findings thumbnails group_tests value_range channel_order orientation "
     "alignment common_detail duplicates magnification padding domains preflight",
     "networks": "addresses as_found architectures inference trace crossing stages layers weights "

@@ -14,7 +14,8 @@ from skipshift.data.images import (
     write_png,
 )
 from skipshift.data.manifest import COLUMNS, read_cases, read_manifest
-from skipshift.data.sets.sources import find_pair, read_pair, read_set
+from skipshift.data.sets.reading import read_pair, read_set
+from skipshift.data.sets.sources import find_pair
 from skipshift.data.splits import draw_folds
 from skipshift.errors import SkipshiftError
 from skipshift.specs import ReadingSpec

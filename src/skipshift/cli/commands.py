@@ -321,7 +321,8 @@ def export(spec: ExportSpec, progress: Progress = silent) -> str:  # noqa: ARG00
     import torch
 
     from skipshift.data.preprocess import prepare, preprocess_of
-    from skipshift.data.sets.sources import find_set, read_found
+    from skipshift.data.sets.reading import read_found
+    from skipshift.data.sets.sources import find_set
     from skipshift.records import RUN_RECORD, read_json
     from skipshift.study.export import About, export_net
 

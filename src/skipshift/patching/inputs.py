@@ -8,7 +8,8 @@ from torch import nn
 from skipshift.data.batches import Batches
 from skipshift.data.images import Pixels
 from skipshift.data.preprocess import preprocess_of
-from skipshift.data.sets.sources import FoundSet, find_pair, paired_by_case, read_found_pair
+from skipshift.data.sets.reading import read_found_pair
+from skipshift.data.sets.sources import FoundSet, find_pair, paired_by_case
 from skipshift.names import MOST_CLASSES
 from skipshift.progress import Progress, silent
 from skipshift.specs import CarrySpec, ReadingSpec

@@ -9,14 +9,8 @@ from typing import Any, NamedTuple
 
 from skipshift.data.batches import Batches
 from skipshift.data.preprocess import preprocess_of
-from skipshift.data.sets.sources import (
-    FoundSet,
-    ImageSet,
-    find_pair,
-    find_set,
-    read_found,
-    read_found_pair,
-)
+from skipshift.data.sets.reading import read_found, read_found_pair
+from skipshift.data.sets.sources import FoundSet, ImageSet, find_pair, find_set
 from skipshift.errors import SkipshiftError
 from skipshift.names import FINGERPRINTS, parse_shift
 from skipshift.profile.fingerprints import Fingerprint, read_fingerprint
@@ -42,9 +36,13 @@ class InputSet(NamedTuple):
 def find_input(name: str, reading: ReadingSpec, seed: int = 0) -> Named:
     """Find one set: images, or fingerprints with commas between them, which keep their names.
 
-    `SkipshiftError` as in `find_set`.
+    `SkipshiftError` as in `find_set`, and for a file that is no fingerprint.
     """
-    return name if is_fingerprint(name) else find_set(name, reading, seed)
+    if not is_fingerprint(name):
+        return find_set(name, reading, seed)
+    for path in map(Path, name.split(",")):
+        _check_fingerprint(path)
+    return name
 
 
 def find_inputs(
@@ -124,12 +122,7 @@ def is_fingerprint(name: str) -> bool:
 
 def read_matching(name: str, preprocess: str) -> Fingerprint:
     """Read fingerprints; `SkipshiftError` unless they were made with this preprocessing."""
-    try:
-        fingerprint = read_fingerprint(name)
-    except SkipshiftError:
-        for path in map(Path, name.split(",")):
-            _check_fingerprint(path)
-        raise
+    fingerprint = read_fingerprint(name)
     made = fingerprint.making.preprocess
     if made != preprocess:
         raise SkipshiftError(

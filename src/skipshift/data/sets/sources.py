@@ -1,7 +1,6 @@
 """Image sets as named on the command line: a folder, a manifest, one domain of it, or a shift.
 
-A set is found first, from names and headers alone, so that what is wrong with it is told at once;
-then it is read.
+A set is found from names and headers alone, so that what is wrong with it is told at once.
 """
 
 import hashlib
@@ -9,20 +8,17 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from skipshift import shifts
-from skipshift.data.images import Pixels, centre_crop, read_array, read_mask, to_8_bit
-from skipshift.data.manifest import check_sizes, name_fault, read_manifest, shorten
+from skipshift.data.images import Pixels, read_array
+from skipshift.data.manifest import name_fault, read_manifest, shorten
 from skipshift.data.sets.groups import groups_of_files, unit_text
-from skipshift.data.sets.tiles import is_slide, read_tiles, tile_corners
+from skipshift.data.sets.tiles import is_slide, tile_corners
 from skipshift.data.slices import ARRAYS, ENDINGS, is_volume, read_slices, shape_of
 from skipshift.data.slides.reader import ENDINGS as SLIDES
 from skipshift.errors import ArgumentError, SkipshiftError
@@ -200,62 +196,6 @@ def paired_by_case(first: FoundSet, second: FoundSet) -> FoundSet:
     return replace(second, items=tuple(by_name[name] for name in names))
 
 
-def read_found(found: FoundSet, classes: int | None = None, ignore: int | None = None) -> ImageSet:
-    """Read a set; with its masks if the number of ``classes`` is given and it has them.
-
-    Images with masks are rounded to 8 bits, as those of a training are. `SkipshiftError` names a
-    broken file, a mask that does not fit its image or has other values, or a set that a shift
-    cannot be applied to.
-    """
-    labelled = classes is not None and all(item.mask for item in found.items)
-    images, masks = [], []
-    for file, group in groupby(found.items, lambda item: item.file):
-        own = list(group)
-        for item, image in zip(own, _images(file, own, found.reading), strict=True):
-            images.append(to_8_bit(image) if labelled else image)
-            if labelled and classes is not None:
-                masks.append(_mask(item, found.reading, classes, ignore))
-    stacked = ImageSet(np.stack(images), found.groups, np.stack(masks) if masks else None)
-    return stacked if found.shift is None else shift_set(stacked, found.shift)
-
-
-def read_found_pair(
-    found: tuple[FoundSet, FoundSet], classes: int | None = None, ignore: int | None = None
-) -> tuple[ImageSet, ImageSet]:
-    """Read both sets as `read_found` does; of a shift of the first, the first is read once."""
-    first = read_found(found[0], classes, ignore)
-    if found[1].shift is not None:
-        return first, shift_set(first, found[1].shift)
-    return first, read_found(found[1], classes, ignore)
-
-
-def read_set(source: str, reading: ReadingSpec | None = None, seed: int = 0) -> ImageSet:
-    """Find and read the images of a set; `SkipshiftError` as in `find_set`."""
-    return read_found(find_set(source, reading, seed))
-
-
-def read_pair(
-    reference: str, shifted: str, reading: ReadingSpec | None = None, seed: int = 0
-) -> tuple[ImageSet, ImageSet]:
-    """Find and read two sets of images of one size.
-
-    `SkipshiftError` as in `find_pair`, and if sizes differ.
-    """
-    return read_found_pair(find_pair(reference, shifted, reading, seed, one_size=True))
-
-
-def shift_set(reference: ImageSet, shift: str) -> ImageSet:
-    """Apply a synthetic shift to a set of images; each keeps its group and mask.
-
-    `SkipshiftError` unless they are 8-bit images.
-    """
-    images = reference.images
-    if images.dtype != np.uint8 or images.ndim != 4:
-        kind = "volumes" if images.ndim == 5 else str(images.dtype)
-        raise SkipshiftError(f"{shift}: shifts apply to 8-bit images, but the reference has {kind}")
-    return replace(reference, images=shifts.apply(images, shift))
-
-
 def read_test_rows(source: str) -> pd.DataFrame:
     """Read the rows of a manifest's test cases, or of one domain of them (``MANIFEST#domain``).
 
@@ -327,56 +267,8 @@ def _sample(items: Sequence[Item], number: int, seed: int) -> tuple[Item, ...]:
     return tuple(items[index] for index in taken)
 
 
-def _images(file: Path, items: Sequence[Item], reading: ReadingSpec) -> Iterator[npt.NDArray[Any]]:
-    """Read the images of one file, cropped or resized, (H, W, C) or (D, H, W, C)."""
-    if reading.tile is not None:
-        yield from read_tiles(file, [item.part for item in items], reading.tile, reading.mpp)
-        return
-    pixels = _read_volume(file) if reading.volumes else read_slices(file).pixels
-    for item in items:
-        yield _placed(pixels if reading.volumes else pixels[item.part or 0], reading, file)
-
-
-def _mask(item: Item, reading: ReadingSpec, classes: int, ignore: int | None) -> Pixels:
-    """Read the mask of an image, (H, W), cropped or resized alike."""
-    if item.mask is None or is_slide(item.file):
-        raise SkipshiftError(
-            f"{item.file}: is a slide, whose mask is not cut; prepare tiles with skipshift prepare"
-        )
-    mask = read_mask(item.mask, classes, ignore)
-    check_sizes(item.mask, mask.shape, shape_of(item.file)[1:])
-    if reading.tile is not None:
-        left, top = item.part
-        return mask[top : top + reading.tile, left : left + reading.tile]
-    return np.asarray(_placed(mask, reading, item.mask, cv2.INTER_NEAREST), np.uint8)
-
-
-def _placed(
-    image: npt.NDArray[Any], reading: ReadingSpec, file: Path, method: int | None = None
-) -> npt.NDArray[Any]:
-    """Crop or resize (H, W, ...) or a volume; images by area averages where they shrink."""
-    if image.ndim == 4:
-        return np.stack([_placed(part, reading, file, method) for part in image])
-    if reading.resize is not None and reading.sides is not None:
-        height, width = reading.sides
-        shrinks = height * width < image.shape[0] * image.shape[1]
-        if method is None:
-            method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        # OpenCV knows no integers of 32 bits
-        values = image.astype(np.float32) if image.dtype.itemsize > 2 else image
-        resized = cv2.resize(values, (width, height), interpolation=method)
-        # and drops the axis of a single channel
-        image = np.asarray(resized).reshape(height, width, *image.shape[2:])
-    if reading.crop is not None:
-        try:
-            image = centre_crop(image, reading.crop)
-        except ArgumentError as error:
-            raise SkipshiftError(f"{file}: {error}; choose a smaller --crop") from None
-    return image
-
-
-def _read_volume(file: Path) -> npt.NDArray[Any]:
-    """Read a volume (D, H, W, C)."""
+def read_volume(file: Path) -> npt.NDArray[Any]:
+    """Read a volume (D, H, W, C); `SkipshiftError` for a picture, or an array of other axes."""
     if is_volume(file):
         return read_slices(file).pixels
     if not file.name.lower().endswith(ARRAYS):
@@ -393,7 +285,7 @@ def _stored(file: Path, reading: ReadingSpec) -> tuple[int, int, int, int]:
     if reading.tile is not None and is_slide(file):
         return 1, reading.tile, reading.tile, 3
     if reading.volumes and not is_volume(file):
-        depth, height, width, channels = _read_volume(file).shape
+        depth, height, width, channels = read_volume(file).shape
         return depth, height, width, channels
     return shape_of(file)
 
@@ -471,7 +363,7 @@ def _check_set(source: str, wanted: str) -> None:
 def _meant(path: Path) -> str:
     """Name what stands in a path's folder under nearly the same name."""
     names = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
-    near = get_close_matches(path.name, names, 1)
+    near = get_close_matches(path.name, names, 1, cutoff=0.8)
     return f"did you mean {path.with_name(near[0])}? Else " if near else ""
 
 

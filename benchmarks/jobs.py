@@ -23,8 +23,8 @@ BATCH = 8
 def ours_train(manifest: Path, side: int) -> float:
     from skipshift.data.manifest import read_cases, read_manifest
     from skipshift.networks.unet import Unet
-    from skipshift.specs import TrainingSpec
     from skipshift.study.training import RunOutput, train
+    from skipshift.study_specs import TrainingSpec
 
     cases = list(read_cases(read_manifest(manifest), 2))
     crops = -(-STEPS[side] * BATCH // len(cases))

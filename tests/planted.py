@@ -12,12 +12,12 @@ import yaml
 from skipshift import records
 from skipshift.names import ORIGINAL, paper_shifts, parse_shift
 from skipshift.spec_files import to_plain
-from skipshift.specs import StudySpec, TrainingSpec
 from skipshift.statistics.comparisons import compare
 from skipshift.statistics.counts import iou
 from skipshift.statistics.metric_scores import metric_scores
 from skipshift.statistics.metrics import METRICS
 from skipshift.statistics.scores import MEAN, estimates
+from skipshift.study_specs import StudySpec, TrainingSpec
 
 LAYERS = ("e2", "e4", "e8", "e16", "e32", "d16", "d8", "d4", "d2", "d1")
 CHANNELS = (64, 64, 128, 256, 512, 256, 128, 64, 32, 16)

@@ -23,10 +23,10 @@ from .specs import EvaluationSpec as EvaluationSpec
 from .specs import FingerprintSpec as FingerprintSpec
 from .specs import ProfileSpec as ProfileSpec
 from .specs import RemedySpec as RemedySpec
-from .specs import StudySpec as StudySpec
-from .specs import TrainingSpec as TrainingSpec
 from .statistics.distances import hellinger as hellinger
 from .study.evaluation import evaluate as evaluate
 from .study.study import run_study as run_study
 from .study.training import RunOutput as RunOutput
 from .study.training import train as train
+from .study_specs import StudySpec as StudySpec
+from .study_specs import TrainingSpec as TrainingSpec

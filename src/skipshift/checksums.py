@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,11 @@ def sha256(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise unreadable(path, "a file", error) from None
+
+
+def files_digest(paths: Iterable[Path | str]) -> str:
+    """Hash the contents of files in their order; `SkipshiftError` as in `sha256`."""
+    return hashlib.sha256("".join(sha256(Path(path)) for path in paths).encode()).hexdigest()
 
 
 def write_sealed(path: Path, values: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from skipshift.errors import SkipshiftError, unreadable
-from skipshift.specs import StudySpec
+from skipshift.study_specs import StudySpec
 
 Spec = TypeVar("Spec")
 

@@ -3,25 +3,17 @@
 Imports neither torch nor pandas, pydantic or yaml, so that help starts at once.
 """
 
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
 from skipshift.errors import ArgumentError
 from skipshift.names import (
     DISTANCE_NAMES,
-    MOST_CLASSES,
     POOLINGS,
-    VARIANTS,
-    all_variants,
-    paper_shifts,
-    shown,
-    skips_of,
 )
 from skipshift.validation import (
     check_choices,
     check_crop,
-    check_distinct,
     check_ignore,
     check_least,
     check_metrics,
@@ -31,7 +23,6 @@ from skipshift.validation import (
 )
 
 Precision = Literal["auto", "bf16", "fp32"]
-Tracker = Literal["tensorboard", "mlflow", "wandb"]
 
 LengthUnit = Literal["px", "mm"]
 
@@ -39,115 +30,76 @@ Activation = Literal["auto", "none", "sigmoid", "softmax"]
 
 CarryMode = Literal["paired", "quantile", "zero", "mean"]
 
-_STRICT = {"extra": "forbid"}
+STRICT = {"extra": "forbid"}
 """Settings of pydantic: a misspelt key in a file is an error, never ignored."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingSpec:
-    """How one network is trained. The defaults are the paper's protocol (section IV-C).
+class ReadingSpec:
+    """How the images of a set are read."""
 
-    Fields that the paper does not specify say so.
-    """
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
 
-    __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
+    crop: int | None = None
+    """Side of a centred crop of the images, a multiple of 32; whole images by default."""
 
-    encoder_weights: str | None = "imagenet"
-    """Initial encoder weights: imagenet, null (random), or a file (torchvision, timm, smp keys)."""
+    resize: str | None = None
+    """HEIGHTxWIDTH, or SIDE of a square, that images are resized to, in multiples of 32."""
 
-    epochs: int = 50
-    """Passes over the training set. The network of the epoch with the highest validation mIoU is
-    kept: the mean over all classes, background included. Which classes is not stated in the paper.
-    """
+    tile: int | None = None
+    """Side of the tiles that large images are cut into, a multiple of 32: all that lie wholly in an
+    image, of a whole slide those with more than half tissue. Tiles of one file are one group."""
 
-    batch_size: int = 8
-    """Images per training step. What is left over at an epoch's end is left out: not stated in the
-    paper."""
+    mpp: float | None = None
+    """Micrometres per pixel of tiles of slides; full resolution by default."""
 
-    learning_rate: float = 1e-4
-    """Adam's initial learning rate."""
+    group: str | None = None
+    """Which images of a folder are one group (patient, slide): a pattern of their names, such as
+    {group}_*, or a CSV with the columns image,group. By default each file is a group."""
 
-    decay_every: int = 20
-    """Epochs between two decays of the learning rate. Not stated in the paper."""
+    sample: int | None = None
+    """Images or tiles of each set, drawn at random, each group with its share; all by default."""
 
-    decay_factor: float = 0.1
-    """Factor of the learning rate at each decay. Not stated in the paper."""
-
-    cross_entropy: float = 1.0
-    """Weight of the cross-entropy in the loss. Not stated in the paper."""
-
-    dice: float = 1.0
-    """Weight of the generalised Dice loss (Sudre 2017) in the loss. Not stated in the paper."""
-
-    crop: int = 512
-    """Side of the random training crop in pixels, a multiple of 32, reflected beyond the image's
-    border. Neither is stated in the paper."""
-
-    crops_per_image: int = 1
-    """Crops drawn from each training image per epoch. Not stated in the paper."""
-
-    flip: float = 0.5
-    """Probability of a horizontal flip, and of a vertical one. Not stated in the paper."""
-
-    rotation: float = 180.0
-    """Largest rotation in either direction, in degrees. Not stated in the paper."""
-
-    scale: tuple[float, float] = (0.8, 1.25)
-    """Range of the random magnification. Not stated in the paper."""
-
-    color_jitter: float = 0.0
-    """Largest change of brightness, contrast and saturation (eq. 1-3): for each crop three factors
-    are drawn evenly from 1 - color_jitter to 1 + color_jitter. The paper uses none."""
-
-    skip_dropout: float = 0.0
-    """Probability that a skip is fed zeros in a training step, for each image and level alone. One
-    network trained so can be used with any of its skips (`Unet.with_skips`). Not in the paper."""
-
-    ignore: int | None = None
-    """Mask value of pixels that are left out of loss and validation; a study sets it to its own."""
-
-    precision: Precision = "auto"
-    """bf16 (autocast), fp32, or auto: bf16 where the hardware is faster with it. Not stated in the
-    paper."""
-
-    workers: int = 0
-    """Processes that load and augment crops; 0 does it in the training process itself."""
-
-    devices: int = 1
-    """GPUs (without one: processes) that share each batch of a run."""
+    volumes: bool = False
+    """Give the network whole volumes (NIfTI, NPY) instead of their slices."""
 
     def __post_init__(self) -> None:
         check_numbers(self)
-        check_least(self, 1, "epochs", "batch_size", "decay_every", "crops_per_image", "devices")
-        check_least(self, 0, "workers")
-        if self.batch_size % self.devices:
-            raise ArgumentError(
-                f"batch_size must be a multiple of devices, "
-                f"got {self.batch_size} and {self.devices}"
-            )
         check_crop("crop", self.crop)
-        check_ignore(self.ignore)
-        if not self.learning_rate > 0:
-            raise ArgumentError(f"learning_rate must be above 0, got {self.learning_rate}")
-        if min(self.cross_entropy, self.dice) < 0 or self.cross_entropy + self.dice == 0:
-            raise ArgumentError("cross_entropy and dice must be >= 0 and not both 0")
-        if not 0 < self.scale[0] <= self.scale[1]:
-            raise ArgumentError(f"scale must be 0 < LOW <= HIGH, got {shown(self.scale)}")
-        if not 0 <= self.flip <= 1:
-            raise ArgumentError(f"flip must be a probability in [0, 1], got {self.flip}")
-        if not 0 <= self.color_jitter <= 1:
-            raise ArgumentError(f"color_jitter must be in [0, 1], got {self.color_jitter}")
-        if not 0 <= self.skip_dropout < 1:
-            raise ArgumentError(
-                f"skip_dropout must be a probability in [0, 1), got {self.skip_dropout}"
-            )
+        check_crop("tile", self.tile)
+        chosen = [name for name in ("crop", "resize", "tile") if getattr(self, name) is not None]
+        if len(chosen) > 1:
+            raise ArgumentError(f"{chosen[0]} and {chosen[1]} exclude each other")
+        if self.tile is not None and self.volumes:
+            raise ArgumentError("tile and volumes exclude each other")
+        if self.mpp is not None and (self.tile is None or not self.mpp > 0):
+            raise ArgumentError(f"mpp needs tile, and must be above 0, got {self.mpp}")
+        if self.sample is not None:
+            check_least(self, 1, "sample")
+        if self.resize is not None:
+            for side in self._resized():
+                check_crop("resize", side)
+
+    def _resized(self) -> tuple[int, int]:
+        height, _, width = str(self.resize).partition("x")
+        if not (height.isdecimal() and (width or height).isdecimal()):
+            raise ArgumentError(f"resize must be HEIGHTxWIDTH or SIDE, got {self.resize!r}")
+        return int(height), int(width or height)
+
+    @property
+    def sides(self) -> tuple[int, int] | None:
+        """Height and width of each image once it is read; None for its own."""
+        if self.resize is not None:
+            return self._resized()
+        side = self.tile or self.crop
+        return None if side is None else (side, side)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProfileSpec:
     """How a profile is measured (section IV-B)."""
 
-    __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
 
     distances: tuple[str, ...] = ("hellinger",)
     """Distances to measure side by side; figures show the first.
@@ -239,7 +191,7 @@ class FingerprintSpec:
 class CarrySpec:
     """How activation patching is done: which paths are patched, with what, and how often."""
 
-    __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
 
     paths: dict[str, str] | tuple[str, ...] | None = None
     """Paths to patch: names such as L1, or addresses; every skip and the bottleneck by default."""
@@ -289,7 +241,7 @@ class CarrySpec:
 class RemedySpec:
     """Which remedies are tried where, and how they are judged."""
 
-    __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
+    __pydantic_config__: ClassVar[dict[str, str]] = STRICT
 
     remedies: tuple[str, ...] = ()
     """Remedies to try; by default all that need no labels, and with labels all."""
@@ -340,190 +292,6 @@ class RemedySpec:
         check_ignore(self.ignore)
         if not 0 <= self.margin < 1:
             raise ArgumentError(f"margin must be at least 0 and below 1, got {self.margin}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class StudySpec:
-    """A grid of runs: encoders x variants x folds x seeds, each evaluated on every domain."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
-
-    manifest: Path
-    """The cases: a CSV `case,image,mask,domain,group,split,stratum`."""
-
-    classes: tuple[str, ...] = ("background", "cell")
-    """Name of each mask value 0, 1, ...; class 0 is background."""
-
-    ignore: int | None = None
-    """Mask value of pixels that are not to be counted, such as 255; by default there is none, and
-    a value without a class is an error."""
-
-    encoders: tuple[str, ...] = ("resnet18", "resnet34")
-    """Encoders of segmentation_models_pytorch."""
-
-    skips: Literal["paper", "all"] | tuple[str, ...] = "paper"
-    """Variants to train: paper (its five), all (16 subsets of skips), or names such as skips-13."""
-
-    folds: int = 5
-    """Folds into which the training cases are split, stratified and grouped."""
-
-    leave_one_domain_out: bool = False
-    """Train on all domains but one in turn: fold k leaves out the k-th domain of the manifest.
-
-    The networks of a fold are selected on one in ``folds`` of the groups they are trained on.
-    """
-
-    run_folds: tuple[int, ...] | None = None
-    """Folds to run; all by default."""
-
-    seeds: tuple[int, ...] = (0,)
-    """Seeds of each training."""
-
-    shifts: tuple[str, ...] = field(default_factory=paper_shifts)
-    """Synthetic shifts of the test images to evaluate; each is a domain of its own."""
-
-    profile_shifts: tuple[str, ...] = ("brightness:0.75",)
-    """Shifts or domains to profile against the original test images (Fig. 8)."""
-
-    margin: float = 0.01
-    """Equivalence margin: the largest negligible difference of a score (IoU, Dice), in (0, 1)."""
-
-    evaluation_crop: int | None = None
-    """Side of a centred crop of validation and test images, a multiple of 32; whole by default."""
-
-    metrics: tuple[str, ...] = ()
-    """Metrics to measure beside IoU and Dice, as ``--metrics`` of `skipshift evaluate`."""
-
-    tolerance: float = 2.0
-    """Tolerance of the metric surface_dice."""
-
-    tolerance_unit: LengthUnit = "px"
-    """Unit of the tolerance: px, or mm by the manifest's column spacing."""
-
-    training: TrainingSpec = field(default_factory=TrainingSpec)
-    """How each run is trained."""
-
-    profile: ProfileSpec = field(default_factory=ProfileSpec)
-    """How profiles are measured."""
-
-    trackers: tuple[Tracker, ...] = ()
-    """Loggers of training curves besides each run's history.csv: tensorboard, mlflow, wandb."""
-
-    threads: int = 2
-    """CPU threads per run. Rounding depends on them: with equal threads on one kind of processor
-    the tables are equal to the byte, whatever the number of jobs."""
-
-    jobs: int = 1
-    """Runs at a time on one machine; --jobs of the command line overrides it."""
-
-    def __post_init__(self) -> None:
-        check_numbers(self)
-        for variant in self.variants:
-            skips_of(variant)
-        axes = {"encoders": self.encoders, "skips": self.variants, "seeds": self.seeds}
-        axes |= {} if self.run_folds is None else {"run_folds": self.run_folds}
-        for name, values in axes.items():
-            if len(set(values)) != len(values) or not values:
-                raise ArgumentError(f"{name} must be distinct, at least one, got {shown(values)}")
-            for value in values:
-                if isinstance(value, int) and value < 0:
-                    raise ArgumentError(f"{name} must be at least 0, got {value}")
-        check_shifts(self.shifts)
-        check_distinct("profile_shifts", self.profile_shifts)
-        check_names("classes", self.classes)
-        if not 2 <= len(self.classes) <= MOST_CLASSES or "mean" in self.classes:
-            raise ArgumentError(
-                f"classes must be 2 to {MOST_CLASSES} distinct names, none of them 'mean', "
-                f"got {len(self.classes)}"
-            )
-        if not 0 < self.margin < 1:
-            raise ArgumentError(f"margin must be in (0, 1), got {self.margin}")
-        check_metrics(self.metrics, self.tolerance)
-        check_ignore(self.ignore, len(self.classes))
-        if self.training.ignore not in (None, self.ignore):
-            raise ArgumentError(
-                "training.ignore must be left out; set ignore of the study, which holds for "
-                "training and evaluation"
-            )
-        check_least(self, 2, "folds")
-        check_least(self, 1, "threads", "jobs")
-        check_crop("evaluation_crop", self.evaluation_crop)
-
-    @property
-    def variants(self) -> tuple[str, ...]:
-        """Names of the variants of the grid."""
-        if self.skips == "paper":
-            return tuple(VARIANTS)
-        return all_variants() if self.skips == "all" else self.skips
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExecutionSpec:
-    """Which runs of a study to do now, and where. None of it changes a result."""
-
-    only: str = "*"
-    """Do only runs whose names match this pattern, e.g. 'resnet18.*.fold0.*'."""
-
-    retry_failed: bool = False
-    """Repeat runs that failed before."""
-
-    redo_changed: bool = False
-    """Repeat runs whose settings differ from those of the study file now."""
-
-    take: tuple[Path, ...] = ()
-    """Folders of the same study to copy finished runs from."""
-
-    on: Literal["local", "ray"] = "local"
-    """Where to run: on this machine, or as tasks of a Ray cluster."""
-
-    jobs: int | None = None
-    """Runs at a time on this machine; the study file's jobs by default."""
-
-    address: str | None = None
-    """Address of the Ray cluster; by default RAY_ADDRESS, or a new cluster on this machine."""
-
-    gpus: float = 0.0
-    """GPUs of the Ray cluster per run; with a fraction several runs share one."""
-
-    memory_per_run: float = 0.0
-    """Memory of the Ray cluster per run, in GiB."""
-
-    def __post_init__(self) -> None:
-        check_numbers(self)
-        if self.jobs is not None:
-            check_least(self, 1, "jobs")
-        check_least(self, 0, "gpus", "memory_per_run")
-        if self.address and self.on != "ray":
-            raise ArgumentError("address is of a Ray cluster: add --on ray")
-
-
-@dataclass(frozen=True)
-class DemoSpec:
-    """Run the whole pipeline on synthetic data, in minutes on two cores.
-
-    Makes a small synthetic malaria set, trains a baseline U-net and two pruned ones from scratch,
-    evaluates each on every shift of the paper, profiles them layer by layer and writes a page.
-
-    Example: skipshift demo out/demo --size smallest
-    """
-
-    out: Path
-    """Folder to write: a study, with the images in synthetic/; run again, it resumes."""
-
-    smear: Path | None = field(default=None, kw_only=True)
-    """RGB image of a real blood smear to cut templates from; drawn templates by default."""
-
-    templates: Path | None = field(default=None, kw_only=True)
-    """JSON file with the boxes to cut from the smear; by default shipped or detected ones."""
-
-    size: Literal["small", "smallest"] = field(default="small", kw_only=True)
-    """small reproduces the paper's findings; smallest only shows that everything runs."""
-
-    seed: int = field(default=0, kw_only=True)
-    """Seed of images and training."""
-
-    def __post_init__(self) -> None:
-        check_least(self, 0, "seed")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,6 +40,13 @@ def check_most(spec: object, most: int, *names: str) -> None:
             raise ArgumentError(f"{name} must be at most {most}, got {getattr(spec, name)}")
 
 
+def check_fractions(spec: object, *names: str) -> None:
+    """Raise `ArgumentError` for the first of these fields that is not in [0, 1)."""
+    for name in names:
+        if not 0 <= getattr(spec, name) < 1:
+            raise ArgumentError(f"{name} must be in [0, 1), got {getattr(spec, name)}")
+
+
 def check_names(name: str, given: tuple[str, ...]) -> None:
     """Raise `ArgumentError` unless the names in a field are distinct and none is empty."""
     if not all(given) or len(set(given)) != len(given):

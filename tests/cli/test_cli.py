@@ -112,9 +112,12 @@ def test_every_command_is_in_the_readme_and_has_help(skipshift):
             "its paths are L1",
         ),
         (["profile", "{net}", "a", "b", "o", "--preprocess", "hue"], "unknown preprocess 'hue'"),
-        (["profile", "{net}", "a", "b", "o", "--layers", "e3"], "layer 'e3' is not in the network"),
         (
-            ["profile", "{net}", "a", "b", "o", "--builder", "net"],
+            ["profile", "{net}", "{manifest}", "contrast:0.5", "o", "--layers", "e3"],
+            "layer 'e3' is not in the network",
+        ),
+        (
+            ["profile", "{net}", "{manifest}", "contrast:0.5", "o", "--builder", "net"],
             "'net' must have the form module:function",
         ),
         (["profile", "{net}", "a"], "SHIFTED is missing (see skipshift profile --help)"),

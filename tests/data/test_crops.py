@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader
 from skipshift.data.crops import Crops, EpochSampler, draw_affine, random_crop
 from skipshift.data.manifest import Case
 from skipshift.errors import ArgumentError
-from skipshift.specs import TrainingSpec
+from skipshift.study_specs import TrainingSpec
 
 PLAIN = TrainingSpec(crop=32, flip=0, rotation=0, scale=(1, 1))
 

@@ -14,8 +14,8 @@ from skipshift.data.images import image_size, read_image, read_labels, read_nati
 from skipshift.data.manifest import read_manifest
 from skipshift.data.prepare.folder import prepare_folder
 from skipshift.data.prepare.options import FolderSpec
+from skipshift.data.sets.reading import read_set
 from skipshift.data.slices import read_label_slices, read_slices
-from skipshift.data.sources import read_set
 from skipshift.errors import SkipshiftError
 
 AFFINE = np.diag([1.5, 1.5, 8, 1.0])

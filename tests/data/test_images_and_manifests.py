@@ -14,9 +14,11 @@ from skipshift.data.images import (
     write_png,
 )
 from skipshift.data.manifest import COLUMNS, read_cases, read_manifest
-from skipshift.data.sources import read_labelled_pair, read_pair, read_set
+from skipshift.data.sets.reading import read_pair, read_set
+from skipshift.data.sets.sources import find_pair
 from skipshift.data.splits import draw_folds
 from skipshift.errors import SkipshiftError
+from skipshift.specs import ReadingSpec
 
 
 def edit(manifest, **changes):
@@ -225,7 +227,7 @@ def test_a_set_is_a_folder_or_the_test_cases_of_a_manifest(small_set):
 
 
 def test_a_shifted_reference_keeps_its_groups(small_set):
-    reference, shifted = read_pair(str(small_set), "brightness:0.5", crop=32)
+    reference, shifted = read_pair(str(small_set), "brightness:0.5", ReadingSpec(crop=32))
     assert reference.groups == shifted.groups
     assert np.array_equal(shifted.images, reference.images // 2)
 
@@ -252,13 +254,13 @@ def test_an_unknown_shift_lists_the_shifts(small_set, name):
     with pytest.raises(SkipshiftError, match=f"{name}: is not a file, .* saturation:FACTOR"):
         read_pair(str(small_set), name)
     with pytest.raises(SkipshiftError, match=f"{name}: is not a file, .* saturation:FACTOR"):
-        read_labelled_pair(str(small_set), name, 2)
+        find_pair(str(small_set), name, labelled=True)
 
 
 @pytest.mark.parametrize(
     ("shape", "sides", "remedy"),
     [
-        ((50, 70, 3), "50 x 70 x 3", "crop {} to one size$"),
+        ((50, 70, 3), "50 x 70 x 3", "add --crop SIDE, --resize SIDE or --tile SIDE"),
         ((64, 32, 1), "64 x 32 x 1", "convert {} to the same channels$"),
     ],
 )
@@ -278,7 +280,7 @@ def test_images_of_different_shapes_are_refused_with_both_shapes(tmp_path, shape
 
 def test_volumes_are_not_read_from_images(small_set):
     with pytest.raises(SkipshiftError, match=r"is an image, but --volumes takes NIfTI or NPY"):
-        read_set(str(small_set), volumes=True)
+        read_set(str(small_set), ReadingSpec(volumes=True))
 
 
 @pytest.mark.parametrize(
@@ -302,7 +304,7 @@ def test_images_of_any_depth_survive_writing_and_reading(tmp_path, rng, name, dt
 def test_a_volume_gives_slices_of_one_group_or_one_image(tmp_path, rng):
     values = rng.normal(size=(8, 6, 3)).astype(np.float32)
     nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / "v.nii.gz")
-    slices, volume = read_set(str(tmp_path)), read_set(str(tmp_path), volumes=True)
+    slices, volume = read_set(str(tmp_path)), read_set(str(tmp_path), ReadingSpec(volumes=True))
     assert slices.images.shape == (3, 6, 8, 1)
     assert len(set(slices.groups)) == 1
     assert np.array_equal(volume.images[0], slices.images)
@@ -316,8 +318,14 @@ def test_a_volume_of_several_frames_is_refused(tmp_path):
 
 
 def test_volumes_are_cropped_in_the_plane_of_their_slices(tmp_path, rng):
-    np.save(tmp_path / "v.npy", rng.normal(size=(5, 10, 12)))
-    assert read_set(str(tmp_path), crop=8, volumes=True).images.shape == (1, 5, 8, 8, 1)
+    np.save(tmp_path / "v.npy", rng.normal(size=(5, 34, 36)))
+    assert read_set(str(tmp_path), ReadingSpec(crop=32, volumes=True)).images.shape == (
+        1,
+        5,
+        32,
+        32,
+        1,
+    )
 
 
 def test_arrays_that_are_not_images_are_an_error(tmp_path):
@@ -338,10 +346,10 @@ def test_a_truncated_16_bit_image_is_an_error(tmp_path, rng):
 
 def test_a_large_picture_is_refused_before_it_is_decoded_unless_it_is_cropped(tmp_path):
     Image.new("1", (13000, 7000)).save(tmp_path / "a.png")
-    fault = r"a\.png: is 7000 x 13000 \(height x width\), more than 33554432 .* or crop it"
+    fault = r"a\.png: is 7000 x 13000 \(height x width\), more than 33554432 .* or --crop"
     with pytest.raises(SkipshiftError, match=fault):
         read_set(str(tmp_path))
-    assert read_set(str(tmp_path), crop=32).images.shape == (1, 32, 32, 1)
+    assert read_set(str(tmp_path), ReadingSpec(crop=32)).images.shape == (1, 32, 32, 1)
 
 
 def test_shifts_apply_only_to_8_bit_images(tmp_path):

@@ -25,8 +25,8 @@ from skipshift.data.prepare.mitosis import (
     prepare_mitosis,
     split_specimens,
 )
-from skipshift.data.prepare.options import MitosisSpec
 from skipshift.data.prepare.published import read_points, read_slide_tables
+from skipshift.data.prepare.slide_options import MitosisSpec
 from skipshift.data.prepare.stains import STAINS, haematoxylin, middle_parts, propose
 from skipshift.data.preprocess import unit
 from skipshift.data.slides.registration import Registration
@@ -35,7 +35,7 @@ from skipshift.networks.mask_proposals import proposer
 from skipshift.page import review
 from skipshift.records import read_json
 from skipshift.spec_files import read_spec
-from skipshift.specs import StudySpec
+from skipshift.study_specs import StudySpec
 
 STUDIES = Path(__file__).parents[2] / "studies"
 SIDE = 400

@@ -15,15 +15,15 @@ from shipped_studies import STUDIES, commands
 from skipshift.cli.main import main
 from skipshift.data.images import read_image, read_labels
 from skipshift.data.manifest import read_manifest
-from skipshift.data.prepare.options import SccSpec
 from skipshift.data.prepare.scc import TISSUES, prepare_scc
+from skipshift.data.prepare.slide_options import SccSpec
 from skipshift.data.prepare.specimens import split_specimens
 from skipshift.data.prepare.writing import describe
 from skipshift.data.slides.annotations import read_annotations, write_qupath
 from skipshift.data.slides.registration import Registration
 from skipshift.errors import SkipshiftError
 from skipshift.spec_files import read_spec
-from skipshift.specs import StudySpec
+from skipshift.study_specs import StudySpec
 
 SIZE = (960, 720)
 DERMIS = np.array([(100, 90), (860, 100), (850, 620), (110, 630)])

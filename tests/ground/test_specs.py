@@ -5,19 +5,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from skipshift.data.prepare.options import FolderSpec, MitosisSpec, MmsSpec, SynthSpec
+from skipshift.data.prepare.options import FolderSpec, MmsSpec, SynthSpec
+from skipshift.data.prepare.slide_options import MitosisSpec
 from skipshift.errors import SkipshiftError
 from skipshift.names import LEVELS, VARIANTS, parse_shift, skips_of, variant_of
 from skipshift.records import atomic, read_table, write_table
 from skipshift.spec_files import from_plain, read_spec, to_plain
-from skipshift.specs import (
-    CarrySpec,
-    EvaluationSpec,
-    ExecutionSpec,
-    ProfileSpec,
-    StudySpec,
-    TrainingSpec,
-)
+from skipshift.specs import CarrySpec, EvaluationSpec, ProfileSpec
+from skipshift.study_specs import ExecutionSpec, StudySpec, TrainingSpec
 
 
 def test_every_set_of_skips_has_one_name():

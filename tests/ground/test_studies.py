@@ -7,7 +7,7 @@ from skipshift.cli.main import main
 from skipshift.data.manifest import read_manifest
 from skipshift.records import read_json
 from skipshift.spec_files import read_spec
-from skipshift.specs import StudySpec
+from skipshift.study_specs import StudySpec
 
 
 @pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.stem)

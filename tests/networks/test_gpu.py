@@ -4,8 +4,8 @@ import torch
 
 import skipshift as ss
 from skipshift.data.manifest import read_cases, read_manifest
-from skipshift.specs import TrainingSpec
 from skipshift.study.training import RunOutput
+from skipshift.study_specs import TrainingSpec
 
 pytestmark = [
     pytest.mark.gpu,

@@ -254,6 +254,15 @@ def test_a_share_of_what_may_be_no_loss_is_no_finding():
     assert "cannot tell from chance" in carry_sentence(carried([0.5], lost_low=np.nan))
 
 
+def test_a_mode_in_which_all_paths_recover_nothing_names_no_path():
+    table = carried([0.15, 0.0], missing=0.1, missing_low=0.0, missing_high=0.2, missing_sure=False)
+    assert "Patching L1 alone recovers 15 %" in carry_sentence(table)
+    table.loc[3, ["share", "low", "high"]] = [-0.4, -0.6, 0.0]
+    said = carry_sentence(table)
+    assert "This mode does not work here: with all paths patched, -40 % of it comes back (95" in said
+    assert "L1" not in said
+
+
 def test_what_is_missed_what_leads_away_and_what_is_not_read_are_said():
     read, farther = [True, True, True, False, True], [False, False, True, False, False]
     missing = {"missing": [np.nan, 0.6, 0.0, np.nan, np.nan], "missing_high": 0.7}

@@ -9,7 +9,7 @@ from planted import Plan
 from skipshift.page.paper_numbers import beside_paper, published
 from skipshift.page.report import write_report
 from skipshift.page.study_results import StudyResults, read_results, read_study_spec
-from skipshift.specs import StudySpec, TrainingSpec
+from skipshift.study_specs import StudySpec, TrainingSpec
 
 HEART = ("background", "LV", "MYO", "RV")
 PAPER = StudySpec(manifest=Path("m.csv"), classes=HEART)

@@ -10,12 +10,13 @@ from ray.cluster_utils import Cluster
 
 from architectures import TINY
 from skipshift.errors import SkipshiftError
-from skipshift.specs import ExecutionSpec, ProfileSpec, StudySpec, TrainingSpec
+from skipshift.specs import ProfileSpec
 from skipshift.study import study
 from skipshift.study.cluster import pack, settle, unpack
 from skipshift.study.grid import expected_inputs
 from skipshift.study.opening import open_study
 from skipshift.study.study import run_study
+from skipshift.study_specs import ExecutionSpec, StudySpec, TrainingSpec
 
 pytestmark = [
     pytest.mark.ray,

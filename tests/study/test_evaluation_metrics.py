@@ -13,10 +13,11 @@ from skipshift.names import SEGMENTATION_METRICS
 from skipshift.networks.inference import labels_of, probabilities_of
 from skipshift.networks.unet import Unet
 from skipshift.records import read_table
-from skipshift.specs import EvaluationSpec, StudySpec, TrainingSpec
+from skipshift.specs import EvaluationSpec
 from skipshift.study import evaluation
 from skipshift.study.evaluation import evaluate, evaluate_manifest, measure, metrics_table
 from skipshift.study.study import run_study
+from skipshift.study_specs import StudySpec, TrainingSpec
 
 CLASSES = ("background", "disc")
 ALL = EvaluationSpec(metrics=SEGMENTATION_METRICS, precision="fp32", shifts=("brightness:0.75",))

@@ -20,11 +20,12 @@ from skipshift.names import seen_domain
 from skipshift.networks import inference
 from skipshift.records import UnwritableError, read_json, read_table
 from skipshift.spec_files import to_plain
-from skipshift.specs import ExecutionSpec, ProfileSpec, StudySpec, TrainingSpec
+from skipshift.specs import ProfileSpec
 from skipshift.study import steps, study, workers
 from skipshift.study.grid import Run, is_done
 from skipshift.study.opening import open_study
 from skipshift.study.study import run_study
+from skipshift.study_specs import ExecutionSpec, StudySpec, TrainingSpec
 
 ROOT = Path(__file__).parents[2]
 BASELINE = Run(TINY, "baseline", 0, 0)

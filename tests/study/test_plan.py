@@ -8,10 +8,10 @@ from architectures import TINY
 from skipshift.data.prepare.options import SynthSpec
 from skipshift.data.prepare.synthetic import write_synthetic
 from skipshift.spec_files import read_spec
-from skipshift.specs import ExecutionSpec, StudySpec, TrainingSpec
 from skipshift.study.opening import open_study
 from skipshift.study.plan import _reach, plan_study
 from skipshift.study.study import run_study
+from skipshift.study_specs import ExecutionSpec, StudySpec, TrainingSpec
 
 STUDIES = sorted((Path(__file__).parents[2] / "studies").glob("*.yaml"))
 

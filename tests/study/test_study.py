@@ -12,10 +12,11 @@ from skipshift.data.images import read_image, read_labels, write_png
 from skipshift.errors import SkipshiftError
 from skipshift.networks.unet import Unet
 from skipshift.records import locked, read_json, read_table
-from skipshift.specs import ExecutionSpec, ProfileSpec, StudySpec, TrainingSpec
+from skipshift.specs import ProfileSpec
 from skipshift.study import steps, study
 from skipshift.study.opening import open_study
 from skipshift.study.study import run_study
+from skipshift.study_specs import ExecutionSpec, StudySpec, TrainingSpec
 
 FAST = TrainingSpec(encoder_weights=None, epochs=1, learning_rate=1e-3, crop=32, batch_size=4)
 

@@ -8,12 +8,13 @@ from architectures import TINY
 from skipshift.data.manifest import read_cases, read_manifest
 from skipshift.errors import SkipshiftError
 from skipshift.networks.unet import Unet
-from skipshift.specs import EvaluationSpec, TrainingSpec
+from skipshift.specs import EvaluationSpec
 from skipshift.statistics.counts import iou
 from skipshift.study import evaluation
 from skipshift.study.evaluation import evaluate, evaluate_manifest, predict
 from skipshift.study.loggers import loggers_of
 from skipshift.study.training import RunOutput, train
+from skipshift.study_specs import TrainingSpec
 
 SPEC = TrainingSpec(
     encoder_weights=None, epochs=3, learning_rate=2e-3, crop=32, crops_per_image=2, decay_every=9

@@ -6,9 +6,9 @@ from skipshift.data.manifest import read_cases, read_manifest
 from skipshift.page.pictures import views_figure
 from skipshift.page.study_results import read_views
 from skipshift.records import VIEWS, read_table
-from skipshift.specs import StudySpec, TrainingSpec
 from skipshift.study.study import open_study
 from skipshift.study.views import PLACES, chosen_places, domain_facts, write_views
+from skipshift.study_specs import StudySpec, TrainingSpec
 
 
 @pytest.fixture

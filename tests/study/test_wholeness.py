@@ -18,13 +18,14 @@ from skipshift.data.images import read_image, write_png
 from skipshift.errors import SkipshiftError
 from skipshift.networks.unet import Unet
 from skipshift.page.study_results import read_results
-from skipshift.specs import ExecutionSpec, ProfileSpec, StudySpec, TrainingSpec
+from skipshift.specs import ProfileSpec
 from skipshift.study import study
 from skipshift.study.cluster import pack, settle, unpack
 from skipshift.study.grid import expected_inputs
 from skipshift.study.made import FILES
 from skipshift.study.opening import open_study
 from skipshift.study.study import run_study
+from skipshift.study_specs import ExecutionSpec, StudySpec, TrainingSpec
 
 RUN = f"runs/{TINY}.baseline.fold0.seed0"
 FAULTS = {

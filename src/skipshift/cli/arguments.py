@@ -15,12 +15,43 @@ from skipshift.names import FINGERPRINTS
 from skipshift.specs import (
     CarrySpec,
     EvaluationSpec,
-    ExecutionSpec,
     FingerprintSpec,
     ProfileSpec,
+    ReadingSpec,
     RemedySpec,
 )
+from skipshift.study_specs import ExecutionSpec
 from skipshift.validation import check_crop, check_ignore, check_least, check_names, check_take
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunningSpec:
+    """The network of a command, and where it runs."""
+
+    builder: str | None = None
+    """Function that builds the network for a file of weights: module:function, or nets.py:function,
+    with arguments if it needs any, as in nets:unet(classes=3)."""
+
+    preprocess: str = "auto"
+    """Preprocessing of each image: unit, minmax, zscore, imagenet, none or module:function; by
+    default what the checkpoint brings. One that brings none needs it named."""
+
+    device: str | None = None
+    """Device to compute on: cpu, cuda or cuda:N; by default a GPU where there is one."""
+
+    jobs: int | None = None
+    """Threads to compute with; by default all that torch takes."""
+
+    verbose: Annotated[bool, Parameter(name=("--verbose", "-v"))] = False
+    """Say what is done: device, preprocessing, and short cuts that are not taken."""
+
+    def __post_init__(self) -> None:
+        if self.jobs is not None:
+            check_least(self, 1, "jobs")
+
+
+Reading = Annotated[ReadingSpec, Parameter(name="*")]
+Running = Annotated[RunningSpec, Parameter(name="*")]
 
 
 @dataclass(frozen=True)
@@ -100,9 +131,8 @@ class EvaluateSpec:
     out: Path
     """Folder to write: cases.parquet and iou.csv; metrics.parquet and .csv with --metrics."""
 
-    builder: str | None = field(default=None, kw_only=True)
-    """Function that builds the network for a file of weights: module:function, or nets.py:function,
-    with arguments if it needs any, as in nets:unet(classes=3)."""
+    running: Running = field(default_factory=RunningSpec, kw_only=True)
+    """The network, and where it runs."""
 
     classes: tuple[str, ...] = field(default=(), kw_only=True)
     """Names of the mask values 0, 1, ...; by default the run folder's, or class 0, class 1, ..."""
@@ -144,30 +174,20 @@ class ProfileRunSpec:
     """Folder to write: layers.csv, channels.parquet, profile.json and profile.svg, which shows the
     first distance and pooling; profile-DISTANCE-POOLING.svg show the others."""
 
-    builder: str | None = field(default=None, kw_only=True)
-    """Function that builds the network for a file of weights: module:function, or nets.py:function,
-    with arguments if it needs any, as in nets:unet(classes=3)."""
+    reading: Reading = field(default_factory=ReadingSpec, kw_only=True)
+    """How the images are read."""
+
+    running: Running = field(default_factory=RunningSpec, kw_only=True)
+    """The network, and where it runs."""
 
     layers: tuple[str, ...] = field(default=(), kw_only=True)
     """Layers by name, address or pattern such as 's*' or 'encoder.*'; by default encoder stages,
     bottleneck, decoder blocks and skips with features of their own."""
 
-    preprocess: str = field(default="unit", kw_only=True)
-    """Preprocessing of each image: unit, minmax, zscore, imagenet, none or module:function."""
-
-    volumes: bool = field(default=False, kw_only=True)
-    """Give the network whole volumes (NIfTI, NPY) instead of their slices."""
-
-    crop: int | None = field(default=None, kw_only=True)
-    """Side of a centred crop of the images, a multiple of 32; whole images by default."""
-
     settings: Annotated[ProfileSpec, Parameter(name="*")] = field(
         default_factory=ProfileSpec, kw_only=True
     )
     """How the profile is measured."""
-
-    def __post_init__(self) -> None:
-        check_crop("crop", self.crop)
 
 
 @dataclass(frozen=True)
@@ -191,9 +211,11 @@ class FingerprintRunSpec:
     out: Path
     """File to write: .npz, or the same as .json, which is larger."""
 
-    builder: str | None = field(default=None, kw_only=True)
-    """Function that builds the network for a file of weights: module:function, or nets.py:function,
-    with arguments if it needs any, as in nets:unet(classes=3)."""
+    reading: Reading = field(default_factory=ReadingSpec, kw_only=True)
+    """How the images are read."""
+
+    running: Running = field(default_factory=RunningSpec, kw_only=True)
+    """The network, and where it runs."""
 
     layers: tuple[str, ...] = field(default=(), kw_only=True)
     """Layers by name, address or pattern such as 's*' or 'encoder.*'; by default those of --edges,
@@ -202,19 +224,12 @@ class FingerprintRunSpec:
     edges: Path | None = field(default=None, kw_only=True)
     """Fingerprint whose histogram edges, layers and size of parts to use."""
 
-    volumes: bool = field(default=False, kw_only=True)
-    """Give the network whole volumes (NIfTI, NPY) instead of their slices."""
-
-    crop: int | None = field(default=None, kw_only=True)
-    """Side of a centred crop of the images, a multiple of 32; whole images by default."""
-
     settings: Annotated[FingerprintSpec, Parameter(name="*")] = field(
         default_factory=FingerprintSpec, kw_only=True
     )
     """How the fingerprint is made."""
 
     def __post_init__(self) -> None:
-        check_crop("crop", self.crop)
         if not str(self.out).endswith(FINGERPRINTS):
             raise ArgumentError(f"OUT must end in .npz or .json, got {self.out}")
         merged = self.images.endswith(FINGERPRINTS)
@@ -248,23 +263,16 @@ class CarryRunSpec:
     out: Path
     """Folder to write: carry.csv, carry.json, carry.svg, carry.png."""
 
-    builder: str | None = field(default=None, kw_only=True)
-    """Function that builds the network for a file of weights: module:function, or nets.py:function,
-    with arguments if it needs any, as in nets:unet(classes=3)."""
+    reading: Reading = field(default_factory=ReadingSpec, kw_only=True)
+    """How the images are read."""
 
-    preprocess: str = field(default="unit", kw_only=True)
-    """Preprocessing of each image: unit, minmax, zscore, imagenet, none or module:function."""
-
-    crop: int | None = field(default=None, kw_only=True)
-    """Side of a centred crop of the images, a multiple of 32; whole images by default."""
+    running: Running = field(default_factory=RunningSpec, kw_only=True)
+    """The network, and where it runs."""
 
     settings: Annotated[CarrySpec, Parameter(name="*")] = field(
         default_factory=CarrySpec, kw_only=True
     )
     """How it is measured."""
-
-    def __post_init__(self) -> None:
-        check_crop("crop", self.crop)
 
 
 @dataclass(frozen=True)
@@ -294,14 +302,11 @@ class RemedyRunSpec:
     """Folder to write: remedies.csv, remedy.json, and mended/, the network with the recommended
     remedy, which can be given as NET."""
 
-    builder: str | None = field(default=None, kw_only=True)
-    """Function that builds the network for a file of weights, as module:function."""
+    reading: Reading = field(default_factory=ReadingSpec, kw_only=True)
+    """How the images are read."""
 
-    preprocess: str = field(default="unit", kw_only=True)
-    """Preprocessing of each image: unit, minmax, zscore, imagenet, none or module:function."""
-
-    crop: int | None = field(default=None, kw_only=True)
-    """Side of a centred crop of the images, a multiple of 32; whole images by default."""
+    running: Running = field(default_factory=RunningSpec, kw_only=True)
+    """The network, and where it runs."""
 
     take: str | None = field(default=None, kw_only=True)
     """Remedy to write to mended/ as REMEDY@PLACE, instead of the recommended one."""
@@ -312,7 +317,6 @@ class RemedyRunSpec:
     """Which remedies are tried, and how they are judged."""
 
     def __post_init__(self) -> None:
-        check_crop("crop", self.crop)
         check_take(self.take)
 
 
@@ -341,14 +345,11 @@ class DiagnoseSpec:
     """Folder to write: report.html, diagnosis.json, layers.csv, remedies.csv, mended/, and
     carry.csv where SHIFTED is a shift of the reference."""
 
-    builder: str | None = field(default=None, kw_only=True)
-    """Function that builds the network for a file of weights, as module:function."""
+    reading: Reading = field(default_factory=ReadingSpec, kw_only=True)
+    """How the images are read."""
 
-    preprocess: str = field(default="unit", kw_only=True)
-    """Preprocessing of each image: unit, minmax, zscore, imagenet, none or module:function."""
-
-    crop: int | None = field(default=None, kw_only=True)
-    """Side of a centred crop of the images, a multiple of 32; whole images by default."""
+    running: Running = field(default_factory=RunningSpec, kw_only=True)
+    """The network, and where it runs."""
 
     take: str | None = field(default=None, kw_only=True)
     """Remedy to write to mended/ as REMEDY@PLACE, instead of the recommended one."""
@@ -362,7 +363,6 @@ class DiagnoseSpec:
     """Which remedies are tried, and how they are judged."""
 
     def __post_init__(self) -> None:
-        check_crop("crop", self.crop)
         check_take(self.take)
 
 
@@ -384,22 +384,15 @@ class ExportSpec:
     """Folder to write, which must not exist: model.safetensors, model.onnx, model.pt2, config.json
     and README.md."""
 
+    reading: Reading = field(default_factory=ReadingSpec, kw_only=True)
+    """How the images are read."""
+
+    running: Running = field(default_factory=RunningSpec, kw_only=True)
+    """The network, and where it runs."""
+
     images: str | None = field(default=None, kw_only=True)
     """Images to compare on: a folder, a manifest or MANIFEST#domain; by default those of the study
     that a run is of."""
-
-    builder: str | None = field(default=None, kw_only=True)
-    """Function that builds the network for a file of weights: module:function, or nets.py:function,
-    with arguments if it needs any, as in nets:unet(classes=3)."""
-
-    preprocess: str = field(default="unit", kw_only=True)
-    """Preprocessing of each image: unit, minmax, zscore, imagenet, none or module:function."""
-
-    crop: int | None = field(default=None, kw_only=True)
-    """Side of a centred crop of the images, a multiple of 32; whole images by default."""
-
-    def __post_init__(self) -> None:
-        check_crop("crop", self.crop)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ that help does not wait for them.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -20,21 +21,21 @@ from skipshift.cli.arguments import (
     ReportSpec,
     StudyRunSpec,
 )
-from skipshift.cli.inputs import check_folder, load_network
-from skipshift.cli.remedy_commands import diagnose, remedy
-from skipshift.data.prepare.options import (
-    FolderSpec,
-    MergeSpec,
-    MitosisSpec,
-    MmsSpec,
-    RegisterSpec,
-    SccSpec,
-    SynthSpec,
+from skipshift.cli.inputs import (
+    check_folder,
+    check_network,
+    load_network,
+    made_from,
+    units,
 )
+from skipshift.cli.remedy_commands import diagnose, remedy
+from skipshift.data.prepare.options import FolderSpec, MergeSpec, MmsSpec, SynthSpec
+from skipshift.data.prepare.slide_options import MitosisSpec, RegisterSpec, SccSpec
 from skipshift.errors import SkipshiftError, naming
 from skipshift.progress import Progress, silent
-from skipshift.spec_files import read_study, to_plain
-from skipshift.specs import DemoSpec
+from skipshift.spec_files import read_study
+from skipshift.specs import ReadingSpec
+from skipshift.study_specs import DemoSpec
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -185,11 +186,13 @@ def report(spec: ReportSpec, progress: Progress = silent) -> str:  # noqa: ARG00
 
 def evaluate(spec: EvaluateSpec, progress: Progress = silent) -> str:
     """Evaluate one network on every domain and shift."""
+    from skipshift.checksums import files_digest
     from skipshift.data.manifest import read_cases
-    from skipshift.data.sources import read_test_rows
+    from skipshift.data.sets.groups import unit_text
+    from skipshift.data.sets.sources import read_test_rows
     from skipshift.networks.outputs import warn_if_constant
     from skipshift.page.report import main_table
-    from skipshift.records import write_table
+    from skipshift.records import write_json, write_table
     from skipshift.study.evaluation import (
         class_names,
         counts_of,
@@ -199,19 +202,33 @@ def evaluate(spec: EvaluateSpec, progress: Progress = silent) -> str:
         settle_output,
     )
 
+    check_network(spec.net, spec.running)
     rows = read_test_rows(str(spec.manifest))
-    net = load_network(spec.net, spec.builder, spec.evaluation.preprocess)
+    network = load_network(spec.net, spec.running)
+    net, settings = network.net, replace(spec.evaluation, preprocess=network.preprocess)
     with naming(f"{spec.net} on {spec.manifest}"):
-        first = next(read_cases(rows[:1], 256, spec.evaluation.crop))
-        how = settle_output(net, first, spec.evaluation, spec.classes)
+        first = next(read_cases(rows[:1], 256, settings.crop))
+        how = settle_output(net, first, settings, spec.classes)
         classes = class_names(net, spec.net, first, how, spec.classes)
-    done = evaluate_manifest(spec.net, rows, classes, how, progress, spec.builder)
+    done = evaluate_manifest(
+        spec.net, rows, classes, how, progress, spec.running.builder, network.device
+    )
     warn_if_constant(counts_of(done.counts, classes))
     iou = iou_table(net, done.counts)
     write_table(spec.out / "cases.parquet", done.counts)
     write_table(spec.out / "iou.csv", iou)
     parts = [main_table(iou)]
-    if spec.evaluation.metrics:
+    about = {
+        "name": str(spec.manifest),
+        "images": len(rows),
+        "groups": rows["group"].nunique(),
+        "unit": unit_text(list(rows["group"]), told=True),
+        "digest": files_digest([*rows["image"], *rows["mask"]]),
+    }
+    record = made_from(network, {"manifest": about}, settings=settings)
+    write_json(spec.out / "evaluate.json", record | {"classes": list(classes)})
+    parts.append(f"{about['unit']}; {network.told()}")
+    if settings.metrics:
         metrics = metrics_table(net, done.metrics)
         write_table(spec.out / "metrics.parquet", done.metrics)
         write_table(spec.out / "metrics.csv", metrics)
@@ -224,27 +241,27 @@ def profile(spec: ProfileRunSpec, progress: Progress = silent) -> str:
     """Profile one network between two sets of images or their fingerprints."""
     from skipshift.networks.layers import layers_of
     from skipshift.page.profile_sentences import beyond_edges
-    from skipshift.profile.inputs import Reading, read_inputs
+    from skipshift.profile.inputs import find_inputs, read_inputs
     from skipshift.profile.profiling import profile_shift
 
-    net = load_network(spec.net, spec.builder, spec.preprocess)
+    settings = spec.settings
+    check_network(spec.net, spec.running)
+    found = find_inputs(spec.reference, spec.shifted, spec.reading, settings.seed)
+    network = load_network(spec.net, spec.running)
+    net = network.net
     layers = layers_of(net, spec.layers) if spec.layers else None
-    how = Reading(
-        preprocess=spec.preprocess,
-        crop=spec.crop,
-        volumes=spec.volumes,
-        batch_size=spec.settings.batch_size,
-    )
-    sets = read_inputs(spec.reference, spec.shifted, how, progress)
+    sets = read_inputs(found, network.preprocess, settings.batch_size, progress)
     groups = (sets[0].groups, sets[1].groups)
     with naming(f"{spec.net} on {spec.reference}, {spec.shifted}"):
-        result = profile_shift(net, sets[0].images, sets[1].images, layers, groups, spec.settings)
-    result.save(spec.out)
+        result = profile_shift(net, sets[0].images, sets[1].images, layers, groups, settings)
+    about = {"reference": sets[0].about, "shifted": sets[1].about}
+    result.save(spec.out, made_from(network, about, reading=spec.reading, layers=spec.layers))
     _write_pictures(result, spec)
     # the verdict tells what the other columns are for
     hidden = ["behind", "behind_low", "behind_high", "groups", "least_p"]
     table = result.layers.drop(columns=hidden).round(3).to_string(index=False)
-    parts = [table, result.verdict(), beyond_edges(result.outside), f"profile: {spec.out}"]
+    parts = [table, result.verdict(), beyond_edges(result.outside), units(network, about)]
+    parts.append(f"profile: {spec.out}")
     return "\n\n".join(filter(None, parts))
 
 
@@ -252,40 +269,51 @@ def fingerprint(spec: FingerprintRunSpec, progress: Progress = silent) -> str:
     """Write the fingerprint of one set of images, or merge several fingerprints."""
     from skipshift.networks.layers import layers_of
     from skipshift.profile.fingerprinting import make_fingerprint
-    from skipshift.profile.inputs import Reading, describe, read_input, read_matching
+    from skipshift.profile.inputs import describe, find_input, read_input, read_matching
+    from skipshift.records import write_json
 
-    settings = spec.settings
-    net = load_network(spec.net, spec.builder, settings.preprocess)
+    check_network(spec.net, spec.running)
+    found = find_input(spec.images, spec.reading, spec.settings.seed)
+    network = load_network(spec.net, spec.running)
+    net, settings = network.net, replace(spec.settings, preprocess=network.preprocess)
     layers = layers_of(net, spec.layers) if spec.layers else None
-    how = Reading(
-        preprocess=settings.preprocess,
-        crop=spec.crop,
-        volumes=spec.volumes,
-        batch_size=settings.batch_size,
-    )
     edges = None if spec.edges is None else read_matching(str(spec.edges), settings.preprocess)
-    images, groups = read_input(spec.images, how, "images", progress)
+    images, groups, about = read_input(
+        found, settings.preprocess, settings.batch_size, "images", progress
+    )
     with naming(f"{spec.net} on {spec.images}"):
         result = make_fingerprint(net, images, edges, layers, groups, settings)
         result.save(spec.out)
-    return f"{describe(result, groups)}\n\nfingerprint: {spec.out}"
+    record = made_from(network, {"images": about}, reading=spec.reading, settings=settings)
+    # beside it, since names must not be sent with the file
+    write_json(spec.out.with_suffix(".made.json"), record)
+    parts = (describe(result, groups), f"{about['unit']}; {network.told()}")
+    return "\n\n".join([*parts, f"fingerprint: {spec.out}"])
 
 
 def carry(spec: CarryRunSpec, progress: Progress = silent) -> str:
     """Measure by activation patching which path of a network carries the loss."""
     from skipshift.page.carry_sentences import carry_sentence
     from skipshift.patching.carry import carry as patch
-    from skipshift.patching.inputs import read_inputs
+    from skipshift.patching.inputs import find_inputs, read_inputs
     from skipshift.patching.paths import paths_of
 
-    net = load_network(spec.net, spec.builder, spec.preprocess)
-    names = (spec.reference, spec.shifted)
-    inputs = read_inputs(net, names, spec.settings, spec.preprocess, spec.crop, progress)
+    check_network(spec.net, spec.running)
+    found = find_inputs((spec.reference, spec.shifted), spec.settings, spec.reading)
+    network = load_network(spec.net, spec.running)
+    net = network.net
+    inputs = read_inputs(net, found, spec.settings, network.preprocess, progress)
     paths = paths_of(net, spec.settings.paths, next(iter(inputs.images[0])))
     with naming(f"{spec.net} on {spec.reference}, {spec.shifted}"):
         table = patch(net, *inputs.images, inputs.masks, inputs.groups, spec.settings)
-    _write_carry(spec, table, paths)
-    return f"{_carry_text(table)}\n\n{carry_sentence(table)}\n\ncarry: {spec.out}"
+    said = carry_sentence(table)
+    record = made_from(
+        network, inputs.about, reading=spec.reading, paths=paths, settings=spec.settings
+    )
+    _write_carry(spec, table, record | {"verdict": said})
+    return "\n\n".join(
+        [_carry_text(table), said, units(network, inputs.about), f"carry: {spec.out}"]
+    )
 
 
 def export(spec: ExportSpec, progress: Progress = silent) -> str:  # noqa: ARG001
@@ -293,19 +321,23 @@ def export(spec: ExportSpec, progress: Progress = silent) -> str:  # noqa: ARG00
     import torch
 
     from skipshift.data.preprocess import prepare, preprocess_of
-    from skipshift.data.sources import read_set
+    from skipshift.data.sets.reading import read_found
+    from skipshift.data.sets.sources import find_set
     from skipshift.records import RUN_RECORD, read_json
     from skipshift.study.export import About, export_net
 
-    net = load_network(spec.net, spec.builder, spec.preprocess)
+    check_network(spec.net, spec.running)
     study = spec.net.absolute().parent.parent
     record = read_json(spec.net / RUN_RECORD) if (spec.net / RUN_RECORD).exists() else {}
-    source, crop = _export_images(spec, study)
-    pixels = read_set(source, crop).images[:_EXPORT_IMAGES]
-    images = torch.from_numpy(prepare(pixels, preprocess_of(spec.preprocess)))
+    source, reading = _export_images(spec, study)
+    found = find_set(source, reading)
+    found = replace(found, items=found.items[:_EXPORT_IMAGES])
+    network = load_network(spec.net, spec.running)
+    net, pixels = network.net, read_found(found).images
+    images = torch.from_numpy(prepare(pixels, preprocess_of(network.preprocess)))
     about = About(
         spec.net.absolute().stem if spec.net.is_file() else spec.net.absolute().name,
-        spec.preprocess,
+        network.preprocess,
         tuple(record.get("classes", ())),
         _domains(net, spec.net),
     )
@@ -318,20 +350,23 @@ _EXPORT_IMAGES = 8
 """Images on which the files of an export are compared."""
 
 
-def _export_images(spec: ExportSpec, study: Path) -> tuple[str, int | None]:
+def _export_images(spec: ExportSpec, study: Path) -> tuple[str, ReadingSpec]:
     """Name the images to compare an export on: as given, or those of the run's study."""
     from skipshift.page.study_results import read_study_spec
     from skipshift.records import STUDY
 
     if spec.images is not None:
-        return spec.images, spec.crop
+        return spec.images, spec.reading
     if not (study / STUDY).exists():
         raise SkipshiftError(
             f"{spec.net}: is no run of a study, whose images could be taken; give --images, a "
             f"folder or manifest of real ones"
         )
     settings = read_study_spec(study)
-    return str(settings.manifest), spec.crop or settings.evaluation_crop
+    own = spec.reading
+    if own.sides is None and settings.evaluation_crop is not None:
+        own = replace(own, crop=settings.evaluation_crop)
+    return str(settings.manifest), own
 
 
 def _domains(net: "nn.Module", folder: Path) -> "pd.DataFrame | None":
@@ -366,16 +401,14 @@ def _carry_text(table: "pd.DataFrame") -> str:
     return shown.fillna({"iou": "-"}).to_string(index=False)
 
 
-def _write_carry(spec: CarryRunSpec, table: "pd.DataFrame", paths: Mapping[str, str]) -> None:
+def _write_carry(spec: CarryRunSpec, table: "pd.DataFrame", record: Mapping[str, Any]) -> None:
     from skipshift.page.carry_chart import carry_figure
     from skipshift.page.style import to_png, to_svg
     from skipshift.records import write_bytes, write_json, write_table
 
-    about = {"net": str(spec.net), "reference": spec.reference, "shifted": spec.shifted}
-    settings = to_plain(spec.settings)
     figure = carry_figure(table, f"{spec.reference} against {spec.shifted}")
     write_table(spec.out / "carry.csv", table)
-    write_json(spec.out / "carry.json", {**about, "paths": paths, "settings": settings})
+    write_json(spec.out / "carry.json", record)
     write_bytes(spec.out / "carry.svg", to_svg(figure))
     write_bytes(spec.out / "carry.png", to_png(figure))
 

@@ -1,12 +1,43 @@
-"""Networks and folders that commands are given, looked at before anything else is done."""
+"""Networks and folders that commands are given, and the record of what a result was made from."""
 
+import logging
+from collections.abc import Mapping
+from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from skipshift.errors import SkipshiftError
+from skipshift.errors import ArgumentError, SkipshiftError
+from skipshift.spec_files import to_plain
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from skipshift.cli.arguments import RunningSpec
+
+COMMAND: ContextVar[str | None] = ContextVar("command", default=None)
+"""The command line; None where a command was called from Python."""
+
+_LOG = logging.getLogger("skipshift")
+
+
+class Network(NamedTuple):
+    """A network as a command was given it."""
+
+    net: "nn.Module"
+
+    source: Path
+
+    preprocess: str
+    """Preprocessing of its images."""
+
+    brought: str
+    """Where the preprocessing comes from: an option, or what the checkpoint says."""
+
+    device: str
+
+    def told(self) -> str:
+        """Say which preprocessing was used, and where it comes from."""
+        return f"preprocessing: {self.preprocess}, from {self.brought}"
 
 
 def check_folder(path: Path) -> None:
@@ -15,19 +46,94 @@ def check_folder(path: Path) -> None:
         raise SkipshiftError(f"{path}: {'is not a folder' if path.exists() else 'does not exist'}")
 
 
-def load_network(source: Path, builder: str | None, preprocess: str) -> "nn.Module":
-    """Load a network onto the best device.
+def check_network(source: Path, running: "RunningSpec") -> None:
+    """Check what can be checked before anything is read.
 
-    `SkipshiftError` if there is no such file; a wrong preprocessing is an error before that.
+    `SkipshiftError` if there is no such network, `ArgumentError` for an unknown preprocessing.
     """
     from skipshift.data.preprocess import preprocess_of
-    from skipshift.networks.checkpoints import load_net
-    from skipshift.networks.inference import best_device
 
-    preprocess_of(preprocess)
+    if running.preprocess != "auto":
+        preprocess_of(running.preprocess)
     if not source.exists():
         raise SkipshiftError(
             f"{source}: does not exist; NET must be a run folder, an smp or nnU-Net folder, a "
             f"MONAI bundle, an archive of torch.export or TorchScript, or weights"
         )
-    return load_net(source, builder, preprocess).to(best_device())
+
+
+def load_network(source: Path, running: "RunningSpec") -> Network:
+    """Load a network onto its device, and settle the preprocessing of its images.
+
+    `SkipshiftError` as in `load_net` and `check_network`; `ArgumentError` for a device that is not
+    there, or where the preprocessing must be named.
+    """
+    import torch
+
+    from skipshift.networks.checkpoints import load_net
+    from skipshift.networks.inference import best_device
+    from skipshift.networks.input_values import settle_preprocess
+
+    check_network(source, running)
+    if running.jobs is not None:
+        torch.set_num_threads(running.jobs)
+    device = running.device or best_device()
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):
+        raise ArgumentError(
+            f"device must be one that this machine has, such as cpu, got {device!r}"
+        ) from None
+    net = load_net(
+        source, running.builder, None if running.preprocess == "auto" else running.preprocess
+    )
+    name, brought = settle_preprocess(source, net, running.preprocess)
+    network = Network(net.to(device), source, name, brought, device)
+    _LOG.info("%s on %s, %s", type(net).__name__, device, network.told())
+    return network
+
+
+def made_from(
+    network: Network, sets: Mapping[str, Mapping[str, Any]], **settings: object
+) -> dict[str, Any]:
+    """Record what a result was made from: network, sets, preprocessing, settings, versions.
+
+    ``sets`` are those of `skipshift.data.sets.sources.FoundSet.about`, by their part.
+    """
+    from importlib.metadata import version
+
+    from skipshift.networks.weights import weights_hash
+
+    return {
+        "network": {
+            "name": str(network.source),
+            "class": type(network.net).__name__,
+            "sha256": weights_hash(network.net),
+        },
+        **sets,
+        "preprocess": network.preprocess,
+        "preprocess_from": network.brought,
+        **{name: to_plain(value) for name, value in settings.items()},
+        "versions": {name: version(name) for name in ("skipshift", "torch")},
+        "device": network.device,
+        "command": COMMAND.get(),
+    }
+
+
+def units(network: Network, sets: Mapping[str, Mapping[str, Any]]) -> str:
+    """Say what the unit of each set was, and how its images were preprocessed."""
+    return "\n".join([*(f"{name}: {one['unit']}" for name, one in sets.items()), network.told()])
+
+
+def as_text(record: Mapping[str, Any]) -> dict[str, str]:
+    """Flatten a record for a page: the sets by name and unit, all else in one line each."""
+    text = {}
+    for name, value in record.items():
+        if isinstance(value, Mapping) and "unit" in value:
+            text[name] = f"{value['name']}: {value['unit']}"
+        elif isinstance(value, Mapping):
+            shown = ((key, one) for key, one in value.items() if one not in (None, [], ""))
+            text[name] = ", ".join(f"{key} {one}" for key, one in shown)
+        else:
+            text[name] = str(value)
+    return text

@@ -1,6 +1,8 @@
 """The command line: parses words into a spec, runs its command, reports an error in one line."""
 
+import logging
 import os
+import shlex
 import sys
 import time
 import traceback
@@ -12,6 +14,7 @@ from cyclopts import App, Argument, CycloptsError, Parameter
 
 from skipshift.cli import commands
 from skipshift.cli.help_text import LISTS, ReflowedHelp, show_default, split_example
+from skipshift.cli.inputs import COMMAND
 from skipshift.cli.words import explain, prepare_words, split_pairs, with_dashes
 from skipshift.data.checks.findings import CheckError
 from skipshift.errors import ArgumentError, SkipshiftError, SkipshiftWarning
@@ -30,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     debug = DEBUG in words
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
+        COMMAND.set(shlex.join(["skipshift", *words]))
         code = _run([word for word in words if word != DEBUG], debug)
     sys.exit(code)
 
@@ -44,24 +48,40 @@ def _run(words: list[str], debug: bool) -> int:
     except (CycloptsError, ArgumentError) as error:
         if debug:
             traceback.print_exc()
-        command = " ".join(("skipshift", *app.parse_commands(words)[0]))
         reason = explain(error)
         if isinstance(error, ArgumentError):
             reason = with_dashes(reason, _arguments(words))
-        return _fail(f"{reason} (see {command} --help)", 2)
+        return _fail(f"{reason} {_see(words)}", 2)
     except CheckError as error:
         print(error.report)
         return _fail(_one_line(error), 1)
     except (SkipshiftError, OSError) as error:
         if debug:
             traceback.print_exc()
-        return _fail(_one_line(error), 1)
+        return _fail(_with_options(error, words), 1)
     except Exception as error:
         if debug:
             traceback.print_exc()
         reason = f"{type(error).__name__}: {_one_line(error)}"
         return _fail(f"unexpected {reason} (add {DEBUG} to see where)", 1)
     return 0
+
+
+def _with_options(error: BaseException, words: list[str]) -> str:
+    """Say what is wrong with a file; of an argument behind it, as the command line names it."""
+    reason, cause = _one_line(error), error.__cause__
+    if not isinstance(cause, ArgumentError):
+        return reason
+    said = _one_line(cause)
+    own = with_dashes(said, _arguments(words))
+    more = "" if own == said else f" {_see(words)}"
+    return f"{reason.removesuffix(said)}{own}{more}"
+
+
+def _see(words: list[str]) -> str:
+    """Name the help to read."""
+    command = " ".join(("skipshift", *app.parse_commands(words)[0]))
+    return f"(see {command} --help)"
 
 
 def _arguments(words: list[str]) -> Sequence[Argument]:
@@ -93,7 +113,9 @@ def _show_warning(
 
 
 def _one_line(error: BaseException | str) -> str:
-    return " ".join(str(error).split())
+    """Join lines, and escape what a terminal would obey."""
+    text = " ".join(str(error).split())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def show(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
@@ -140,6 +162,8 @@ def _command(run: Callable[..., str]) -> Callable[[Any], None]:
     kind = run.__annotations__["spec"]
 
     def command(spec: Any) -> None:
+        if getattr(getattr(spec, "running", None), "verbose", False):
+            _speak()
         text = run(spec, show)
         try:
             print(text, flush=True)
@@ -149,6 +173,16 @@ def _command(run: Callable[..., str]) -> Callable[[Any], None]:
 
     command.__annotations__["spec"] = Annotated[kind, Parameter(name="*")]
     return command
+
+
+def _speak() -> None:
+    """Print what the library logs."""
+    log = logging.getLogger("skipshift")
+    if not log.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("skipshift: %(message)s"))
+        log.addHandler(handler)
+    log.setLevel(logging.INFO)
 
 
 def _add(parent: App, name: str, run: Callable[..., str]) -> None:

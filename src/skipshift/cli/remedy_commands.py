@@ -4,15 +4,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from skipshift.cli.arguments import DiagnoseSpec, RemedyRunSpec
-from skipshift.cli.inputs import load_network
+from skipshift.cli.inputs import Network, as_text, check_network, load_network, made_from, units
 from skipshift.errors import naming
 from skipshift.progress import Progress, silent
 from skipshift.spec_files import to_plain
 from skipshift.specs import RemedySpec
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from skipshift.remedies.inputs import RemedyInputs
     from skipshift.remedies.kept import KeptOnDisk
     from skipshift.remedies.result import Remedies
@@ -23,10 +21,10 @@ def remedy(spec: RemedyRunSpec, progress: Progress = silent) -> str:
     from skipshift.records import write_json
     from skipshift.remedies.remedy import search
 
-    net, inputs, settings, known = _remedy_inputs(spec)
+    network, inputs, settings, known = _remedy_inputs(spec)
     with naming(f"{spec.net} on {spec.reference}, {spec.shifted}"):
-        found = search(net, *inputs[:3], settings, known, progress)
-        _write_remedies(spec, found)
+        found = search(network.net, *inputs[:3], settings, known, progress)
+        _write_remedies(spec, network, found)
     if not found.complete:
         raise KeyboardInterrupt
     best = found.best
@@ -37,12 +35,12 @@ def remedy(spec: RemedyRunSpec, progress: Progress = silent) -> str:
     }
     if spec.take is not None:
         record["taken"] = spec.take
-    write_json(spec.out / "remedy.json", record | _about(spec, net))
+    write_json(spec.out / "remedy.json", record | _about(spec, network, inputs))
     shown = found.table[found.table["failed"] == ""].head(10)
     shown = shown[["remedy", "place", "parameters", "iou", "gain", "low", "high", "p_adjusted",
                    "in_domain", "harm", "headroom", "excess_left"]]  # fmt: skip
     parts = [shown.dropna(axis=1, how="all").round(3).to_string(index=False, na_rep="-")]
-    parts.append(found.verdict())
+    parts += [found.verdict(), units(network, inputs.about)]
     if taken := spec.take or best:
         parts.append(f"mended: {spec.out / 'mended'} has {taken}")
     return "\n\n".join([*parts, f"remedies: {spec.out}"])
@@ -57,68 +55,64 @@ def diagnose(spec: DiagnoseSpec, progress: Progress = silent) -> str:
     from skipshift.records import REPORT, write_json, write_table
     from skipshift.remedies.diagnosis import examine
 
-    net, inputs, settings, known = _remedy_inputs(spec)
+    network, inputs, settings, known = _remedy_inputs(spec)
     with naming(f"{spec.net} on {spec.reference}, {spec.shifted}"):
-        found = examine(net, *inputs[:3], settings, known, progress)
-        _write_remedies(spec, found.remedies)
+        found = examine(network.net, *inputs[:3], settings, known, progress)
+        _write_remedies(spec, network, found.remedies)
     if not found.remedies.complete:
         raise KeyboardInterrupt
-    found.profile.save(spec.out)
+    about = _about(spec, network, inputs)
+    found.profile.save(spec.out, about)
     if found.carry is not None:
         write_table(spec.out / "carry.csv", found.carry)
-    about = _about(spec, net)
-    write_diagnosis_page(spec.out / REPORT, found.findings(), about)
+    shown = as_text(about) | {"net": str(spec.net)}
+    write_diagnosis_page(spec.out / REPORT, found.findings(), shown)
     record = found.record() | about
     write_json(spec.out / "diagnosis.json", record)
     if spec.json:
         return json.dumps(record, indent=2)
     answers = diagnosis_answers(*found.findings()[:5])
     lines = [f"{question} {text}" for question, text in answers]
-    return "\n".join([*lines, f"page: {spec.out / REPORT}"])
+    return "\n".join([*lines, units(network, inputs.about), f"page: {spec.out / REPORT}"])
 
 
 def _remedy_inputs(
     spec: "RemedyRunSpec | DiagnoseSpec",
-) -> "tuple[nn.Module, RemedyInputs, RemedySpec, KeptOnDisk]":
-    """Load the network, read both sets, and find what was judged on them already."""
+) -> "tuple[Network, RemedyInputs, RemedySpec, KeptOnDisk]":
+    """Find both sets, load the network, read the sets, and find what was judged on them already."""
     import hashlib
 
+    from skipshift.data.sets.sources import find_pair
     from skipshift.networks.weights import weights_hash
     from skipshift.remedies.inputs import read_inputs
     from skipshift.remedies.kept import KeptOnDisk
 
-    net = load_network(spec.net, spec.builder, spec.preprocess)
-    names, settings = (spec.reference, spec.shifted), spec.settings
+    settings = spec.settings
+    check_network(spec.net, spec.running)
+    pair = find_pair(spec.reference, spec.shifted, spec.reading, settings.seed)
+    network = load_network(spec.net, spec.running)
     inputs = read_inputs(
-        net, names, spec.preprocess, spec.crop, settings.batch_size, settings.ignore
+        network.net, pair, network.preprocess, settings.batch_size, settings.ignore
     )
     paired = settings.paired or (inputs.paired and inputs.masks[0] is not None)
     settings = replace(settings, paired=paired)
     judged_by = replace(settings, remedies=(), places=(), margin=0.0)
-    key_of = repr((to_plain(judged_by), spec.preprocess, weights_hash(net)))
-    key = hashlib.sha256((key_of + inputs.digest()).encode()).hexdigest()
-    return net, inputs, settings, KeptOnDisk(spec.out / "judged", key)
+    digests = [about["digest"] for about in inputs.about.values()]
+    key_of = repr((to_plain(judged_by), network.preprocess, weights_hash(network.net), digests))
+    key = hashlib.sha256(key_of.encode()).hexdigest()
+    return network, inputs, settings, KeptOnDisk(spec.out / "judged", key)
 
 
-def _about(spec: "RemedyRunSpec | DiagnoseSpec", net: "nn.Module") -> dict[str, Any]:
+def _about(
+    spec: "RemedyRunSpec | DiagnoseSpec", network: Network, inputs: "RemedyInputs"
+) -> dict[str, Any]:
     """Say what a finding was made from."""
-    from importlib.metadata import version
-
-    from skipshift.networks.weights import weights_hash
-
-    return {
-        "net": str(spec.net),
-        "network": {"name": type(net).__name__, "sha256": weights_hash(net)},
-        "reference": spec.reference,
-        "shifted": spec.shifted,
-        "preprocess": spec.preprocess,
-        "crop": spec.crop,
-        "settings": to_plain(spec.settings),
-        "version": version("skipshift"),
-    }
+    return made_from(network, inputs.about, reading=spec.reading, settings=spec.settings)
 
 
-def _write_remedies(spec: "RemedyRunSpec | DiagnoseSpec", found: "Remedies") -> None:
+def _write_remedies(
+    spec: "RemedyRunSpec | DiagnoseSpec", network: Network, found: "Remedies"
+) -> None:
     """Write the table; and of a whole search the network that is mended."""
     import shutil
 
@@ -135,5 +129,5 @@ def _write_remedies(spec: "RemedyRunSpec | DiagnoseSpec", found: "Remedies") -> 
         shutil.rmtree(mended)
     if taken is not None and change is not None:
         with atomic_folder(mended) as folder:
-            named = {"remedy": taken[0], "place": taken[1], "preprocess": spec.preprocess}
+            named = {"remedy": taken[0], "place": taken[1], "preprocess": network.preprocess}
             save_mended(folder, found.setting.net, change, spec.net, named, found.setting.output)

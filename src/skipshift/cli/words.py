@@ -80,19 +80,34 @@ def _split_pairs(words: list[str], counts: Mapping[str, int]) -> Iterator[str]:
         yield from (option, *values)
 
 
+_ASKS = "give|set|choose|add|leave|use|check|need|needs"
+"""Verbs before the name of a field that a message asks for."""
+
+
 def with_dashes(message: str, arguments: Sequence[Argument]) -> str:
-    """Name the fields at the beginning of a message as the command line does.
+    """Name the fields in a message as the command line does.
 
     ``batch_size must be ...`` becomes ``--batch-size must be ...``, and so do fields that follow
-    with commas, "and" or "or", and the one that they need.
+    with commas, "and" or "or", those that a message asks for (``give activation none``), and
+    ``groups``, which a folder has by ``--group``.
     """
     labels = {argument.field_info.name: label_of(argument) for argument in arguments}
-    name = rf"(?:{'|'.join(sorted(map(re.escape, labels), key=len, reverse=True))})\b"
-    start = re.match(rf"{name}(?:(?:, | and | or ){name})*(?: needs? {name})?", message)
-    if start is None:
+    if "group" in labels:
+        labels["groups"] = labels["group"]
+    if not labels:
         return message
-    named = re.sub(name, lambda found: labels[found[0]], start[0])
-    return named + message[start.end() :]
+    name = rf"(?<![\w-])(?:{'|'.join(sorted(map(re.escape, labels), key=len, reverse=True))})\b"
+    several = rf"{name}(?:(?:, | and | or ){name})*"
+    start = re.match(rf"{several}(?: needs? {name})?", message)
+    end = 0 if start is None else start.end()
+    head = re.sub(name, lambda found: labels[found[0]], message[:end])
+    asked = rf"(?<=\b)({_ASKS}) ({several})(?! of)"
+    rest = re.sub(
+        asked,
+        lambda found: f"{found[1]} {re.sub(name, lambda one: labels[one[0]], found[2])}",
+        message[end:],
+    )
+    return head + rest
 
 
 def explain(error: Exception) -> str:

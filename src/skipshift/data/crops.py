@@ -12,7 +12,7 @@ from skipshift import shifts
 from skipshift.data.images import Pixels
 from skipshift.data.manifest import Case
 from skipshift.errors import ArgumentError
-from skipshift.specs import TrainingSpec
+from skipshift.study_specs import TrainingSpec
 
 Item = tuple[int, int]
 """(epoch, index): with the seed, all that a crop depends on, whatever the order or the workers."""

@@ -53,7 +53,7 @@ def read_native(path: Path, any_depth: bool = False) -> NativePixels:
         if _is_16_bit(image) and not whole:
             # Pillow silently keeps the upper byte of 16-bit colours
             return _decode_16_bit_colour(path, image)
-        grey = whole or image.mode in ("L", "1", "LA")
+        grey = _is_grey(image)
         upright = ImageOps.exif_transpose(image)
         direct = whole or image.mode in ("L", "RGB")
         pixels = np.asarray(upright if direct else upright.convert("L" if grey else "RGB"))
@@ -63,8 +63,22 @@ def read_native(path: Path, any_depth: bool = False) -> NativePixels:
 
 def image_size(path: Path) -> tuple[int, int]:
     """Read width and height from an image's header; `SkipshiftError` if it cannot be read."""
+    height, width, _ = image_shape(path)
+    return width, height
+
+
+def image_shape(path: Path) -> tuple[int, int, int]:
+    """Shape (H, W, C) that `read_native` gives, from an image's header.
+
+    `SkipshiftError` if it cannot be read.
+    """
     with _opened(path, any_depth=True) as image:
-        return image.size[::-1] if _is_sideways(image) else image.size
+        width, height = image.size[::-1] if _is_sideways(image) else image.size
+        return height, width, 1 if _is_grey(image) else 3
+
+
+def _is_grey(image: Image.Image) -> bool:
+    return image.mode in ("L", "1", "LA", "I", "F") or image.mode.startswith("I;16")
 
 
 def to_8_bit(pixels: NativePixels) -> Pixels:

@@ -1,6 +1,6 @@
 """Preprocessing: from stored pixels to the input values that a network was trained on."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,9 @@ Floats = npt.NDArray[np.float32]
 
 Preprocess = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
 """(C, H, W) or (C, D, H, W) as stored -> input values of the same shape."""
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of torchvision, for RGB in [0, 1]."""
 
 
 def unit(image: npt.NDArray[Any]) -> Floats:
@@ -44,6 +47,20 @@ def zscore(image: npt.NDArray[Any]) -> Floats:
     return np.asarray(levels, np.float32)
 
 
+def standardise(image: npt.NDArray[Any], mean: Sequence[float], std: Sequence[float]) -> Floats:
+    """Scale to [0, 1], then subtract a mean and divide by a standard deviation a channel.
+
+    `ArgumentError` for other types than `unit` takes, or another number of channels.
+    """
+    if image.shape[0] != len(mean):
+        raise ArgumentError(
+            f"preprocess with {len(mean)} means needs {len(mean)} channels, got {image.shape[0]}"
+        )
+    levels = np.moveaxis(unit(image), 0, -1)
+    scaled = (levels - np.array(mean, np.float32)) / np.array(std, np.float32)
+    return np.moveaxis(np.asarray(scaled, np.float32), -1, 0)
+
+
 def imagenet(image: npt.NDArray[Any]) -> Floats:
     """Scale RGB to [0, 1], then standardise by the ImageNet statistics of torchvision.
 
@@ -51,10 +68,7 @@ def imagenet(image: npt.NDArray[Any]) -> Floats:
     """
     if image.shape[0] != 3:
         raise ArgumentError(f"preprocess imagenet needs 3 channels, got {image.shape[0]}")
-    mean = np.array([0.485, 0.456, 0.406], np.float32)
-    std = np.array([0.229, 0.224, 0.225], np.float32)
-    levels = np.moveaxis(unit(image), 0, -1)
-    return np.moveaxis((levels - mean) / std, -1, 0)
+    return standardise(image, IMAGENET_MEAN, IMAGENET_STD)
 
 
 def none(image: npt.NDArray[Any]) -> Floats:
@@ -71,8 +85,11 @@ PREPROCESS: Mapping[str, Preprocess] = {
 def preprocess_of(name: str) -> Preprocess:
     """Look up a function in `PREPROCESS`, or import one given as ``module:function``.
 
+    ``standardise(mean=(0.5,), std=(0.5,))`` is `standardise` with these numbers.
     `ArgumentError` for an unknown name.
     """
+    if name.startswith("standardise("):
+        return import_function(f"{__name__}:{name}")
     if ":" in name:
         return import_function(name)
     if name not in PREPROCESS:

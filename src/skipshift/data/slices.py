@@ -8,7 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from skipshift.data import pages, volumes, zarrs
-from skipshift.data.images import is_picture, read_array, read_native
+from skipshift.data.images import (
+    image_shape,
+    is_picture,
+    read_array,
+    read_native,
+)
 from skipshift.data.pages import CHANNELS, OBJECTS
 from skipshift.data.volumes import Values, Volume, on_grid_of, open_single_frame, spacing_text
 from skipshift.errors import SkipshiftError
@@ -86,6 +91,21 @@ def read_slices(path: Path, kinds: Collection[str] = ()) -> Slices:
         return Slices(pixels[None])
     stack = _read_stack(path, [kind for kind in kinds if kind != OBJECTS])
     return Slices(read_native(path, any_depth=True)[None] if stack is None else stack)
+
+
+def shape_of(path: Path) -> tuple[int, int, int, int]:
+    """Shape (Z, H, W, C) that `read_slices` gives; from the header alone, where there is one.
+
+    `SkipshiftError` if the file cannot be read.
+    """
+    if is_volume(path):
+        volume = open_single_frame(path)
+        rows = volume.plane.rows
+        return volume.shape[2], volume.shape[rows], volume.shape[1 - rows], 1
+    if path.suffix.lower() in PICTURES and is_picture(path):
+        return 1, *image_shape(path)
+    depth, height, width, channels = read_slices(path).pixels.shape
+    return depth, height, width, channels
 
 
 def read_label_slices(

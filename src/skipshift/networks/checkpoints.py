@@ -35,7 +35,9 @@ _BUNDLE_PACKAGES = ("monai.networks.", "torch.nn.")
 """A bundle is untrusted input: it may name networks and layers, and nothing else."""
 
 
-def load_net(source: Path | str, builder: str | None = None, preprocess: str = "unit") -> nn.Module:
+def load_net(
+    source: Path | str, builder: str | None = None, preprocess: str | None = "unit"
+) -> nn.Module:
     """Load a network from a checkpoint, in evaluation mode on the CPU.
 
     Parameters
@@ -52,7 +54,7 @@ def load_net(source: Path | str, builder: str | None = None, preprocess: str = "
         brackets if it needs any: ``nets:unet(classes=3)``.
     preprocess
         The preprocessing that images will get; ``unit`` is x / 255. A `SkipshiftWarning` says if
-        the checkpoint names another one.
+        the checkpoint names another one, unless this is None.
 
     `SkipshiftError` if the file cannot be loaded; names the file and its first wrong keys or
     shapes. `ArgumentError` if the builder lacks arguments or does not return a network.
@@ -63,7 +65,7 @@ def load_net(source: Path | str, builder: str | None = None, preprocess: str = "
     return _load(source, builder, preprocess)
 
 
-def _load(source: Path, builder: str | None, preprocess: str) -> nn.Module:
+def _load(source: Path, builder: str | None, preprocess: str | None) -> nn.Module:
     net: nn.Module
     if builder is not None:
         net = _built(builder)
@@ -73,7 +75,7 @@ def _load(source: Path, builder: str | None, preprocess: str) -> nn.Module:
         raise SkipshiftError(f"{source}: does not exist")
     net = _file(source) if source.is_file() else _folder(source)
     found = trained_with(source)
-    if found is not None and (found[0] is None or found[0] != preprocess):
+    if preprocess is not None and found is not None and found[0] != preprocess:
         way = f"give preprocess {found[0]}" if found[0] else "give a preprocess function for it"
         warnings.warn(
             f"{source}: was trained with {found[1]}; {way}", SkipshiftWarning, stacklevel=2

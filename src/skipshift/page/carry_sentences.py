@@ -16,14 +16,16 @@ def carry_sentence(table: pd.DataFrame) -> str:
     ...        "lost_high": 0.5, "sure": False}
     >>> rows = [{"path": "none", "iou": 0.5, **row}, {**row, "path": "L1", "iou": 0.8,
     ...         "share": 0.75, "low": 0.7, "high": 0.8, "sure": True},
-    ...         {**row, "path": "all", "iou": 0.9}]
+    ...         {**row, "path": "all", "iou": 0.9, "share": 1.0, "low": 1.0, "high": 1.0}]
     >>> carry_sentence(pd.DataFrame(rows))
     'The shift costs 0.400 IoU, from 0.900 to 0.500. Patching L1 alone recovers 75 % of it (95 %
     interval 70 to 80).'
     """
     none = table[table["path"] == NONE].iloc[0]
     said = [_cost(none)]
-    if sure_loss(table):
+    if sure_loss(table) and not recovers(table):
+        said.append(_no_recovery(table))
+    elif sure_loss(table):
         said += [_alone(table), _missed(table), _farther(table)]
     return " ".join(filter(None, [*said, _unread(table)]))
 
@@ -32,6 +34,26 @@ def sure_loss(table: pd.DataFrame) -> bool:
     """Whether the loss differs from 0 by its 95 % interval; without one that is not known."""
     none = table[table["path"] == NONE].iloc[0]
     return bool(none.get("lost_low", np.nan) > 0)
+
+
+def recovers(table: pd.DataFrame) -> bool:
+    """Whether patching all paths recovers any of the loss, by the 95 % interval of its share.
+
+    Where it does not, the mode does not work on this network and these sets, and no path counts.
+    Ablation, of which nothing is expected back, has no ``missing`` and is not judged.
+    """
+    if "missing" not in table or table["missing"].isna().all():
+        return True
+    every = table[table["path"] == ALL].iloc[0]
+    return bool(every["low"] > 0)
+
+
+def _no_recovery(table: pd.DataFrame) -> str:
+    every = table[table["path"] == ALL].iloc[0]
+    return (
+        f"This mode does not work here: with all paths patched, {_percent(every['share'])} comes "
+        f"back ({_interval(every['low'], every['high'])}), so no path is named."
+    )
 
 
 def single_paths(table: pd.DataFrame) -> pd.DataFrame:

@@ -6,7 +6,7 @@ from importlib.resources import files
 from typing import Any
 
 from skipshift.page.study_results import StudyResults
-from skipshift.specs import StudySpec
+from skipshift.study_specs import StudySpec
 
 PROTOCOL = {"encoder_weights": "imagenet", "epochs": 50, "batch_size": 8, "learning_rate": 1e-4}
 """Fields of the training that the paper states (section IV-C), and their values."""

@@ -51,9 +51,9 @@ from skipshift.page.study_sentences import answer, headline
 from skipshift.page.style import to_jpeg, to_png, to_svg
 from skipshift.page.wording import chance, many, signed
 from skipshift.spec_files import to_plain
-from skipshift.specs import StudySpec
 from skipshift.statistics.comparisons import group_effects, places_of
 from skipshift.statistics.scores import MEAN, foreground_of
+from skipshift.study_specs import StudySpec
 
 TEMPLATES = "synthetic/templates.png"
 METRIC_NAMES = {

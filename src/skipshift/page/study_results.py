@@ -15,11 +15,11 @@ from skipshift.errors import SkipshiftError
 from skipshift.names import parse_shift, seen_domain
 from skipshift.page.ordering import in_domain, of_classes, ordered_variants
 from skipshift.spec_files import read_spec
-from skipshift.specs import StudySpec
 from skipshift.statistics.comparisons import AWAY, BOTH_FAIL, compare
 from skipshift.statistics.layer_tests import over_runs
 from skipshift.statistics.multiplicity import ALPHA
 from skipshift.statistics.scores import estimates, headline_class
+from skipshift.study_specs import StudySpec
 
 RUN_KEYS = (
     "encoder",

@@ -1,36 +1,24 @@
 """Inputs of a profile or fingerprint by name: folders, manifests, shifts and fingerprint files."""
 
+import hashlib
 import json
 import zipfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from skipshift.data.batches import Batches
 from skipshift.data.preprocess import preprocess_of
-from skipshift.data.sources import ImageSet, read_pair, read_set
+from skipshift.data.sets.reading import read_found, read_found_pair
+from skipshift.data.sets.sources import FoundSet, ImageSet, find_pair, find_set
 from skipshift.errors import SkipshiftError
 from skipshift.names import FINGERPRINTS, parse_shift
 from skipshift.profile.fingerprints import Fingerprint, read_fingerprint
 from skipshift.progress import Progress, silent
+from skipshift.specs import ReadingSpec
 
-
-@dataclass(frozen=True, kw_only=True)
-class Reading:
-    """How images are read and preprocessed."""
-
-    preprocess: str = "unit"
-    """A name that `skipshift.data.preprocess.preprocess_of` knows."""
-
-    crop: int | None = None
-    """Side of a centred crop, a multiple of 32; None for whole images."""
-
-    volumes: bool = False
-    """Take a volume as one image, not slice by slice."""
-
-    batch_size: int = 8
-    """Images per forward pass."""
+Named = FoundSet | str
+"""Images that were found, or names of fingerprint files."""
 
 
 class InputSet(NamedTuple):
@@ -41,42 +29,90 @@ class InputSet(NamedTuple):
     groups: tuple[str, ...] | None
     """(N,) label of each image's group; None for a fingerprint, which has its own."""
 
+    about: Mapping[str, Any]
+    """Name, number of images and groups, digest."""
+
+
+def find_input(name: str, reading: ReadingSpec, seed: int = 0) -> Named:
+    """Find one set: images, or fingerprints with commas between them, which keep their names.
+
+    `SkipshiftError` as in `find_set`, and for a file that is no fingerprint.
+    """
+    if not is_fingerprint(name):
+        return find_set(name, reading, seed)
+    for path in map(Path, name.split(",")):
+        _check_fingerprint(path)
+    return name
+
+
+def find_inputs(
+    reference: str, shifted: str, reading: ReadingSpec, seed: int = 0
+) -> tuple[Named, Named]:
+    """Find the reference and the shifted set; the second may be a shift of the first's images.
+
+    `SkipshiftError` as for `find_pair`, if images of the two differ in size, or if a shift is to be
+    applied to a fingerprint.
+    """
+    if not any(map(is_fingerprint, (reference, shifted))):
+        return find_pair(reference, shifted, reading, seed, one_size=True)
+    if parse_shift(shifted):
+        raise SkipshiftError(f"{reference}: is a fingerprint, and {shifted} needs images to change")
+    return find_input(reference, reading, seed), find_input(shifted, reading, seed)
+
 
 def read_input(
-    name: str, how: Reading, label: str = "images", progress: Progress = silent
+    found: Named,
+    preprocess: str = "unit",
+    batch_size: int = 8,
+    label: str = "images",
+    progress: Progress = silent,
 ) -> InputSet:
-    """Read one set: images with their groups, or fingerprints with commas between them.
+    """Read one set: images with their groups, or fingerprints.
 
     `SkipshiftError` if it cannot be read, or if a fingerprint was made with another preprocessing.
     """
-    if is_fingerprint(name):
-        return InputSet(read_matching(name, how.preprocess), None)
-    return _batched(read_set(name, how.crop, how.volumes), how, label, progress)
+    if isinstance(found, str):
+        return _as_input(found, read_matching(found, preprocess))
+    return _batched(found, read_found(found), preprocess, batch_size, label, progress)
 
 
 def read_inputs(
-    reference: str, shifted: str, how: Reading, progress: Progress = silent
+    found: tuple[Named, Named],
+    preprocess: str = "unit",
+    batch_size: int = 8,
+    progress: Progress = silent,
 ) -> tuple[InputSet, InputSet]:
-    """Read the reference and the shifted set; the second may be a shift of the first's images.
-
-    `SkipshiftError` as for `read_input`, or if images of the two differ in size, or if a shift is
-    to be applied to a fingerprint.
-    """
-    names = (reference, shifted)
-    if not any(map(is_fingerprint, names)):
-        sets = read_pair(reference, shifted, how.crop, how.volumes)
-        first, second = (
-            _batched(images, how, label, progress)
-            for images, label in zip(sets, ("reference", "shifted"), strict=True)
+    """Read the reference and the shifted set; `SkipshiftError` as for `read_input`."""
+    reference, shifted = found
+    how = (preprocess, batch_size)
+    if isinstance(reference, FoundSet) and isinstance(shifted, FoundSet):
+        one, other = read_found_pair((reference, shifted))
+        return (
+            _batched(reference, one, *how, "reference", progress),
+            _batched(shifted, other, *how, "shifted", progress),
         )
-        return first, second
-    if parse_shift(shifted):
-        raise SkipshiftError(f"{reference}: is a fingerprint, and {shifted} needs images to change")
-    first, second = (
-        read_input(name, how, label, progress)
-        for name, label in zip(names, ("reference", "shifted"), strict=True)
+    return (
+        read_input(reference, *how, "reference", progress),
+        read_input(shifted, *how, "shifted", progress),
     )
-    return first, second
+
+
+def _as_input(name: str, found: Fingerprint) -> InputSet:
+    number = {"images": int(found.images.sum()), "groups": int(found.groups.sum())}
+    digest = hashlib.sha256(found.counts.tobytes()).hexdigest()
+    return InputSet(found, None, {"name": name, **number, "unit": str(found), "digest": digest})
+
+
+def _batched(
+    found: FoundSet,
+    images: ImageSet,
+    preprocess: str,
+    batch_size: int,
+    label: str,
+    progress: Progress,
+) -> InputSet:
+    batches = Batches(images.images, preprocess_of(preprocess), batch_size, label, progress)
+    return InputSet(batches, images.groups, found.about(images))
 
 
 def is_fingerprint(name: str) -> bool:
@@ -86,12 +122,7 @@ def is_fingerprint(name: str) -> bool:
 
 def read_matching(name: str, preprocess: str) -> Fingerprint:
     """Read fingerprints; `SkipshiftError` unless they were made with this preprocessing."""
-    try:
-        fingerprint = read_fingerprint(name)
-    except SkipshiftError:
-        for path in map(Path, name.split(",")):
-            _check_fingerprint(path)
-        raise
+    fingerprint = read_fingerprint(name)
     made = fingerprint.making.preprocess
     if made != preprocess:
         raise SkipshiftError(
@@ -115,13 +146,6 @@ def _check_fingerprint(path: Path) -> None:
         made = False
     if not made:
         raise SkipshiftError(f"{path}: is not a fingerprint; make one with skipshift fingerprint")
-
-
-def _batched(images: ImageSet, how: Reading, label: str, progress: Progress) -> InputSet:
-    function = preprocess_of(how.preprocess)
-    return InputSet(
-        Batches(images.images, function, how.batch_size, label, progress), images.groups
-    )
 
 
 def describe(fingerprint: Fingerprint, groups: Sequence[str] | None) -> str:

@@ -92,15 +92,20 @@ class Profile:
 
         return profile_figure(self.of(measure, pooling), label)
 
-    def save(self, folder: Path) -> None:
-        """Write layers.csv and channels.parquet, and settings and other fields as profile.json."""
+    def save(self, folder: Path, about: Mapping[str, Any] | None = None) -> None:
+        """Write layers.csv and channels.parquet, and settings and other fields as profile.json.
+
+        ``about`` is what else profile.json is to hold, such as what the profile was made from.
+        """
         write_table(Path(folder) / "layers.csv", self.layers, PROFILE_LAYERS)
         write_table(Path(folder) / "channels.parquet", self.channels)
         known = {
             "skips": self.skips,
             "outside": dict(self.outside),
+            "verdict": self.verdict(),
         }
-        write_json(Path(folder) / "profile.json", {"spec": to_plain(self.spec), **known})
+        record = {"spec": to_plain(self.spec), **known, **(about or {})}
+        write_json(Path(folder) / "profile.json", record)
 
     @classmethod
     def load(cls, folder: Path) -> "Profile":

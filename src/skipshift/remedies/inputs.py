@@ -1,17 +1,16 @@
 """Inputs of a search for remedies by name: folders, manifests and shifts, with masks if any."""
 
-import hashlib
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
-import numpy as np
 from torch import nn
 
-from skipshift.data.batches import Batches, stack_cases
+from skipshift.data.batches import Batches
 from skipshift.data.images import Pixels
 from skipshift.data.preprocess import preprocess_of
-from skipshift.data.sources import ImageSet, read_labelled, read_set, shift_set
-from skipshift.names import MOST_CLASSES, parse_shift
+from skipshift.data.sets.reading import read_found_pair
+from skipshift.data.sets.sources import FoundSet
+from skipshift.names import MOST_CLASSES
 
 
 class RemedyInputs(NamedTuple):
@@ -27,46 +26,27 @@ class RemedyInputs(NamedTuple):
     paired: bool
     """Whether the shifted images are a shift of the reference's."""
 
-    def digest(self) -> str:
-        """Hash of images, masks and groups."""
-        found = hashlib.sha256(repr(self.groups).encode())
-        for part in (*(each.images for each in self.images), *self.masks):
-            if part is not None:
-                found.update(repr((part.shape, part.dtype.str)).encode())
-                found.update(np.ascontiguousarray(part).data)
-        return found.hexdigest()
+    about: Mapping[str, Mapping[str, Any]]
+    """Name, number of images and groups, and digest of ``reference`` and ``shifted``."""
 
 
 def read_inputs(
     net: nn.Module,
-    names: tuple[str, str],
+    found: tuple[FoundSet, FoundSet],
     preprocess: str = "unit",
-    crop: int | None = None,
     batch_size: int = 8,
     ignore: int | None = None,
 ) -> RemedyInputs:
-    """Read both sets; the second may be a shift of the first, e.g. ``brightness:0.75``.
+    """Read both sets that `find_pair` found.
 
     A manifest brings its masks, a folder has none. `SkipshiftError` names the file at fault.
     """
     function, classes = preprocess_of(preprocess), getattr(net, "classes", MOST_CLASSES)
-    reference, masks = _read(names[0], classes, crop, ignore)
-    paired = parse_shift(names[1]) is not None
-    shifted, others = (
-        (shift_set(reference, names[1]), masks)
-        if paired
-        else _read(names[1], classes, crop, ignore)
-    )
-    batches = tuple(Batches(each.images, function, batch_size) for each in (reference, shifted))
+    first, second = read_found_pair(found, classes, ignore)
     return RemedyInputs(
-        (batches[0], batches[1]), (masks, others), (reference.groups, shifted.groups), paired
+        (Batches(first.images, function, batch_size), Batches(second.images, function, batch_size)),
+        (first.masks, second.masks),
+        (first.groups, second.groups),
+        found[1].shift is not None,
+        {"reference": found[0].about(first), "shifted": found[1].about(second)},
     )
-
-
-def _read(
-    name: str, classes: int, crop: int | None, ignore: int | None
-) -> tuple[ImageSet, Pixels | None]:
-    if Path(name.partition("#")[0]).is_dir() or not name.partition("#")[0].endswith(".csv"):
-        return read_set(name, crop), None
-    images, masks, groups = stack_cases(read_labelled(name, classes, crop, ignore))
-    return ImageSet(images, tuple(groups)), masks

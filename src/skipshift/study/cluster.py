@@ -17,9 +17,10 @@ from skipshift import records
 from skipshift.errors import SkipshiftError
 from skipshift.networks.allocator import keep_memory
 from skipshift.networks.inference import best_device, resolve_precision
-from skipshift.specs import ExecutionSpec, Precision
+from skipshift.specs import Precision
 from skipshift.study.grid import Run, Study
 from skipshift.study.steps import attempt, record_failure
+from skipshift.study_specs import ExecutionSpec
 
 RETRIES = 20
 """How many times a run may lose its node before it counts as failed."""

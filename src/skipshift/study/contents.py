@@ -11,7 +11,7 @@ from skipshift import records
 from skipshift.checksums import read_sealed, sha256, write_sealed
 from skipshift.errors import unreadable
 from skipshift.progress import Progress, silent
-from skipshift.specs import StudySpec
+from skipshift.study_specs import StudySpec
 
 WEIGHTS = "encoder_weights"
 """Name of the file of encoder weights among the files."""

@@ -7,8 +7,8 @@ from typing import Any
 from skipshift.data.prepare.options import SynthSpec
 from skipshift.data.prepare.synthetic import write_synthetic
 from skipshift.progress import Progress, silent
-from skipshift.specs import DemoSpec, StudySpec, TrainingSpec
 from skipshift.study.study import run_study
+from skipshift.study_specs import DemoSpec, StudySpec, TrainingSpec
 
 IMAGES = {"small": 160, "smallest": 15}
 

@@ -145,10 +145,12 @@ def evaluate_manifest(
     spec: EvaluationSpec,
     progress: Progress = silent,
     builder: str | None = None,
+    device: str | None = None,
 ) -> Evaluation:
     """Evaluate a saved network on rows of a manifest, in one or more processes.
 
-    ``source`` and ``builder`` are those of `skipshift.networks.checkpoints.load_net`.
+    ``source`` and ``builder`` are those of `skipshift.networks.checkpoints.load_net`; ``device`` is
+    the best one by default.
 
     Process r of n evaluates the cases r, r + n, ..., so that each case is counted once and the
     tables are the same for any number of processes.
@@ -158,10 +160,13 @@ def evaluate_manifest(
     The tables of `measure`, with the name of ``source`` as ``run``.
     """
     # decided here, so that all processes compute alike
-    spec = replace(spec, precision=resolve_precision(spec.precision, best_device()))
+    device = device or best_device()
+    kind = torch.device(device).type
+    spec = replace(spec, precision=resolve_precision(spec.precision, kind))
     shards = [rows.iloc[rank :: spec.processes] for rank in range(spec.processes)]
     shards = [shard for shard in shards if len(shard)]
-    jobs = [(source, builder, shard, classes, spec, rank) for rank, shard in enumerate(shards)]
+    how = (classes, spec, device)
+    jobs = [(source, builder, shard, *how, rank) for rank, shard in enumerate(shards)]
     if len(jobs) == 1:
         parts = [_evaluate_shard(jobs[0], progress)]
     else:
@@ -186,11 +191,10 @@ def _in_order(parts: Sequence[pd.DataFrame], cases: Sequence[int]) -> pd.DataFra
 
 
 def _evaluate_shard(
-    job: tuple[Path, str | None, pd.DataFrame, Sequence[str], EvaluationSpec, int],
+    job: tuple[Path, str | None, pd.DataFrame, Sequence[str], EvaluationSpec, str, int],
     progress: Progress = silent,
 ) -> Evaluation:
-    source, builder, rows, classes, spec, rank = job
-    device = best_device()
+    source, builder, rows, classes, spec, device, rank = job
     if device == "cuda":
         device = f"cuda:{rank % torch.cuda.device_count()}"
     with warnings.catch_warnings():

@@ -13,9 +13,10 @@ from skipshift.checksums import is_unsealed
 from skipshift.data.splits import split_fold
 from skipshift.errors import ArgumentError
 from skipshift.spec_files import to_plain
-from skipshift.specs import Precision, StudySpec
+from skipshift.specs import Precision
 from skipshift.study.contents import Contents
 from skipshift.study.made import read_made, step_done
+from skipshift.study_specs import StudySpec
 
 NO_ACCOUNT = ("workers", "devices", "ignore")
 """Settings of a training that do not change it, or that the study has too."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from skipshift.errors import SkipshiftError
-from skipshift.specs import Tracker
+from skipshift.study_specs import Tracker
 
 FOLDER = "trackers"
 """Folder of a study in which trackers write their files."""

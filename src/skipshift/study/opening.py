@@ -15,11 +15,12 @@ from skipshift.errors import SkipshiftError, naming
 from skipshift.names import STRIDE, parse_shift, skips_of
 from skipshift.networks.unet import check_variant
 from skipshift.progress import Progress, silent
-from skipshift.specs import Precision, StudySpec
+from skipshift.specs import Precision
 from skipshift.statistics.comparisons import AWAY
 from skipshift.study.contents import read_contents
 from skipshift.study.grid import Study
 from skipshift.study.made import read_made
+from skipshift.study_specs import StudySpec
 
 
 def open_study(spec: StudySpec, out: Path, progress: Progress = silent) -> Study:

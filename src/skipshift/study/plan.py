@@ -23,13 +23,13 @@ from skipshift.data.manifest import read_cases
 from skipshift.data.splits import split_fold
 from skipshift.names import listed, shifted_domain
 from skipshift.networks.allocator import keep_memory
-from skipshift.specs import ExecutionSpec, StudySpec
 from skipshift.statistics.comparisons import AWAY, least_p, places_of
 from skipshift.statistics.multiplicity import ALPHA, FIRST
 from skipshift.study.grid import Run, Study, changes, is_done
 from skipshift.study.opening import open_study
 from skipshift.study.steps import do
 from skipshift.study.study import chosen_runs, failed
+from skipshift.study_specs import ExecutionSpec, StudySpec
 
 T = TypeVar("T")
 

@@ -26,7 +26,6 @@ from skipshift.networks.inference import best_device, instruction_set, resolve_p
 from skipshift.page.report import write_report
 from skipshift.progress import Progress, silent
 from skipshift.spec_files import to_plain
-from skipshift.specs import ExecutionSpec, StudySpec
 from skipshift.statistics.comparisons import compare
 from skipshift.statistics.layer_tests import over_runs
 from skipshift.statistics.metric_scores import metric_scores
@@ -39,6 +38,7 @@ from skipshift.study.opening import open_study
 from skipshift.study.steps import attempt
 from skipshift.study.views import write_views
 from skipshift.study.workers import run_processes
+from skipshift.study_specs import ExecutionSpec, StudySpec
 
 
 def run_study(

@@ -32,8 +32,8 @@ from skipshift.networks.losses import segmentation_loss
 from skipshift.networks.unet import Unet
 from skipshift.progress import Progress, silent
 from skipshift.records import atomic
-from skipshift.specs import TrainingSpec
 from skipshift.statistics.counts import count, iou
+from skipshift.study_specs import TrainingSpec
 
 CHECKPOINTS = "checkpoints"
 """Subfolder of a run that exists only during training."""

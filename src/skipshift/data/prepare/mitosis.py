@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from skipshift.data.prepare.corrections import read_corrections
-from skipshift.data.prepare.options import MitosisSpec
 from skipshift.data.prepare.point_patches import (
     FIGURE,
     NEGATIVE,
@@ -20,6 +19,7 @@ from skipshift.data.prepare.point_patches import (
     cut_figures,
 )
 from skipshift.data.prepare.published import SlideInfo, read_points, read_slide_tables, slide_name
+from skipshift.data.prepare.slide_options import MitosisSpec
 from skipshift.data.prepare.stains import propose
 from skipshift.data.prepare.writing import Plan, Remarks, describe_file, source_digest, write_set
 from skipshift.data.slides.annotations import AnnotatedSlide, Points

@@ -41,8 +41,10 @@ class CaseFiles:
     """Mask of the field of view."""
 
 
-def compile_pattern(pattern: str) -> "re.Pattern[str]":
+def compile_pattern(pattern: str, needed: str = "case") -> "re.Pattern[str]":
     """Compile a path pattern to a regular expression; `ArgumentError` for a wrong pattern.
+
+    ``needed`` is the field that it must contain.
 
     >>> compile_pattern("{domain}/*/{case}.png").fullmatch("A/x/7.png").groupdict()
     {'domain': 'A', 'case': '7'}
@@ -61,8 +63,10 @@ def compile_pattern(pattern: str) -> "re.Pattern[str]":
         else:
             expression += f"(?P={name})" if name in seen else f"(?P<{name}>[^/]+)"
             seen.add(name)
-    if "case" not in seen:
-        raise ArgumentError(f"pattern {pattern!r} must contain {{case}}, the name of the case")
+    if needed not in seen:
+        raise ArgumentError(
+            f"pattern {pattern!r} must contain {{{needed}}}, the name of the {needed}"
+        )
     return re.compile(expression)
 
 

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from skipshift.data.images import Pixels
 from skipshift.data.prepare.corrections import Corrections
-from skipshift.data.prepare.options import MitosisSpec
 from skipshift.data.prepare.regions import paint_outlines
+from skipshift.data.prepare.slide_options import MitosisSpec
 from skipshift.data.prepare.writing import JobOutput, Remarks, Sample
 from skipshift.data.slides.annotations import AnnotatedSlide, Points
 from skipshift.data.slides.reader import Slide, open_slide

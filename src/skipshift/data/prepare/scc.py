@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from skipshift.data.images import Pixels
-from skipshift.data.prepare.options import SccSpec
 from skipshift.data.prepare.regions import (
     BACKGROUND,
     UNKNOWN,
@@ -21,6 +20,7 @@ from skipshift.data.prepare.regions import (
     map_tissues,
     sample_centres,
 )
+from skipshift.data.prepare.slide_options import SccSpec
 from skipshift.data.prepare.specimens import (
     PointMap,
     ScanJob,

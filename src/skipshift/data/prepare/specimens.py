@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from skipshift.data.prepare.options import SccSpec
+from skipshift.data.prepare.slide_options import SccSpec
 from skipshift.data.prepare.writing import Remarks, read_csv
 from skipshift.data.slides.affine import Affine, apply_affine
 from skipshift.data.slides.annotations import AnnotatedSlide, Points, Shape

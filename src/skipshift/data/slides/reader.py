@@ -163,6 +163,23 @@ def open_slide(path: Path) -> Iterator[Slide]:
         yield Slide(path, levels[0], _spacing(source.properties, name), levels, downsamples, read)
 
 
+def states_levels(path: Path) -> bool:
+    """Whether OpenSlide knows the format of a file, or it is a TIFF with a pyramid.
+
+    `SkipshiftError` if ``skipshift[slides]`` is not installed.
+    """
+    openslide = load_extra("openslide", _EXTRA)
+    if openslide.OpenSlide.detect_format(path) is not None:
+        return True
+    if path.suffix.lower() not in _TIFFS:
+        return False
+    try:
+        with _open_tiff(path) as source:
+            return len(source.level_dimensions) > 1
+    except SkipshiftError:
+        return False
+
+
 def _open_tiff(path: Path) -> Any:
     tiffslide = load_extra("tiffslide", _EXTRA)
     # its decoder also logs the fault that the error reports

@@ -188,8 +188,10 @@ def evaluate(spec: EvaluateSpec, progress: Progress = silent) -> str:
     from skipshift.data.manifest import read_cases
     from skipshift.data.sources import read_test_rows
     from skipshift.networks.outputs import warn_if_constant
+    from skipshift.page.command_pages import evaluation_findings
+    from skipshift.page.findings import write_findings
     from skipshift.page.report import main_table
-    from skipshift.records import write_table
+    from skipshift.records import REPORT, write_table
     from skipshift.study.evaluation import (
         class_names,
         counts_of,
@@ -217,7 +219,8 @@ def evaluate(spec: EvaluateSpec, progress: Progress = silent) -> str:
         write_table(spec.out / "metrics.csv", metrics)
         shown = metrics.drop(columns=["variant", "encoder"]).round(3)
         parts.append(shown.to_string(index=False, na_rep="-"))
-    return "\n\n".join([*parts, f"tables: {spec.out}"])
+    write_findings(spec.out, evaluation_findings(iou, to_plain(spec)), to_plain(spec))
+    return "\n\n".join([*parts, f"page: {spec.out / REPORT}"])
 
 
 def profile(spec: ProfileRunSpec, progress: Progress = silent) -> str:
@@ -226,6 +229,7 @@ def profile(spec: ProfileRunSpec, progress: Progress = silent) -> str:
     from skipshift.page.profile_sentences import beyond_edges
     from skipshift.profile.inputs import Reading, read_inputs
     from skipshift.profile.profiling import profile_shift
+    from skipshift.records import REPORT
 
     net = load_network(spec.net, spec.builder, spec.preprocess)
     layers = layers_of(net, spec.layers) if spec.layers else None
@@ -241,10 +245,11 @@ def profile(spec: ProfileRunSpec, progress: Progress = silent) -> str:
         result = profile_shift(net, sets[0].images, sets[1].images, layers, groups, spec.settings)
     result.save(spec.out)
     _write_pictures(result, spec)
+    _write_profile_page(result, net, spec)
     # the verdict tells what the other columns are for
     hidden = ["behind", "behind_low", "behind_high", "groups", "least_p"]
     table = result.layers.drop(columns=hidden).round(3).to_string(index=False)
-    parts = [table, result.verdict(), beyond_edges(result.outside), f"profile: {spec.out}"]
+    parts = [table, result.verdict(), beyond_edges(result.outside), f"page: {spec.out / REPORT}"]
     return "\n\n".join(filter(None, parts))
 
 
@@ -277,6 +282,7 @@ def carry(spec: CarryRunSpec, progress: Progress = silent) -> str:
     from skipshift.patching.carry import carry as patch
     from skipshift.patching.inputs import read_inputs
     from skipshift.patching.paths import paths_of
+    from skipshift.records import REPORT
 
     net = load_network(spec.net, spec.builder, spec.preprocess)
     names = (spec.reference, spec.shifted)
@@ -285,7 +291,8 @@ def carry(spec: CarryRunSpec, progress: Progress = silent) -> str:
     with naming(f"{spec.net} on {spec.reference}, {spec.shifted}"):
         table = patch(net, *inputs.images, inputs.masks, inputs.groups, spec.settings)
     _write_carry(spec, table, paths)
-    return f"{_carry_text(table)}\n\n{carry_sentence(table)}\n\ncarry: {spec.out}"
+    _write_carry_page(spec, table, net)
+    return f"{_carry_text(table)}\n\n{carry_sentence(table)}\n\npage: {spec.out / REPORT}"
 
 
 def export(spec: ExportSpec, progress: Progress = silent) -> str:  # noqa: ARG001
@@ -378,6 +385,30 @@ def _write_carry(spec: CarryRunSpec, table: "pd.DataFrame", paths: Mapping[str, 
     write_json(spec.out / "carry.json", {**about, "paths": paths, "settings": settings})
     write_bytes(spec.out / "carry.svg", to_svg(figure))
     write_bytes(spec.out / "carry.png", to_png(figure))
+
+
+def _write_carry_page(spec: CarryRunSpec, table: "pd.DataFrame", net: "nn.Module") -> None:
+    from skipshift.networks.architectures import known_layers
+    from skipshift.page.command_pages import carry_findings
+    from skipshift.page.findings import write_findings
+    from skipshift.page.u_drawing import Link
+    from skipshift.patching.paths import links_of
+
+    layers = [layer.name for layer in known_layers(net) if layer.kind != "skip"]
+    known = layers, [Link(*link) for link in links_of(net)]
+    write_findings(spec.out, carry_findings(table, known, to_plain(spec)), to_plain(spec))
+
+
+def _write_profile_page(profile: "Profile", net: "nn.Module", spec: ProfileRunSpec) -> None:
+    from skipshift.page.command_pages import profile_findings
+    from skipshift.page.findings import write_findings
+    from skipshift.page.profile_sentences import beyond_edges
+    from skipshift.page.u_drawing import Link
+    from skipshift.patching.paths import links_of
+
+    links, about = [Link(*link) for link in links_of(net)], to_plain(spec)
+    shown = profile_findings(profile.layers, links, about, beyond_edges(profile.outside))
+    write_findings(spec.out, shown, about)
 
 
 def _write_pictures(profile: "Profile", spec: ProfileRunSpec) -> None:

@@ -11,6 +11,7 @@ from skipshift.page.example_pictures import Examples
 from skipshift.page.outside import Names
 from skipshift.page.shell import data_uri, render, write_page
 from skipshift.page.style import to_svg
+from skipshift.page.tables import flat
 from skipshift.page.u_drawing import Drawing
 from skipshift.page.u_picture import u_picture, write_u
 from skipshift.page.wording import chance
@@ -92,7 +93,7 @@ class Findings(NamedTuple):
 
 def write_findings(folder: Path, found: Findings, settings: Mapping[str, Any]) -> None:
     """Write report.html, and the network as u.svg, u.pdf and u.png if it is drawn."""
-    text = found.names.settings(settings)
+    text = found.names.settings(dict(flat(settings)))
     about = {"title": found.title, "sub": found.sub, "settings": text}
     write_page(folder / REPORT, "findings.html.j2", found.names, body=findings_body(found), **about)
     if found.drawings:

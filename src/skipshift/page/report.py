@@ -38,6 +38,7 @@ from skipshift.page.pictures import (
     views_figure,
 )
 from skipshift.page.shell import data_uri, write_page
+from skipshift.page.study_network import baseline_tables, study_network
 from skipshift.page.study_results import (
     StudyResults,
     few_groups,
@@ -318,6 +319,9 @@ def _context(
         "headline": headline(results),
         "answer": answer(results),
         "contents": _contents(shown),
+        "network": study_network(results),
+        "baseline_tables": baseline_tables(results),
+        "failures": results.failures,
         "figures": shown,
         "metric": "mean IoU" if results.headline == MEAN else f"{results.headline} IoU",
         "away": many(results.away) if results.away else "",

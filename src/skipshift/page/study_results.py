@@ -14,7 +14,7 @@ from skipshift.checksums import check_sums, read_sealed
 from skipshift.errors import SkipshiftError
 from skipshift.names import parse_shift, seen_domain
 from skipshift.page.ordering import in_domain, of_classes, ordered_variants
-from skipshift.page.outside import Names, visible
+from skipshift.page.outside import MOST, Names
 from skipshift.spec_files import read_spec
 from skipshift.specs import StudySpec
 from skipshift.statistics.comparisons import AWAY, BOTH_FAIL, compare
@@ -154,21 +154,20 @@ def read_results(folder: Path, spec: StudySpec) -> StudyResults:
         profiles=cut_if(profiles),
         carried=cut_if(_optional(tables / "carry.csv", records.CARRIED)),
         remedies=cut_if(_optional(tables / "remedies.csv", records.REMEDIED)),
-        failures=_failures(folder / records.RUNS),
+        failures=tuple(
+            (path.parent.name, names(read_failure(path), 5 * MOST))
+            for path in sorted((folder / records.RUNS).glob(f"*/{records.FAILURE}"))
+        ),
         names=names,
     )
 
 
-def _failures(runs: Path) -> tuple[tuple[str, str], ...]:
-    """Name and reason of each run that failed; a broken record is a reason, too."""
-    found = []
-    for path in sorted(runs.glob(f"*/{records.FAILURE}")):
-        try:
-            reason = visible(str(records.read_json(path)["reason"]))
-        except (SkipshiftError, KeyError, TypeError):
-            reason = f"a reason that is lost, for {path.name} is broken"
-        found.append((path.parent.name, reason))
-    return tuple(found)
+def read_failure(path: Path) -> str:
+    """Read why a run failed; that its record is broken is a reason, too."""
+    try:
+        return str(records.read_json(path)["reason"])
+    except (SkipshiftError, KeyError, TypeError):
+        return f"a reason that is lost, for {records.FAILURE} is broken"
 
 
 def _profiles(tables: Path) -> pd.DataFrame | None:

@@ -95,7 +95,8 @@ def _draw(axes: Axes, shape: Box | Line | Text, order: int) -> None:
     if isinstance(shape, Text):
         axes.text(
             shape.x, shape.y, shape.text, ha=_ALIGNED[shape.anchor], va="baseline", zorder=order,
-            color=shape.colour, size=0.92 * shape.size * _POINT, weight="bold" if shape.bold else "normal",
+            color=shape.colour, size=0.92 * shape.size * _POINT,
+            weight="bold" if shape.bold else "normal",
         )  # fmt: skip
         return
     style = "-" if not shape.dashed else (0, (4.0, 3.0))

@@ -51,10 +51,11 @@ def cases_to_show(remedies: Remedies) -> list[Case]:
         for data in (setting.reference.data, setting.shifted.data):
             ranks = [_rank(each) for each in _seen(setting, data, change)]
             wanted = _chosen(data, ranks)
-            for number, each in enumerate(_seen(setting, data, change, set(wanted))):
-                if number in wanted:
-                    title = f"{data.name} set, {wanted[number]}: image {number + 1} of {len(ranks)}"
-                    shown.append((title, each))
+            again = enumerate(_seen(setting, data, change, set(wanted)))
+            seen = {number: each for number, each in again if number in wanted}
+            for number, what in wanted.items():
+                title = f"{data.name} set, {what}: image {number + 1} of {len(ranks)}"
+                shown.append((title, seen[number]))
     window = _window([each.image for _, each in shown[:2]])
     return [_case(title, each, window) for title, each in shown]
 

@@ -37,8 +37,8 @@ ROOMS = {
     "patching": "cached_forward inputs paths labelled feeds patcher trial behind carry",
     "remedies": "places gathering setting feature_remedies input_remedies judging ranking result "
     "remedy causes examples diagnosis kept inputs",
-    "study": "loggers training evaluation made contents grid sets cures opening steps workers cluster "
-    "views study plan demo export",
+    "study": "loggers training evaluation made contents grid sets cures opening steps workers "
+    "cluster views study plan demo export",
     "cli": "arguments inputs remedy_commands commands help_text words main",
 }
 """Modules of each room, rooms and modules in the order in which they may import each other."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from skipshift.cli.arguments import (
     CarryRunSpec,
     CheckSpec,
+    DiagnoseSpec,
     EvaluateSpec,
     ExportSpec,
     FingerprintRunSpec,
@@ -32,6 +33,7 @@ from skipshift.data.prepare.options import (
     SynthSpec,
 )
 from skipshift.errors import SkipshiftError, naming
+from skipshift.names import BASELINE
 from skipshift.progress import Progress, silent
 from skipshift.spec_files import read_study, to_plain
 from skipshift.specs import DemoSpec
@@ -128,10 +130,21 @@ def register(spec: RegisterSpec, progress: Progress = silent) -> str:
 
 
 def demo(spec: DemoSpec, progress: Progress = silent) -> str:
-    """Run the whole pipeline on synthetic data."""
-    from skipshift.study.demo import run_demo
+    """Run the whole pipeline on synthetic data, and diagnose its baseline at the end."""
+    from skipshift.records import RUNS, run_name
+    from skipshift.study.demo import REMEDIES, SHIFT, STUDIES, run_demo
 
-    return _study_text(run_demo(spec, progress))
+    text = _study_text(run_demo(spec, progress))
+    baseline = run_name("resnet18", BASELINE, 0, spec.seed)
+    shift = DiagnoseSpec(
+        spec.out / RUNS / baseline,
+        str(spec.out / "synthetic/manifest.csv"),
+        SHIFT,
+        spec.out / "diagnosis",
+        crop=STUDIES[spec.size]["evaluation_crop"],
+        settings=REMEDIES[spec.size],
+    )
+    return f"{text}\n\nDiagnosis of {baseline}, {SHIFT}:\n{diagnose(shift, progress)}"
 
 
 def check(spec: CheckSpec, progress: Progress = silent) -> str:

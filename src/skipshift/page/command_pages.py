@@ -94,7 +94,7 @@ def carry_findings(
     """
     names = Names()
     carried = names.table(carried, "path")
-    layers, links = known
+    layers, links = names.every(known[0]), [Link(*names.every(link)) for link in known[1]]
     drawn: Drawings = {(): draw_u(unmeasured(layers), links, carried)} if layers else {}
     sets = " against ".join(names(str(about[key])) for key in ("reference", "shifted"))
     return Findings(

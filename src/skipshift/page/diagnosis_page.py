@@ -105,12 +105,13 @@ def remedy_findings(
     names = Names()
     table, facts = _named_remedies(remedies, facts, names)
     cases = _named_cases(cases, names)
+    layers, links = names.every(known[0]), [Link(*names.every(link)) for link in known[1]]
     return Findings(
         "Remedies",
         subject(names, about),
         [("What can be done?", remedies_verdict(table, facts))],
         names,
-        {(): draw_u(unmeasured(known[0]), known[1], None, facts.best)} if known[0] else {},
+        {(): draw_u(unmeasured(layers), links, None, facts.best)} if layers else {},
         caption="The recommended remedy is marked where it acts." * (facts.best is not None),
         examples=examples(cases, _examples_note(cases)),
         tables=[remedies_table(table)],

@@ -158,7 +158,9 @@ def _places(names: Sequence[str], links: Sequence[Link]) -> dict[str, tuple[floa
         }
     strides = sorted({_stride(name) for name in names})
     down = [name for name in names if name[0] in "eb"]
-    right = _EDGE + (len(strides) - 1) * _STEP * 2 + _GAP + WIDE
+    crowd = sum(_stride(name) == strides[-1] for name in down[:-1])
+    middle = _GAP + 2 * (WIDE + 8) * max(0, crowd - 1)
+    right = _EDGE + (len(strides) - 1) * _STEP * 2 + middle + WIDE
     found: dict[str, tuple[float, float]] = {}
     taken: dict[tuple[int, float], int] = {}
     for name in (n for n in names if n[0] != "s"):

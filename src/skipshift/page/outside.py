@@ -50,21 +50,21 @@ class Names:
     """
 
     def __init__(self) -> None:
-        self._shown: dict[str, str] = {}
+        self._shown: dict[tuple[str, int], str] = {}
         self._whole: dict[str, str] = {}
 
     def __call__(self, name: str, most: int = MOST) -> str:
         """Return a name as it is shown: the same for the same name, another for another."""
-        if name not in self._shown:
+        if (name, most) not in self._shown:
             text = visible(name[: _LONGEST + most])
             number, short = 1, text
             while len(short) > most or self._whole.get(short, name) != name:
                 end = f"~{number}" * (number > 1)
                 number += 1
                 short = _cut(text, most - len(end)) + end
-            self._shown[name] = short
+            self._shown[name, most] = short
             self._whole[short] = name
-        return self._shown[name]
+        return self._shown[name, most]
 
     def table(self, table: pd.DataFrame, *columns: str) -> pd.DataFrame:
         """Return a table with the names in these columns, those that it has, as they are shown."""

@@ -132,7 +132,9 @@ def read_results(folder: Path, spec: StudySpec) -> StudyResults:
     profiles, shift = _profiles(tables), _optional(tables / "shift.parquet")
 
     def cut(table: pd.DataFrame) -> pd.DataFrame:
-        return names.table(table, "domain", "class", "reference", "shifted", "about", "spacing")
+        # a constant prediction is a variant that is named by its class
+        named = ("domain", "class", "variant", "reference", "shifted", "about", "spacing")
+        return names.table(table, *named)
 
     def cut_if(table: pd.DataFrame | None) -> pd.DataFrame | None:
         return None if table is None else cut(table)

@@ -29,16 +29,17 @@ ROOMS = {
     "losses mask_proposals pooling feature_store features",
     "statistics": "counts metrics distances resampling two_sample multiplicity excess layer_tests "
     "crossed scores metric_scores recovery passing gains comparisons",
-    "page": "wording ordering style study_results comparison_sentences profile_sentences "
+    "page": "outside wording ordering style study_results comparison_sentences profile_sentences "
     "carry_sentences remedy_sentences diagnosis_sentences "
-    "study_sentences charts carry_chart group_chart pictures tables beside_iou paper_numbers "
-    "report review u_picture diagnosis_page",
+    "study_sentences charts carry_chart group_chart pictures shell u_drawing u_picture "
+    "example_pictures tables findings diagnosis_page command_pages study_network beside_iou "
+    "paper_numbers report review",
     "profile": "fingerprints inputs layerwise fingerprinting profile profiling",
     "patching": "cached_forward inputs paths labelled feeds patcher trial behind carry",
     "remedies": "places gathering setting feature_remedies input_remedies judging ranking result "
-    "remedy causes diagnosis kept inputs",
-    "study": "loggers training evaluation made contents grid opening steps workers cluster views "
-    "study plan demo export",
+    "remedy causes examples diagnosis kept inputs",
+    "study": "loggers training evaluation made contents grid sets cures opening steps workers "
+    "cluster views study plan demo export",
     "cli": "arguments inputs remedy_commands commands help_text words main",
 }
 """Modules of each room, rooms and modules in the order in which they may import each other."""

@@ -67,8 +67,31 @@ _JUDGED = (
     "excess_left excess_low excess_high weight unchanged"
 )
 
+_REMEDY = {
+    "remedy": "str",
+    "place": "str",
+    "labels": "int64",
+    **dict.fromkeys(_JUDGED.split(), "float64"),
+    "collapsed": "bool",
+    "failed": "str",
+}
+_CARRY = {
+    "path": "str",
+    "iou": "float64",
+    **dict.fromkeys(("share", "low", "high"), "float64"),
+    **dict.fromkeys(("missing", "missing_low", "missing_high"), "float64"),
+    **dict.fromkeys(("passed", "passed_low", "passed_high"), "float64"),
+    **dict.fromkeys(("sure", "missing_sure", "farther", "read"), "bool"),
+    **dict.fromkeys(("lost", "lost_low", "lost_high"), "float64"),
+    "in_domain": "float64",
+    **dict.fromkeys(("shapley", "shapley_low", "shapley_high"), "float64"),
+}
+
 PROFILE_LAYERS = "profile/layers.csv"
 """Layers of a single profile: the columns of a study's layers.csv without run and domains."""
+
+CARRIED, REMEDIED = "study/carry.csv", "study/remedies.csv"
+"""A study's carry.csv and remedies.csv: those of single runs, with the run and the domains."""
 
 TABLE_COLUMNS: Mapping[str, Mapping[str, str]] = {
     "cases.parquet": {
@@ -175,14 +198,7 @@ TABLE_COLUMNS: Mapping[str, Mapping[str, str]] = {
         "runs": "int64",
         **_DISTANCE,
     },
-    "remedies.csv": {
-        "remedy": "str",
-        "place": "str",
-        "labels": "int64",
-        **dict.fromkeys(_JUDGED.split(), "float64"),
-        "collapsed": "bool",
-        "failed": "str",
-    },
+    "remedies.csv": _REMEDY,
     "evidence.parquet": {
         **_GRID,
         **_PAIR,
@@ -194,17 +210,9 @@ TABLE_COLUMNS: Mapping[str, Mapping[str, str]] = {
         "kinds": "object",
         "power": "float64",
     },
-    "carry.csv": {
-        "path": "str",
-        "iou": "float64",
-        **dict.fromkeys(("share", "low", "high"), "float64"),
-        **dict.fromkeys(("missing", "missing_low", "missing_high"), "float64"),
-        **dict.fromkeys(("passed", "passed_low", "passed_high"), "float64"),
-        **dict.fromkeys(("sure", "missing_sure", "farther", "read"), "bool"),
-        **dict.fromkeys(("lost", "lost_low", "lost_high"), "float64"),
-        "in_domain": "float64",
-        **dict.fromkeys(("shapley", "shapley_low", "shapley_high"), "float64"),
-    },
+    "carry.csv": _CARRY,
+    CARRIED: {**_GRID, **_PAIR, **_CARRY},
+    REMEDIED: {**_GRID, **_PAIR, **_REMEDY, "recommended": "bool"},
     PROFILE_LAYERS: {**_LAYER, **_DISTANCE},
     "channels.parquet": {
         **_LAYER,

@@ -192,6 +192,13 @@ class StudySpec:
     profile: ProfileSpec = field(default_factory=ProfileSpec)
     """How profiles are measured."""
 
+    carry: bool = False
+    """Measure what the skips of each baseline carry of the loss, for the shifts of profile_shifts
+    and those of its domains that show the same cases (activation patching)."""
+
+    remedies: bool = False
+    """Search remedies for each baseline and each of profile_shifts."""
+
     trackers: tuple[Tracker, ...] = ()
     """Loggers of training curves besides each run's history.csv: tensorboard, mlflow, wandb."""
 

@@ -127,7 +127,7 @@ def test_tiles_of_a_slide_are_those_with_tissue(tmp_path, rng):
 
 def test_a_folder_of_slides_is_told_to_be_tiled(tmp_path):
     (tmp_path / "a.svs").touch()
-    with pytest.raises(SkipshiftError, match="contains no images .*; whole slides need --tile"):
+    with pytest.raises(SkipshiftError, match=r"contains no images .*; whole slides need --tile"):
         find_set(str(tmp_path))
 
 
@@ -157,5 +157,5 @@ def test_a_typo_of_a_folder_names_the_one_that_is_there(tmp_path):
 def test_a_set_that_memory_cannot_hold_asks_for_a_sample(tmp_path, monkeypatch):
     folder = write_folder(tmp_path, ["a", "b"])
     monkeypatch.setattr("skipshift.data.sets.sources.MOST_BYTES", 1 << 10)
-    with pytest.raises(SkipshiftError, match="2 images of 32 x 32 x 3 take .*; add --sample N"):
+    with pytest.raises(SkipshiftError, match=r"2 images of 32 x 32 x 3 take .*; add --sample N"):
         find_set(folder)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from skipshift.cli.arguments import (
     CarryRunSpec,
     CheckSpec,
+    DiagnoseSpec,
     EvaluateSpec,
     ExportSpec,
     FingerprintRunSpec,
@@ -22,6 +23,7 @@ from skipshift.cli.arguments import (
     StudyRunSpec,
 )
 from skipshift.cli.inputs import (
+    as_text,
     check_folder,
     check_network,
     load_network,
@@ -32,6 +34,7 @@ from skipshift.cli.remedy_commands import diagnose, remedy
 from skipshift.data.prepare.options import FolderSpec, MergeSpec, MmsSpec, SynthSpec
 from skipshift.data.prepare.slide_options import MitosisSpec, RegisterSpec, SccSpec
 from skipshift.errors import SkipshiftError, naming
+from skipshift.names import BASELINE
 from skipshift.progress import Progress, silent
 from skipshift.spec_files import read_study
 from skipshift.specs import ReadingSpec
@@ -129,10 +132,21 @@ def register(spec: RegisterSpec, progress: Progress = silent) -> str:
 
 
 def demo(spec: DemoSpec, progress: Progress = silent) -> str:
-    """Run the whole pipeline on synthetic data."""
-    from skipshift.study.demo import run_demo
+    """Run the whole pipeline on synthetic data, and diagnose its baseline at the end."""
+    from skipshift.records import RUNS, run_name
+    from skipshift.study.demo import REMEDIES, SHIFT, STUDIES, run_demo
 
-    return _study_text(run_demo(spec, progress))
+    text = _study_text(run_demo(spec, progress))
+    baseline = run_name("resnet18", BASELINE, 0, spec.seed)
+    shift = DiagnoseSpec(
+        spec.out / RUNS / baseline,
+        str(spec.out / "synthetic/manifest.csv"),
+        SHIFT,
+        spec.out / "diagnosis",
+        reading=ReadingSpec(crop=STUDIES[spec.size]["evaluation_crop"]),
+        settings=REMEDIES[spec.size],
+    )
+    return f"{text}\n\nDiagnosis of {baseline}, {SHIFT}:\n{diagnose(shift, progress)}"
 
 
 def check(spec: CheckSpec, progress: Progress = silent) -> str:
@@ -191,8 +205,10 @@ def evaluate(spec: EvaluateSpec, progress: Progress = silent) -> str:
     from skipshift.data.sets.groups import unit_text
     from skipshift.data.sets.sources import read_test_rows
     from skipshift.networks.outputs import warn_if_constant
+    from skipshift.page.command_pages import evaluation_findings
+    from skipshift.page.findings import write_findings
     from skipshift.page.report import main_table
-    from skipshift.records import write_json, write_table
+    from skipshift.records import REPORT, write_json, write_table
     from skipshift.study.evaluation import (
         class_names,
         counts_of,
@@ -234,7 +250,9 @@ def evaluate(spec: EvaluateSpec, progress: Progress = silent) -> str:
         write_table(spec.out / "metrics.csv", metrics)
         shown = metrics.drop(columns=["variant", "encoder"]).round(3)
         parts.append(shown.to_string(index=False, na_rep="-"))
-    return "\n\n".join([*parts, f"tables: {spec.out}"])
+    text = as_text(record)
+    write_findings(spec.out, evaluation_findings(iou, text), text)
+    return "\n\n".join([*parts, f"page: {spec.out / REPORT}"])
 
 
 def profile(spec: ProfileRunSpec, progress: Progress = silent) -> str:
@@ -243,6 +261,7 @@ def profile(spec: ProfileRunSpec, progress: Progress = silent) -> str:
     from skipshift.page.profile_sentences import beyond_edges
     from skipshift.profile.inputs import find_inputs, read_inputs
     from skipshift.profile.profiling import profile_shift
+    from skipshift.records import REPORT
 
     settings = spec.settings
     check_network(spec.net, spec.running)
@@ -255,13 +274,15 @@ def profile(spec: ProfileRunSpec, progress: Progress = silent) -> str:
     with naming(f"{spec.net} on {spec.reference}, {spec.shifted}"):
         result = profile_shift(net, sets[0].images, sets[1].images, layers, groups, settings)
     about = {"reference": sets[0].about, "shifted": sets[1].about}
-    result.save(spec.out, made_from(network, about, reading=spec.reading, layers=spec.layers))
+    record = made_from(network, about, reading=spec.reading, layers=spec.layers)
+    result.save(spec.out, record)
     _write_pictures(result, spec)
+    _write_profile_page(spec, result, net, as_text(record))
     # the verdict tells what the other columns are for
     hidden = ["behind", "behind_low", "behind_high", "groups", "least_p"]
     table = result.layers.drop(columns=hidden).round(3).to_string(index=False)
     parts = [table, result.verdict(), beyond_edges(result.outside), units(network, about)]
-    parts.append(f"profile: {spec.out}")
+    parts.append(f"page: {spec.out / REPORT}")
     return "\n\n".join(filter(None, parts))
 
 
@@ -297,6 +318,7 @@ def carry(spec: CarryRunSpec, progress: Progress = silent) -> str:
     from skipshift.patching.carry import carry as patch
     from skipshift.patching.inputs import find_inputs, read_inputs
     from skipshift.patching.paths import paths_of
+    from skipshift.records import REPORT
 
     check_network(spec.net, spec.running)
     found = find_inputs((spec.reference, spec.shifted), spec.settings, spec.reading)
@@ -311,8 +333,9 @@ def carry(spec: CarryRunSpec, progress: Progress = silent) -> str:
         network, inputs.about, reading=spec.reading, paths=paths, settings=spec.settings
     )
     _write_carry(spec, table, record | {"verdict": said})
+    _write_carry_page(spec, table, net, as_text(record))
     return "\n\n".join(
-        [_carry_text(table), said, units(network, inputs.about), f"carry: {spec.out}"]
+        [_carry_text(table), said, units(network, inputs.about), f"page: {spec.out / REPORT}"]
     )
 
 
@@ -411,6 +434,34 @@ def _write_carry(spec: CarryRunSpec, table: "pd.DataFrame", record: Mapping[str,
     write_json(spec.out / "carry.json", record)
     write_bytes(spec.out / "carry.svg", to_svg(figure))
     write_bytes(spec.out / "carry.png", to_png(figure))
+
+
+def _write_carry_page(
+    spec: CarryRunSpec, table: "pd.DataFrame", net: "nn.Module", about: dict[str, str]
+) -> None:
+    from skipshift.networks.architectures import known_layers
+    from skipshift.page.command_pages import carry_findings
+    from skipshift.page.findings import write_findings
+    from skipshift.page.u_drawing import Link
+    from skipshift.patching.paths import links_of
+
+    layers = [layer.name for layer in known_layers(net) if layer.kind != "skip"]
+    known = layers, [Link(*link) for link in links_of(net)]
+    write_findings(spec.out, carry_findings(table, known, about), about)
+
+
+def _write_profile_page(
+    spec: ProfileRunSpec, profile: "Profile", net: "nn.Module", about: dict[str, str]
+) -> None:
+    from skipshift.page.command_pages import profile_findings
+    from skipshift.page.findings import write_findings
+    from skipshift.page.profile_sentences import beyond_edges
+    from skipshift.page.u_drawing import Link
+    from skipshift.patching.paths import links_of
+
+    links = [Link(*link) for link in links_of(net)]
+    shown = profile_findings(profile.layers, links, about, beyond_edges(profile.outside))
+    write_findings(spec.out, shown, about)
 
 
 def _write_pictures(profile: "Profile", spec: ProfileRunSpec) -> None:

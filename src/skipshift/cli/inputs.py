@@ -127,7 +127,7 @@ def units(network: Network, sets: Mapping[str, Mapping[str, Any]]) -> str:
 
 def as_text(record: Mapping[str, Any]) -> dict[str, str]:
     """Flatten a record for a page: the sets by name and unit, all else in one line each."""
-    text = {}
+    text = {"net": str(record["network"]["name"])}
     for name, value in record.items():
         if isinstance(value, Mapping) and "unit" in value:
             text[name] = f"{value['name']}: {value['unit']}"

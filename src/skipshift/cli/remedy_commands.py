@@ -1,5 +1,6 @@
 """The commands `remedy` and `diagnose`: a search that goes on where it stopped, and its files."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 def remedy(spec: RemedyRunSpec, progress: Progress = silent) -> str:
     """Find the smallest change of a network that brings back the IoU lost to a shift."""
-    from skipshift.records import write_json
+    from skipshift.records import REPORT, write_json
     from skipshift.remedies.remedy import search
 
     network, inputs, settings, known = _remedy_inputs(spec)
@@ -35,7 +36,9 @@ def remedy(spec: RemedyRunSpec, progress: Progress = silent) -> str:
     }
     if spec.take is not None:
         record["taken"] = spec.take
-    write_json(spec.out / "remedy.json", record | _about(spec, network, inputs))
+    about = _about(spec, network, inputs)
+    write_json(spec.out / "remedy.json", record | about)
+    _write_remedy_page(spec, found, as_text(about))
     shown = found.table[found.table["failed"] == ""].head(10)
     shown = shown[["remedy", "place", "parameters", "iou", "gain", "low", "high", "p_adjusted",
                    "in_domain", "harm", "headroom", "excess_left"]]  # fmt: skip
@@ -43,15 +46,29 @@ def remedy(spec: RemedyRunSpec, progress: Progress = silent) -> str:
     parts += [found.verdict(), units(network, inputs.about)]
     if taken := spec.take or best:
         parts.append(f"mended: {spec.out / 'mended'} has {taken}")
-    return "\n\n".join([*parts, f"remedies: {spec.out}"])
+    return "\n\n".join([*parts, f"page: {spec.out / REPORT}"])
+
+
+def _write_remedy_page(spec: RemedyRunSpec, found: "Remedies", about: Mapping[str, Any]) -> None:
+    from skipshift.page.diagnosis_page import remedy_findings
+    from skipshift.page.findings import write_findings
+    from skipshift.page.u_drawing import Link
+    from skipshift.patching.paths import links_of
+    from skipshift.remedies.examples import cases_to_show
+
+    layers = [p.name for p in found.setting.places if p.kind == "layer" and p.address is not None]
+    known = layers[1:], [Link(*link) for link in links_of(found.setting.net)]
+    shown = remedy_findings(found.table, found.facts, known, cases_to_show(found), about)
+    write_findings(spec.out, shown, about)
 
 
 def diagnose(spec: DiagnoseSpec, progress: Progress = silent) -> str:
     """Diagnose a shift on one page."""
     import json
 
-    from skipshift.page.diagnosis_page import write_diagnosis_page
+    from skipshift.page.diagnosis_page import diagnosis_findings
     from skipshift.page.diagnosis_sentences import diagnosis_answers
+    from skipshift.page.findings import write_findings
     from skipshift.records import REPORT, write_json, write_table
     from skipshift.remedies.diagnosis import examine
 
@@ -65,13 +82,13 @@ def diagnose(spec: DiagnoseSpec, progress: Progress = silent) -> str:
     found.profile.save(spec.out, about)
     if found.carry is not None:
         write_table(spec.out / "carry.csv", found.carry)
-    shown = as_text(about) | {"net": str(spec.net)}
-    write_diagnosis_page(spec.out / REPORT, found.findings(), shown)
+    text, shown = as_text(about), found.found()
+    write_findings(spec.out, diagnosis_findings(shown, text), text)
     record = found.record() | about
     write_json(spec.out / "diagnosis.json", record)
     if spec.json:
         return json.dumps(record, indent=2)
-    answers = diagnosis_answers(*found.findings()[:5])
+    answers = diagnosis_answers(*shown[:5])
     lines = [f"{question} {text}" for question, text in answers]
     return "\n".join([*lines, units(network, inputs.about), f"page: {spec.out / REPORT}"])
 

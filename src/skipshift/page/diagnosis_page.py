@@ -1,25 +1,44 @@
-"""The page of a diagnosis, and the same as a fragment for notebooks."""
+"""The pages of a diagnosis and of a search for remedies."""
 
 from collections.abc import Mapping, Sequence
-from functools import cache
-from pathlib import Path
+from dataclasses import replace
 from typing import Any, NamedTuple
 
-import jinja2
 import pandas as pd
 
 from skipshift.page.carry_sentences import single_paths, sure_loss
 from skipshift.page.diagnosis_sentences import diagnosis_answers
-from skipshift.page.remedy_sentences import Facts
-from skipshift.page.u_picture import u_picture
-from skipshift.page.wording import chance
-from skipshift.records import write_bytes
+from skipshift.page.example_pictures import Case, examples
+from skipshift.page.findings import (
+    BLOCKS,
+    CARRIED,
+    NOT_CARRIED,
+    Findings,
+    Table,
+    subject,
+    table,
+)
+from skipshift.page.outside import Names
+from skipshift.page.remedy_sentences import Facts, Recommended, remedies_verdict
+from skipshift.page.u_drawing import Link, draw_u, unmeasured
 
 SHOWN = 15
 """Remedies on the page; remedies.csv has all."""
 
+_NOTE = (
+    "Images as the network is given them, the worst and the median of each set by the mean IoU of "
+    "the foreground before the remedy."
+)
+_UNMASKED = (
+    " Of a set without masks, those of which the remedy changes most pixels, and the median."
+)
+_FITTED = (
+    " Here the remedy is the one in mended/, fitted on all shifted images; the numbers of the "
+    "tables are of images that it was not fitted on."
+)
 
-class Findings(NamedTuple):
+
+class Diagnosed(NamedTuple):
     """What a diagnosis found, as tables."""
 
     layers: pd.DataFrame
@@ -34,90 +53,158 @@ class Findings(NamedTuple):
     causes: pd.DataFrame
     """``remedy, cause, clear, left`` of every mistake that was undone."""
 
-    skips: Sequence[str]
-    """Skips that the network has, as L1."""
+    links: Sequence[Link]
+    """Skips that the network has."""
+
+    cases: Sequence[Case] = ()
+    """Images to show."""
 
 
-def write_diagnosis_page(path: Path, found: Findings, settings: Mapping[str, object]) -> None:
-    """Write a page that opens from disk and asks no network for anything."""
-    sub = f"{settings['reference']} against {settings['shifted']}, in {settings['net']}"
-    text = _environment().get_template("findings.html.j2").render(
-        title="Diagnosis", sub=sub, body=diagnosis_body(found), settings=settings
-    )  # fmt: skip
-    write_bytes(path, text.encode())
+def diagnosis_findings(found: Diagnosed, about: Mapping[str, Any] = {}) -> Findings:
+    """Lay the page of a diagnosis out.
+
+    Parameters
+    ----------
+    about
+        Settings, of which the page names ``net``, ``reference`` and ``shifted``.
+    """
+    names = Names()
+    found = _named(found, names)
+    *answers, sure = diagnosis_answers(
+        found.layers, found.carried, found.remedies, found.facts, found.cause
+    )
+    return Findings(
+        "Diagnosis",
+        subject(names, about),
+        answers,
+        names,
+        {(): draw_u(found.layers, found.links, found.carried, found.facts.best)},
+        caption=_caption(found),
+        examples=examples(found.cases, _examples_note(found.cases)),
+        tables=_tables(found),
+        sure=sure[1],
+    )
 
 
-def diagnosis_body(found: Findings) -> str:
-    """Body of the page: answers, the U as a picture, tables."""
-    best = found.facts.best
+def remedy_findings(
+    remedies: pd.DataFrame,
+    facts: Facts,
+    known: tuple[Sequence[str], Sequence[Link]] = ((), ()),
+    cases: Sequence[Case] = (),
+    about: Mapping[str, Any] = {},
+) -> Findings:
+    """Lay the page of a search for remedies out.
+
+    Parameters
+    ----------
+    known
+        Layers and skips of the network; it is not drawn without any.
+    about
+        As in `diagnosis_findings`.
+    """
+    names = Names()
+    table, facts = _named_remedies(remedies, facts, names)
+    cases = _named_cases(cases, names)
+    layers, links = names.every(known[0]), [Link(*names.every(link)) for link in known[1]]
+    return Findings(
+        "Remedies",
+        subject(names, about),
+        [("What can be done?", remedies_verdict(table, facts))],
+        names,
+        {(): draw_u(unmeasured(layers), links, None, facts.best)} if layers else {},
+        caption="The recommended remedy is marked where it acts." * (facts.best is not None),
+        examples=examples(cases, _examples_note(cases)),
+        tables=[remedies_table(table)],
+        sure=_judged_on(facts),
+    )
+
+
+def _judged_on(facts: Facts) -> str:
+    units = "each image its own group" if facts.groups == facts.images else f"{facts.groups} groups"
+    return (
+        f"Remedies are judged on {facts.images} shifted images, {units}. Images of one patient or "
+        f"slide that count as separate groups make every interval too narrow."
+    )
+
+
+def _named(found: Diagnosed, names: Names) -> Diagnosed:
+    """Cut the names of layers, places and groups."""
+    remedies, facts = _named_remedies(found.remedies, found.facts, names)
+    return found._replace(
+        layers=names.table(found.layers, "layer"),
+        carried=None if found.carried is None else names.table(found.carried, "path"),
+        remedies=remedies,
+        facts=facts,
+        links=[Link(*names.every(link)) for link in found.links],
+        cases=_named_cases(found.cases, names),
+    )
+
+
+def _named_remedies(
+    remedies: pd.DataFrame, facts: Facts, names: Names
+) -> tuple[pd.DataFrame, Facts]:
+    best = None if facts.best is None else Recommended(facts.best[0], names(facts.best[1]))
+    return names.table(remedies, "place"), replace(facts, best=best, layer=names(facts.layer))
+
+
+def _named_cases(cases: Sequence[Case], names: Names) -> list[Case]:
+    return [case._replace(group=names(case.group)) for case in cases]
+
+
+def _caption(found: Diagnosed) -> str:
+    carried = found.carried is not None and sure_loss(found.carried)
+    unsure = "The loss may be chance, so no share of it is shown."
+    said = CARRIED if carried else NOT_CARRIED if found.carried is None else unsure
+    marked = " The recommended remedy is marked where it acts." * (found.facts.best is not None)
+    return f"{BLOCKS} {said}{marked}"
+
+
+def _examples_note(cases: Sequence[Case]) -> str:
+    unmasked = _UNMASKED * any(case.mask is None for case in cases)
+    return _NOTE + unmasked + _FITTED * any(case.after is not None for case in cases)
+
+
+def _tables(found: Diagnosed) -> list[Table]:
+    tables = [remedies_table(found.remedies), layers_table(found.layers)]
     # shares of a loss that may be chance are no finding
-    carried = found.carried if found.carried is not None and sure_loss(found.carried) else None
-    return _environment().get_template("diagnosis.html.j2").render(
-        answers=diagnosis_answers(
-            found.layers, found.carried, found.remedies, found.facts, found.cause
-        ),
-        picture=u_picture(found.layers, found.skips, carried, best),
-        carried=carried is not None,
-        best=best,
-        tables=list(_tables(found, carried)),
-    )  # fmt: skip
-
-
-def _tables(found: Findings, carried: pd.DataFrame | None) -> Any:
-    yield _table(
-        "remedies", "Remedies", found.remedies.head(SHOWN),
-        ["remedy", "place", "parameters", "iou", "gain", "low", "high", "p_adjusted", "in_domain",
-         "harm", "headroom", "excess_left"],
-        f"The best {min(SHOWN, len(found.remedies))} of {len(found.remedies)}, each judged on "
-        f"groups that it was not fitted on; p_adjusted is for all of them together. All are in "
-        f"remedies.csv.",
-    )  # fmt: skip
-    yield _table(
-        "profile", "Layers", found.layers,
-        ["layer", "distance", "null", "excess", "low", "high", "p_adjusted"],
-        "Distance of the features of both sets, the noise floor (null), and the excess with its "
-        "95 % interval. A layer is clear of its noise floor where p_adjusted is below 0.05.",
-    )  # fmt: skip
-    if carried is not None:
-        yield _table(
-            "carry", "Skips", single_paths(carried),
-            ["path", "iou", "share", "low", "high", "missing", "missing_low", "missing_high"],
-            "Share of the lost IoU that comes back with one path alone, and that is missed without "
-            "it where all others are patched, with 95 % intervals of each row alone.",
-        )  # fmt: skip
+    if found.carried is not None and sure_loss(found.carried):
+        tables.append(skips_table(found.carried))
     if len(found.causes):
-        yield _table(
-            "causes", "Mistakes undone", found.causes,
-            ["remedy", "cause", "clear", "left"],
+        note = (
             "Layers that are clear of their noise floor once a mistake is undone, and the part of "
-            "the squared excess that is left.",
-        )  # fmt: skip
-
-
-def _table(id_: str, title: str, frame: pd.DataFrame, columns: list[str], note: str) -> Any:
-    shown = frame[[name for name in columns if frame[name].notna().any()]]
-    rows = [
-        [_cell(str(name), value) for name, value in zip(shown, row, strict=True)]
-        for row in shown.itertuples(index=False)
-    ]
-    return {"id": id_, "title": title, "columns": list(shown), "rows": rows, "note": note}
-
-
-def _cell(name: str, value: object) -> str:
-    if isinstance(value, float) and value == value and name.startswith("p_"):
-        return chance(value)
-    if isinstance(value, float):
-        if value != value:
-            return "-"
-        return (
-            f"{value:.0f}"
-            if value.is_integer() and abs(value) >= 2
-            else f"{round(value, 3) + 0:.3f}"
+            "the squared excess that is left."
         )
-    return str(value)
+        columns = ["remedy", "cause", "clear", "left"]
+        tables.append(table("causes", "Mistakes undone", found.causes, columns, note))
+    return tables
 
 
-@cache
-def _environment() -> jinja2.Environment:
-    loader = jinja2.PackageLoader("skipshift.page", "")
-    return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+def remedies_table(remedies: pd.DataFrame) -> Table:
+    """Show the best of the remedies."""
+    columns = ["remedy", "place", "parameters", "iou", "gain", "low", "high", "p_adjusted",
+               "in_domain", "harm", "headroom", "excess_left"]  # fmt: skip
+    note = (
+        f"The best {min(SHOWN, len(remedies))} of {len(remedies)}, each judged on groups that it "
+        f"was not fitted on; p_adjusted is for all of them together. All are in remedies.csv."
+    )
+    return table("remedies", "Remedies", remedies.head(SHOWN), columns, note)
+
+
+def layers_table(layers: pd.DataFrame) -> Table:
+    """Show the rows of one distance and pooling of a profile."""
+    columns = ["layer", "distance", "null", "excess", "low", "high", "p_adjusted"]
+    note = (
+        "Distance of the features of both sets, the noise floor (null), and the excess with its "
+        "95 % interval. A layer is clear of its noise floor where p_adjusted is below 0.05."
+    )
+    return table("profile", "Layers", layers, columns, note)
+
+
+def skips_table(carried: pd.DataFrame) -> Table:
+    """Show the single paths of activation patching."""
+    columns = ["path", "iou", "share", "low", "high", "missing", "missing_low", "missing_high"]
+    note = (
+        "Share of the lost IoU that comes back with one path alone, and that is missed without it "
+        "where all others are patched, with 95 % intervals of each row alone."
+    )
+    return table("carry", "Skips", single_paths(carried), columns, note)

@@ -125,7 +125,7 @@ def examples_figure(images: Pixels, masks: Pixels, titles: Sequence[str]) -> Fig
     for i, (image, mask, title) in enumerate(zip(images, masks, titles, strict=True)):
         x = 0.1 + i * (side + gap)
         _show(frame(figure, x, tall + gap + 0.05, side, tall), image)
-        _show(frame(figure, x, 0.05, side, tall), _mask_colours(mask, classes))
+        _show(frame(figure, x, 0.05, side, tall), mask_colours(mask, classes))
         write(figure, x, 2 * tall + gap + 0.12, shortened(title, int(side * 13)), va="bottom")
     return figure
 
@@ -151,7 +151,7 @@ def views_figure(rows: Sequence[Sequence[Mapping[str, Any]]], classes: int) -> F
             if i == 0:
                 title = shortened(view["domain"], int(side * 11))
                 write(figure, x, y + 0.06, title, weight="bold", va="bottom")
-            pixels = view["image"], _mask_colours(view["mask"], classes)
+            pixels = view["image"], mask_colours(view["mask"], classes)
             for down, shown in enumerate(pixels, 1):
                 _fit(figure, (x, y - down * (side + gap) + gap, side), shown)
         y -= 2 * (side + gap)
@@ -193,8 +193,8 @@ def samples_figure(samples: Mapping[str, Any]) -> Figure:
         y = height - top - i * step - tall - 0.02
         lines = [shortened(line, 16) for line in str(title).split("\n")]
         write(figure, 0.04, y + tall / 2, "\n".join(lines), va="center", size=8, linespacing=1.5)
-        cells = [images[i], _mask_colours(masks[i], classes)]
-        cells += [_error_colours(masks[i], predictions[v][i], classes) for v in variants]
+        cells = [images[i], mask_colours(masks[i], classes)]
+        cells += [error_colours(masks[i], predictions[v][i], classes) for v in variants]
         for j, cell in enumerate(cells):
             _show(frame(figure, left + j * (side + gap), y, side, tall), cell)
         for j, variant in enumerate(variants, start=2):
@@ -231,26 +231,27 @@ def _greys(classes: int) -> Pixels:
     return np.repeat(np.concatenate([[255], shades]).astype(np.uint8)[:, None], 3, axis=1)
 
 
-def _mask_colours(mask: Pixels, classes: int) -> Pixels:
-    """(H, W, 3): the grey of each class, and stripes where a pixel is not counted."""
+def mask_colours(mask: Pixels, classes: int) -> Pixels:
+    """Colour labels (H, W) as (H, W, 3): greys, and stripes where a pixel is not counted."""
     ignored = mask == LARGEST_LABEL
     coloured: Pixels = _greys(classes)[np.where(ignored, 0, mask)]
     stripes = np.add.outer(*map(np.arange, mask.shape)) // STRIPE % 2 == 0
-    coloured[ignored & stripes] = _rgb(FAINT)
+    coloured[ignored & stripes] = rgb_of(FAINT)
     return coloured
 
 
-def _error_colours(mask: Pixels, prediction: Pixels, classes: int) -> Pixels:
-    """(H, W, 3): the mask's grey where both agree, one colour per kind of error."""
-    coloured = _mask_colours(mask, classes)
+def error_colours(mask: Pixels, prediction: Pixels, classes: int) -> Pixels:
+    """Colour errors as (H, W, 3): grey where both agree, one colour per kind of error."""
+    coloured = mask_colours(mask, classes)
     prediction = np.where(mask == LARGEST_LABEL, mask, prediction)
-    coloured[(mask == 0) & (prediction > 0)] = _rgb(FALSE_POSITIVES)
-    coloured[(mask > 0) & (prediction == 0)] = _rgb(FALSE_NEGATIVES)
-    coloured[(mask > 0) & (prediction > 0) & (mask != prediction)] = _rgb(WRONG_CLASS)
+    coloured[(mask == 0) & (prediction > 0)] = rgb_of(FALSE_POSITIVES)
+    coloured[(mask > 0) & (prediction == 0)] = rgb_of(FALSE_NEGATIVES)
+    coloured[(mask > 0) & (prediction > 0) & (mask != prediction)] = rgb_of(WRONG_CLASS)
     return coloured
 
 
-def _rgb(colour: str) -> tuple[int, ...]:
+def rgb_of(colour: str) -> tuple[int, ...]:
+    """Red, green and blue of a colour, 0 to 255 each."""
     return tuple(round(255 * part) for part in to_rgb(colour))
 
 

@@ -1,13 +1,11 @@
 """The page of a study (HTML) and its main table (text), from the study folder alone."""
 
-import base64
 import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import jinja2
 import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
@@ -31,6 +29,7 @@ from skipshift.page.ordering import (
     pairs_of,
     panels,
 )
+from skipshift.page.outside import Names
 from skipshift.page.paper_numbers import beside_paper, table_one
 from skipshift.page.pictures import (
     examples_figure,
@@ -38,6 +37,8 @@ from skipshift.page.pictures import (
     variants_figure,
     views_figure,
 )
+from skipshift.page.shell import data_uri, write_page
+from skipshift.page.study_network import baseline_tables, study_network
 from skipshift.page.study_results import (
     StudyResults,
     few_groups,
@@ -49,7 +50,7 @@ from skipshift.page.study_results import (
 )
 from skipshift.page.study_sentences import answer, headline
 from skipshift.page.style import to_jpeg, to_png, to_svg
-from skipshift.page.wording import chance, many, signed
+from skipshift.page.wording import many
 from skipshift.spec_files import to_plain
 from skipshift.statistics.comparisons import group_effects, places_of
 from skipshift.statistics.scores import MEAN, foreground_of
@@ -103,7 +104,8 @@ def write_report(folder: Path) -> Path:
     if template.exists():
         shown["templates"] = _templates(template)
     page = folder / records.REPORT
-    records.write_bytes(page, _render(_context(folder, results, spec, shown)).encode())
+    context = _context(folder, results, spec, shown)
+    write_page(page, "report.html.j2", results.names, **context)
     return page
 
 
@@ -188,14 +190,10 @@ def _keep(folder: Path, name: str, figure: Figure, alt: str, photo: bool = False
     records.write_bytes(folder / records.FIGURES / f"{name}.png", png)
     width = round(figure.get_size_inches()[0] * 96)
     if photo:
-        return PageFigure(_uri("image/jpeg", to_jpeg(figure)), alt, width)
+        return PageFigure(data_uri("image/jpeg", to_jpeg(figure)), alt, width)
     if len(svg) > LARGEST_SVG:
-        return PageFigure(_uri("image/png", png), alt, width)
-    return PageFigure(_uri("image/svg+xml", svg), alt, width)
-
-
-def _uri(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+        return PageFigure(data_uri("image/png", png), alt, width)
+    return PageFigure(data_uri("image/svg+xml", svg), alt, width)
 
 
 def _charts(folder: Path, results: StudyResults) -> dict[str, PageFigure]:
@@ -269,12 +267,13 @@ def _first_network(results: StudyResults, layers: pd.DataFrame) -> tuple[str, pd
 
 def _pictures(folder: Path, results: StudyResults, spec: StudySpec) -> dict[str, PageFigure]:
     shown: dict[str, PageFigure] = {}
-    if views := read_views(folder):
+    names = results.names
+    if views := read_views(folder, names):
         alt = f"Images of {listed(view['domain'] for view in views[0])} above their masks."
         figure = views_figure(views, len(spec.classes))
         shown["views"] = _keep(folder, "views", figure, alt, photo=True)
     for encoder, runs in results.runs.groupby("encoder", sort=False):
-        samples = read_samples(runs, spec.classes)
+        samples = read_samples(runs, names.every(spec.classes), names)
         if not samples:
             continue
         name = f"samples-{_slug(str(encoder))}"
@@ -300,21 +299,10 @@ def _templates(path: Path) -> PageFigure:
     buffer = io.BytesIO()
     picture.save(buffer, format="jpeg", quality=90, subsampling=0)
     alt = "Templates of background, cells and artifacts that the images are made from."
-    return PageFigure(_uri("image/jpeg", buffer.getvalue()), alt, min(picture.width, 1008))
+    return PageFigure(data_uri("image/jpeg", buffer.getvalue()), alt, min(picture.width, 1008))
 
 
 # -- page ------------------------------------------------------------------------------------------
-
-
-def _render(context: dict[str, Any]) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("skipshift.page", ""),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-    )
-    environment.filters |= {"signed": signed, "chance": chance}
-    return environment.get_template("report.html.j2").render(context)
 
 
 def _context(
@@ -331,6 +319,9 @@ def _context(
         "headline": headline(results),
         "answer": answer(results),
         "contents": _contents(shown),
+        "network": study_network(results),
+        "baseline_tables": baseline_tables(results),
+        "failures": results.failures,
         "figures": shown,
         "metric": "mean IoU" if results.headline == MEAN else f"{results.headline} IoU",
         "away": many(results.away) if results.away else "",
@@ -360,7 +351,7 @@ def _context(
         "profiles": _profiles(results),
         "samples": [name for name in shown if name.startswith("samples-")],
         "training": tables.training(results.runs),
-        "settings": tables.flat(to_plain(spec)),
+        "settings": results.names.settings(dict(tables.flat(to_plain(spec)))).items(),
         "environment": _environment(folder),
     }
 
@@ -421,7 +412,7 @@ def _profiles(results: StudyResults) -> list[dict[str, Any]]:
 
 def _same_places(folder: Path) -> bool:
     """Whether the views are of the same places in all domains."""
-    return all(len({view["case"] for view in row}) == 1 for row in read_views(folder))
+    return all(len({view["case"] for view in row}) == 1 for row in read_views(folder, Names()))
 
 
 def _environment(folder: Path) -> list[tuple[str, str]]:

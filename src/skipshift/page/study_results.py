@@ -1,7 +1,7 @@
 """Read a study folder: its spec, tables, runs, training histories and samples."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -14,6 +14,7 @@ from skipshift.checksums import check_sums, read_sealed
 from skipshift.errors import SkipshiftError
 from skipshift.names import parse_shift, seen_domain
 from skipshift.page.ordering import in_domain, of_classes, ordered_variants
+from skipshift.page.outside import MOST, Names
 from skipshift.spec_files import read_spec
 from skipshift.statistics.comparisons import AWAY, BOTH_FAIL, compare
 from skipshift.statistics.layer_tests import over_runs
@@ -78,6 +79,21 @@ class StudyResults:
     warnings: tuple[str, ...] = ()
     """Warnings of the data check before the training."""
 
+    profiles: pd.DataFrame | None = None
+    """Columns of profile.csv with all distances and poolings, or None without a profile."""
+
+    carried: pd.DataFrame | None = None
+    """Activation patching of each baseline run, or None if the study asked for none."""
+
+    remedies: pd.DataFrame | None = None
+    """Remedies of each baseline run, likewise."""
+
+    failures: tuple[tuple[str, str], ...] = ()
+    """Name and reason of each run that failed."""
+
+    names: Names = field(default_factory=Names)
+    """Names of domains and classes that were cut in all of these tables."""
+
     @property
     def away(self) -> tuple[str, ...]:
         """Target domains: all others, with the synthetic shifts."""
@@ -98,42 +114,77 @@ def read_results(folder: Path, spec: StudySpec) -> StudyResults:
     """
     tables = folder / records.TABLES
     check_sums(tables)
-    foreground = spec.classes[1:]
+    names, foreground = Names(), spec.classes[1:]
     iou = of_classes(records.read_table(tables / "iou.csv"), foreground)
     if iou.empty:
-        names = ", ".join(foreground)
-        raise SkipshiftError(f"{tables / 'iou.csv'}: holds none of the classes {names}")
+        raise SkipshiftError(
+            f"{tables / 'iou.csv'}: holds none of the classes {', '.join(foreground)}"
+        )
     homes = _homes(folder, spec, list(iou["domain"].unique()))
     cases = records.read_table(tables / "cases.parquet")
     scores, tests = (_current(tables / name) for name in ("scores.csv", "tests.csv"))
     if tests is None:
         measured = _optional(tables / "metrics.parquet")
         tests = compare(cases, spec.margin, homes, measured=measured)
+    # source domains come first, as `in_domain` expects
+    iou = iou.sort_values("domain", key=lambda d: ~d.isin(homes), kind="stable")
+    scores = estimates(cases) if scores is None else scores
+    profiles, shift = _profiles(tables), _optional(tables / "shift.parquet")
+
+    def cut(table: pd.DataFrame) -> pd.DataFrame:
+        # a constant prediction is a variant that is named by its class
+        named = ("domain", "class", "variant", "reference", "shifted", "about", "spacing")
+        return names.table(table, *named)
+
+    def cut_if(table: pd.DataFrame | None) -> pd.DataFrame | None:
+        return None if table is None else cut(table)
+
     return StudyResults(
-        # source domains come first, as `in_domain` expects
-        iou=iou.sort_values("domain", key=lambda d: ~d.isin(homes), kind="stable"),
-        homes=homes,
-        foreground=foreground,
-        cases=cases,
-        scores=estimates(cases) if scores is None else scores,
-        tests=tests,
-        metrics=_optional(tables / "metrics.csv"),
+        iou=cut(iou),
+        homes=names.every(homes),
+        foreground=names.every(foreground),
+        cases=cut(cases),
+        scores=cut(scores),
+        tests=cut(tests),
+        metrics=cut_if(_optional(tables / "metrics.csv")),
         margin=spec.margin,
         runs=read_runs(folder, spec),
-        layers=_layers(tables),
-        shift=_optional(tables / "shift.parquet", ["distance", "pooling"]),
-        domains=_optional(tables / "domains.csv"),
+        layers=cut_if(_first(profiles, ["measure", "pooling"])),
+        shift=cut_if(_first(shift, ["distance", "pooling"])),
+        domains=cut_if(_optional(tables / "domains.csv")),
         warnings=_warnings(folder / records.CHECK),
+        profiles=cut_if(profiles),
+        carried=cut_if(_optional(tables / "carry.csv", records.CARRIED)),
+        remedies=cut_if(_optional(tables / "remedies.csv", records.REMEDIED)),
+        failures=tuple(
+            (path.parent.name, names(read_failure(path), 5 * MOST))
+            for path in sorted((folder / records.RUNS).glob(f"*/{records.FAILURE}"))
+        ),
+        names=names,
     )
 
 
-def _layers(tables: Path) -> pd.DataFrame | None:
+def read_failure(path: Path) -> str:
+    """Read why a run failed; that its record is broken is a reason, too."""
+    try:
+        return str(records.read_json(path)["reason"])
+    except (SkipshiftError, KeyError, TypeError):
+        return f"a reason that is lost, for {records.FAILURE} is broken"
+
+
+def _profiles(tables: Path) -> pd.DataFrame | None:
     """Read the profile of each network; join layers.csv if it was not joined yet."""
-    kinds = ["measure", "pooling"]
     if (tables / "profile.csv").exists():
-        return _optional(tables / "profile.csv", kinds)
-    layers = _optional(tables / "layers.csv", kinds)
+        return _optional(tables / "profile.csv")
+    layers = _optional(tables / "layers.csv")
     return None if layers is None else over_runs(layers, None)
+
+
+def _first(table: pd.DataFrame | None, kinds: Sequence[str]) -> pd.DataFrame | None:
+    """Rows of the first of several ``kinds``, distance and pooling."""
+    if table is None:
+        return None
+    return table[(table[list(kinds)] == table[list(kinds)].iloc[0]).all(axis=1)]
 
 
 def _warnings(path: Path) -> tuple[str, ...]:
@@ -175,12 +226,10 @@ def _current(path: Path) -> pd.DataFrame | None:
     return _optional(path)
 
 
-def _optional(path: Path, kinds: Sequence[str] = ()) -> pd.DataFrame | None:
-    """Read a table; of profiles of several ``kinds``, distance and pooling, the first."""
-    table = records.read_table(path) if path.exists() else None
-    if table is None or table.empty:
-        return None
-    return table[(table[list(kinds)] == table[list(kinds)].iloc[0]).all(axis=1)]
+def _optional(path: Path, columns: str | None = None) -> pd.DataFrame | None:
+    """Read a table that may be absent; None if it is, or empty."""
+    table = records.read_table(path, columns) if path.exists() else None
+    return None if table is None or table.empty else table
 
 
 def read_runs(folder: Path, spec: StudySpec) -> pd.DataFrame:
@@ -226,7 +275,9 @@ def read_histories(runs: pd.DataFrame) -> pd.DataFrame | None:
     return pd.concat(parts, ignore_index=True) if parts else None
 
 
-def read_samples(runs: pd.DataFrame, classes: Sequence[str], most: int = 6) -> dict[str, Any]:
+def read_samples(
+    runs: pd.DataFrame, classes: Sequence[str], names: Names, most: int = 6
+) -> dict[str, Any]:
     """Read the sample predictions of each variant's first run, for the cases that all share.
 
     Parameters
@@ -235,6 +286,8 @@ def read_samples(runs: pd.DataFrame, classes: Sequence[str], most: int = 6) -> d
         Runs of one encoder, as from `read_runs`.
     classes
         Names of the mask values.
+    names
+        Cuts the names of cases and domains.
     most
         Number of cases to keep at most.
 
@@ -263,13 +316,13 @@ def read_samples(runs: pd.DataFrame, classes: Sequence[str], most: int = 6) -> d
         "images": arrays[first]["images"][rows[first]],
         "masks": arrays[first]["masks"][rows[first]],
         "predictions": {v: a["predictions"][rows[v]] for v, a in arrays.items()},
-        "titles": [f"{case}\n{domain}" for case, domain in keys],
-        "domains": [str(domain) for _, domain in keys],
+        "titles": [f"{names(str(case))}\n{names(str(domain))}" for case, domain in keys],
+        "domains": [names(str(domain)) for _, domain in keys],
         "classes": tuple(classes),
     }
 
 
-def read_views(folder: Path) -> list[list[dict[str, Any]]]:
+def read_views(folder: Path, names: Names) -> list[list[dict[str, Any]]]:
     """Read the views of the test domains: rows of ``image, mask, case, domain``; may be empty.
 
     `SkipshiftError` names a file that cannot be read.
@@ -282,7 +335,7 @@ def read_views(folder: Path) -> list[list[dict[str, Any]]]:
     pixels = _arrays(path, [f"{kind}-{i}" for i in numbers for kind in ("image", "mask")])
     rows: dict[int, list[dict[str, Any]]] = {}
     for i in numbers:
-        view = {"case": str(about["cases"][i]), "domain": str(about["domains"][i])}
+        view = {kind[:-1]: names(str(about[kind][i])) for kind in ("cases", "domains")}
         view |= {"image": pixels[f"image-{i}"], "mask": pixels[f"mask-{i}"]}
         rows.setdefault(int(about["places"][i]), []).append(view)
     return list(rows.values())

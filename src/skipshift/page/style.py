@@ -9,8 +9,10 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from skipshift.names import LEVELS, VARIANTS, skips_of
+from skipshift.page.outside import visible
 
 INK = "#222222"
 MUTED = "#6b6b6b"
@@ -100,6 +102,9 @@ def write(figure: Figure, x: float, y: float, text: str, **style: object) -> Non
 def to_svg(figure: Figure) -> bytes:
     """Export as SVG with text as text; byte-identical for the same figure."""
     buffer = io.BytesIO()
+    for label in figure.findobj(Text):
+        # a control character would make the file ill-formed
+        label.set_text("\n".join(map(visible, label.get_text().split("\n"))))
     with styled():
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": "skipshift"})
     text = buffer.getvalue().decode().replace(_SANS, _PAGE_FONTS)

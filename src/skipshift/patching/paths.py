@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from string import ascii_lowercase
 from typing import Any
 
 import numpy.typing as npt
@@ -95,6 +96,26 @@ def blocks_behind(net: nn.Module, paths: Mapping[str, str]) -> dict[str, str]:
         elif (at := parse(address)).argument is not None and at.path and not at.after:
             found[path] = at.path
     return found
+
+
+def links_of(net: nn.Module) -> list[tuple[str, str, str]]:
+    """Return name, source and target of each skip of a known architecture.
+
+    The source is the encoder layer that it leaves: the one whose features it passes on, else the
+    last of its stride. The target is the decoder block that it enters. Skips without a source are
+    left out, such as those that leave the image itself.
+    """
+    known, links = known_layers(net), []
+    for i, layer in enumerate(known):
+        if layer.kind != "skip":
+            continue
+        stage = "e" + layer.name[1:].rstrip(ascii_lowercase)
+        alike = [k.name for k in known[:i] if k.name.rstrip(ascii_lowercase) == stage]
+        source = layer.same_as or "".join(alike[-1:])
+        target = next((k.name for k in known[i:] if k.kind == "decoder"), "")
+        if source and target:
+            links.append((_level(layer.name), source, target))
+    return links
 
 
 def _level(layer: str) -> str:

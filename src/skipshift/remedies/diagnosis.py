@@ -11,15 +11,17 @@ from skipshift.errors import ArgumentError
 from skipshift.networks.addresses import unwrap
 from skipshift.networks.as_found import evaluating
 from skipshift.networks.features import Groups, Images
-from skipshift.page.diagnosis_page import Findings
+from skipshift.page.diagnosis_page import Diagnosed
 from skipshift.page.diagnosis_sentences import diagnosis_verdict
+from skipshift.page.u_drawing import Link
 from skipshift.patching.carry import carry
 from skipshift.patching.labelled import Masks
-from skipshift.patching.paths import paths_of
+from skipshift.patching.paths import links_of, paths_of
 from skipshift.profile.profile import Profile
 from skipshift.profile.profiling import profile_shift
 from skipshift.progress import Progress, silent
 from skipshift.remedies.causes import Cause, find_cause
+from skipshift.remedies.examples import cases_to_show
 from skipshift.remedies.remedy import Known, search
 from skipshift.remedies.result import Remedies
 from skipshift.specs import CarrySpec, RemedySpec
@@ -61,17 +63,17 @@ class Diagnosis:
             self.profile.of(), self.carry, self.remedies.table, self.remedies.facts, self.cause
         )
 
-    def findings(self) -> Findings:
+    def found(self) -> Diagnosed:
         """Collect what the page shows."""
-        skips = [place.name for place in self.remedies.setting.places if place.kind == "skip"]
-        return Findings(
+        return Diagnosed(
             self.profile.of(),
             self.carry,
             self.remedies.table,
             self.remedies.facts,
             self.cause,
             self.causes.table,
-            skips,
+            [Link(*link) for link in links_of(self.remedies.setting.net)],
+            cases_to_show(self.remedies),
         )
 
     def record(self) -> dict[str, Any]:
@@ -89,9 +91,10 @@ class Diagnosis:
         }
 
     def _repr_html_(self) -> str:
-        from skipshift.page.diagnosis_page import diagnosis_body
+        from skipshift.page.diagnosis_page import diagnosis_findings
+        from skipshift.page.findings import findings_body
 
-        return diagnosis_body(self.findings())
+        return findings_body(diagnosis_findings(self.found()))
 
 
 def diagnose(

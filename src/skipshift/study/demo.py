@@ -7,6 +7,7 @@ from typing import Any
 from skipshift.data.prepare.options import SynthSpec
 from skipshift.data.prepare.synthetic import write_synthetic
 from skipshift.progress import Progress, silent
+from skipshift.specs import RemedySpec
 from skipshift.study.study import run_study
 from skipshift.study_specs import DemoSpec, StudySpec, TrainingSpec
 
@@ -37,6 +38,22 @@ STUDIES: Mapping[str, Mapping[str, Any]] = {
 In 128 x 128 crops of 512 x 512 images a cell is 40 pixels wide; in images resized to 128 x 128 it
 would be ten, too few for a network without skip connections.
 """
+
+
+REMEDIES: Mapping[str, RemedySpec] = {
+    "small": RemedySpec(
+        remedies=("adabn", "moments", "brightness", "image-moments"),
+        places=("input", "encoder.conv1", "e4", "L1", "L2", "encoder", "all"),
+        folds=3,
+    ),
+    "smallest": RemedySpec(
+        remedies=("adabn", "image-moments"), places=("input", "encoder.conv1"), folds=2
+    ),
+}
+"""What the diagnosis at the end tries: enough to see the page, in a few minutes."""
+
+SHIFT = "brightness:0.75"
+"""The shift that is diagnosed."""
 
 
 def run_demo(spec: DemoSpec, progress: Progress = silent) -> Path:

@@ -12,6 +12,7 @@ from skipshift import records
 from skipshift.checksums import is_unsealed
 from skipshift.data.splits import split_fold
 from skipshift.errors import ArgumentError
+from skipshift.names import BASELINE
 from skipshift.spec_files import to_plain
 from skipshift.specs import Precision
 from skipshift.study.contents import Contents
@@ -88,9 +89,10 @@ class Study:
 def expected_inputs(study: Study, run: Run) -> dict[str, Any]:
     """List the inputs of each step of a run, in order, by the file that the step writes last.
 
-    The steps are training, its history, evaluation, metrics if the study asks for any, samples and
-    profiles; the inputs are settings and digests of cases and of their files. A step with other
-    recorded inputs is not part of this study and is not reused.
+    The steps are training, its history, evaluation, metrics if the study asks for any, samples,
+    profiles, and if asked for activation patching and remedies of a baseline; the inputs are
+    settings and digests of cases and of their files. A step with other recorded inputs is not part
+    of this study and is not reused.
     """
     spec = study.spec
     plain: dict[str, Any] = to_plain(spec)
@@ -104,6 +106,8 @@ def expected_inputs(study: Study, run: Run) -> dict[str, Any]:
     asked = {k: plain[k] for k in ("shifts", "metrics")}
     if "surface_dice" in spec.metrics:
         asked |= {k: plain[k] for k in ("tolerance", "tolerance_unit")}
+    asked_for = {"carry.csv": spec.carry, "remedies.csv": spec.remedies}
+    cures = [name for name, wanted in asked_for.items() if wanted and run.variant == BASELINE]
     measured = {"metrics.parquet": {**tested, **asked}} if spec.metrics else {}
     return {
         records.RUN_RECORD: {
@@ -117,6 +121,7 @@ def expected_inputs(study: Study, run: Run) -> dict[str, Any]:
         **measured,
         records.SAMPLES: {**tested, "profile_shifts": plain["profile_shifts"]},
         "layers.csv": {**tested, **{k: plain[k] for k in ("profile_shifts", "profile")}},
+        **{name: {**tested, "profile_shifts": plain["profile_shifts"]} for name in cures},
     }
 
 

@@ -14,6 +14,8 @@ FILES: Mapping[str, tuple[str, ...]] = {
     "metrics.parquet": ("metrics.parquet",),
     records.SAMPLES: (records.SAMPLES,),
     "layers.csv": ("shift.parquet", "evidence.parquet", "layers.csv"),
+    "carry.csv": ("carry.csv",),
+    "remedies.csv": ("remedies.csv",),
 }
 """Files that each step of a run writes; a step is named by the last of them."""
 

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from skipshift import records, shifts
-from skipshift.data.manifest import Case, read_cases
+from skipshift import records
+from skipshift.data.manifest import Case
 from skipshift.data.splits import split_fold, training_domains
-from skipshift.names import LARGEST_LABEL, parse_shift, seen_domain, skips_of
+from skipshift.names import LARGEST_LABEL, parse_shift, skips_of
 from skipshift.networks.feature_store import FeatureStore
 from skipshift.networks.features import Features, collect
 from skipshift.networks.inference import best_device, instruction_set
@@ -21,10 +21,12 @@ from skipshift.networks.unet import Unet
 from skipshift.profile.profiling import profile_features
 from skipshift.progress import Progress, silent
 from skipshift.specs import EvaluationSpec, ProfileSpec
+from skipshift.study.cures import write_carry, write_remedies
 from skipshift.study.evaluation import Evaluation, evaluate_manifest, predict
 from skipshift.study.grid import Run, Study, expected_inputs
 from skipshift.study.loggers import loggers_of
 from skipshift.study.made import done, read_made, step_done, write_made
+from skipshift.study.sets import home_rows, read_rows, shifted_cases, test_rows
 from skipshift.study.training import CHECKPOINTS, RunOutput, train
 
 SAMPLE_CASES = 2
@@ -88,8 +90,8 @@ def _do_step(study: Study, run: Run, step: str, make: Maker, progress: Progress)
 def _train(study: Study, run: Run, progress: Progress) -> None:
     spec, folder = study.spec, study.folder(run)
     training, validation = (_rows(study, part) for part in split_fold(study.folds, run.fold))
-    loaded = _read(study, training, whole=True)
-    checked = _read(study, validation)
+    loaded = read_rows(study, training, whole=True)
+    checked = read_rows(study, validation)
     with torch.random.fork_rng():
         torch.manual_seed(run.seed)
         net = Unet(
@@ -144,36 +146,12 @@ def _evaluation(study: Study, run: Run, metrics: tuple[str, ...], progress: Prog
         tolerance=spec.tolerance,
         tolerance_unit=spec.tolerance_unit,
     )
-    return evaluate_manifest(study.folder(run), _tests(study, run), spec.classes, how, progress)
-
-
-def _tests(study: Study, run: Run) -> pd.DataFrame:
-    """Test rows of the manifest; with domains left out, those trained on are renamed to seen."""
-    tests = study.cases[study.cases["split"] == "test"]
-    if not study.spec.leave_one_domain_out:
-        return tests
-    known = tests["domain"].isin(training_domains(study.folds, run.fold))
-    return tests.assign(domain=tests["domain"].where(~known, tests["domain"].map(seen_domain)))
-
-
-def _home(study: Study, run: Run) -> pd.DataFrame:
-    """Test rows of the domains that a run was trained on."""
-    tests, domains = _tests(study, run), training_domains(study.folds, run.fold)
-    if study.spec.leave_one_domain_out:
-        domains = [seen_domain(domain) for domain in domains]
-    return tests[tests["domain"].isin(domains)]
+    return evaluate_manifest(study.folder(run), test_rows(study, run), spec.classes, how, progress)
 
 
 def _rows(study: Study, part: pd.DataFrame) -> pd.DataFrame:
     """Rows of the manifest that a table of folds names."""
     return study.cases.merge(part[["case", "domain"]], on=["case", "domain"])
-
-
-def _read(study: Study, rows: pd.DataFrame, whole: bool = False) -> list[Case]:
-    """Read rows of the manifest, with the evaluation's crop or ``whole``."""
-    spec = study.spec
-    crop = None if whole else spec.evaluation_crop
-    return list(read_cases(rows, len(spec.classes), crop, ignore=spec.ignore))
 
 
 def _write_samples(study: Study, run: Run, progress: Progress) -> None:  # noqa: ARG001
@@ -185,7 +163,7 @@ def _write_samples(study: Study, run: Run, progress: Progress) -> None:  # noqa:
     spec = study.spec
     net = Unet.load(study.folder(run)).to(best_device())
     sampled = [s for s in spec.profile_shifts if parse_shift(s)]
-    loaded = _read(study, _home(study, run))
+    loaded = read_rows(study, home_rows(study, run))
     telling = [c for c in loaded if ((c.mask > 0) & (c.mask != spec.ignore)).any()] or loaded
     alike = [case for case in telling if case.image.shape == telling[0].image.shape][:SAMPLE_CASES]
     how = EvaluationSpec(shifts=tuple(sampled), precision=study.precision)
@@ -205,9 +183,9 @@ def _write_samples(study: Study, run: Run, progress: Progress) -> None:  # noqa:
 
 def _write_profiles(study: Study, run: Run, progress: Progress) -> None:
     """Profile each shift or domain against the test cases of the domains trained on."""
-    spec, folder, tests = study.spec, study.folder(run), _tests(study, run)
+    spec, folder = study.spec, study.folder(run)
     net = Unet.load(folder).to(best_device())
-    reference = _read(study, _home(study, run))
+    reference = read_rows(study, home_rows(study, run))
     home = "+".join(dict.fromkeys(case.domain for case in reference))
     half = spec.profile.memory * 2**29
     layers, channels, evidence = [], [], []
@@ -215,14 +193,9 @@ def _write_profiles(study: Study, run: Run, progress: Progress) -> None:
         shown = progress(_stacks(reference, spec.profile), f"profile {run.name} {home}")
         base = _features(net, shown, spec.profile, held)
         for shifted in spec.profile_shifts:
-            others = reference
-            if parse_shift(shifted):
-                others = [replace(c, image=shifts.apply(c.image, shifted)) for c in others]
-            else:
-                rows = tests[tests["domain"] == shifted]
-                if rows.empty:  # a domain that this run was trained on
-                    continue
-                others = _read(study, rows)
+            others = shifted_cases(study, run, reference, shifted)
+            if not others:
+                continue
             groups = tuple(np.array([case.group for case in side]) for side in (reference, others))
             with FeatureStore(half) as moving:
                 shown = progress(_stacks(others, spec.profile), f"profile {run.name} {shifted}")
@@ -259,4 +232,6 @@ _MAKERS: Mapping[str, Maker] = {
     "metrics.parquet": _measure,
     records.SAMPLES: _write_samples,
     "layers.csv": _write_profiles,
+    "carry.csv": write_carry,
+    "remedies.csv": write_remedies,
 }

@@ -24,6 +24,7 @@ from skipshift.errors import SkipshiftError
 from skipshift.names import seen_domain
 from skipshift.networks.inference import best_device, instruction_set, resolve_precision
 from skipshift.page.report import write_report
+from skipshift.page.study_results import read_failure
 from skipshift.progress import Progress, silent
 from skipshift.spec_files import to_plain
 from skipshift.statistics.comparisons import compare
@@ -32,7 +33,7 @@ from skipshift.statistics.metric_scores import metric_scores
 from skipshift.statistics.scores import estimates, pooled_iou
 from skipshift.study.cluster import precision_of_tasks, run_tasks
 from skipshift.study.contents import changed_files, write_contents
-from skipshift.study.grid import Run, Study, changes, is_done
+from skipshift.study.grid import Run, Study, changes, expected_inputs, is_done
 from skipshift.study.made import FILES, broken_files, clear_broken, read_made
 from skipshift.study.opening import open_study
 from skipshift.study.steps import attempt
@@ -273,20 +274,17 @@ def failed(study: Study, run: Run) -> bool:
 
 
 def _raise_failures(study: Study, chosen: Sequence[Run]) -> None:
-    reasons = {run.name: _reason(study, run) for run in chosen if failed(study, run)}
+    reasons = {
+        run.name: read_failure(study.folder(run) / records.FAILURE)
+        for run in chosen
+        if failed(study, run)
+    }
     if reasons:
         listed = "; ".join(f"{name} with {reason}" for name, reason in reasons.items())
         raise SkipshiftError(
             f"{study.out}: {len(reasons)} of {len(chosen)} runs failed: {listed} "
             f"(each in its {records.FAILURE}); fix the cause and add --retry-failed"
         )
-
-
-def _reason(study: Study, run: Run) -> str:
-    try:
-        return str(records.read_json(study.folder(run) / records.FAILURE)["reason"])
-    except (SkipshiftError, KeyError, TypeError):
-        return f"a reason that is lost, for {records.FAILURE} is broken"
 
 
 def _check_whole(study: Study, run: Run, but: Collection[str] = ()) -> None:
@@ -312,6 +310,12 @@ def gather(study: Study, runs: Sequence[Run]) -> None:
     for name in ("cases.parquet", "shift.parquet", "layers.csv"):
         parts = [records.read_table(study.folder(run) / name) for run in runs]
         tables[name] = pd.concat(parts, ignore_index=True)
+    for name, columns in (("carry.csv", records.CARRIED), ("remedies.csv", records.REMEDIED)):
+        paths = [study.folder(run) / name for run in runs if name in expected_inputs(study, run)]
+        parts = [records.read_table(path, columns) for path in paths]
+        if parts:
+            tables[name] = pd.concat(parts, ignore_index=True)
+        (study.out / records.TABLES / name).unlink(missing_ok=True)
     tables["profile.csv"] = over_runs(tables["layers.csv"], _evidence(study, runs))
     homes = list(study.folds["domain"].unique())
     if study.spec.leave_one_domain_out:
@@ -328,7 +332,8 @@ def gather(study: Study, runs: Sequence[Run]) -> None:
     cases, margin = tables["cases.parquet"], study.spec.margin
     tables["tests.csv"] = compare(cases, margin, homes, measured=beside)
     for name, table in tables.items():
-        records.write_table(study.out / records.TABLES / name, table)
+        joined = {"carry.csv": records.CARRIED, "remedies.csv": records.REMEDIED}.get(name)
+        records.write_table(study.out / records.TABLES / name, table, joined)
     write_sums(study.out / records.TABLES)
 
 

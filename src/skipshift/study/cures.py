@@ -1,0 +1,83 @@
+"""Activation patching and remedies of a baseline run, for each profiled shift or domain."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+from skipshift import records
+from skipshift.data.batches import Batches
+from skipshift.data.images import Pixels
+from skipshift.data.manifest import Case
+from skipshift.data.preprocess import preprocess_of
+from skipshift.networks.inference import best_device
+from skipshift.networks.unet import Unet
+from skipshift.patching.carry import carry
+from skipshift.progress import Progress
+from skipshift.remedies.remedy import search
+from skipshift.specs import CarrySpec, RemedySpec
+from skipshift.study.grid import Run, Study
+from skipshift.study.sets import home_rows, read_rows, shifted_cases
+
+_Sides = tuple[list[Case], list[Case]]
+
+
+def write_carry(study: Study, run: Run, progress: Progress) -> None:  # noqa: ARG001
+    """Measure what each skip carries, where both sets show the same cases in the same order."""
+    parts = []
+    spec = CarrySpec(ignore=study.spec.ignore, precision=study.precision)
+    net = Unet.load(study.folder(run)).to(best_device())
+    for about, sides in _pairs(study, run):
+        if _paired(sides):
+            images, masks, groups = _sets(sides, spec.batch_size)
+            table = carry(net, *images, masks, groups, spec)
+            parts.append(table.assign(**about))
+    _write(study, run, "carry.csv", records.CARRIED, parts)
+
+
+def write_remedies(study: Study, run: Run, progress: Progress) -> None:
+    """Find the remedy of each shift; rows of all that were tried."""
+    parts = []
+    net = Unet.load(study.folder(run)).to(best_device())
+    for about, sides in _pairs(study, run):
+        spec = RemedySpec(ignore=study.spec.ignore, paired=_paired(sides))
+        images, masks, groups = _sets(sides, spec.batch_size)
+        found = search(net, images, masks, groups, spec, progress=progress)
+        if not found.complete:
+            raise KeyboardInterrupt
+        rows = zip(found.table["remedy"], found.table["place"], strict=True)
+        chosen = [found.best is not None and pair == tuple(found.best) for pair in rows]
+        parts.append(found.table.assign(recommended=chosen, **about))
+    _write(study, run, "remedies.csv", records.REMEDIED, parts)
+
+
+def _pairs(study: Study, run: Run) -> Iterator[tuple[dict[str, str | int], _Sides]]:
+    reference = read_rows(study, home_rows(study, run))
+    home = "+".join(dict.fromkeys(case.domain for case in reference))
+    for shifted in study.spec.profile_shifts:
+        if others := shifted_cases(study, run, reference, shifted):
+            yield {**vars(run), "reference": home, "shifted": shifted}, (reference, others)
+
+
+def _paired(sides: _Sides) -> bool:
+    return [case.case for case in sides[0]] == [case.case for case in sides[1]]
+
+
+def _sets(
+    sides: _Sides, size: int
+) -> tuple[tuple[Batches, Batches], tuple[Pixels, Pixels], tuple[list[str], list[str]]]:
+    """Images, masks and groups of both sides."""
+    (home, truth, own), (away, others, theirs) = map(_stacked, sides)
+    unit = preprocess_of("unit")
+    return (Batches(home, unit, size), Batches(away, unit, size)), (truth, others), (own, theirs)
+
+
+def _stacked(cases: list[Case]) -> tuple[Pixels, Pixels, list[str]]:
+    images = np.stack([case.image for case in cases])
+    return images, np.stack([case.mask for case in cases]), [case.group for case in cases]
+
+
+def _write(study: Study, run: Run, name: str, table: str, parts: list[pd.DataFrame]) -> None:
+    empty = pd.DataFrame(columns=list(records.TABLE_COLUMNS[table]))
+    joined = pd.concat(parts) if parts else empty
+    records.write_table(study.folder(run) / name, joined, table)

@@ -24,8 +24,8 @@ ROOMS = {
     "data.checks": "findings thumbnails group_tests value_range channel_order orientation "
     "alignment common_detail duplicates magnification padding domains preflight",
     "networks": "addresses as_found architectures inference trace crossing stages layers weights "
-    "unet outputs hooks quantile_map changes mended archives checkpoints allocator losses "
-    "mask_proposals pooling feature_store features",
+    "unet outputs hooks quantile_map stain_maps changes mended archives checkpoints allocator "
+    "losses mask_proposals pooling feature_store features",
     "statistics": "counts metrics distances resampling two_sample multiplicity excess layer_tests "
     "crossed scores metric_scores recovery passing gains comparisons",
     "page": "wording ordering style study_results comparison_sentences profile_sentences "
@@ -34,8 +34,8 @@ ROOMS = {
     "report review u_picture diagnosis_page",
     "profile": "fingerprints inputs layerwise fingerprinting profile profiling",
     "patching": "cached_forward inputs paths labelled feeds patcher trial behind carry",
-    "remedies": "places gathering setting feature_remedies input_remedies judging ranking result "
-    "remedy causes diagnosis kept inputs",
+    "remedies": "places gathering setting feature_remedies input_remedies last_layer judging "
+    "ranking pairs result remedy causes diagnosis kept inputs",
     "study": "loggers training evaluation made contents grid opening steps workers cluster views "
     "study plan demo export",
     "cli": "arguments inputs remedy_commands commands help_text words main",

@@ -312,6 +312,10 @@ class RemedySpec:
     batch_size: int = 8
     """Images per forward pass."""
 
+    memory: float = 1.0
+    """GiB to keep: samples of feature maps, predictions and pooled features of the reference. Fewer
+    are sampled, or they go to a temporary folder; nothing else outlives its batch."""
+
     seed: int = 0
     """Seed of the folds, the labelled images and the positions that quantiles are taken from."""
 
@@ -321,7 +325,7 @@ class RemedySpec:
         check_names("places", self.places)
         check_least(self, 2, "folds")
         check_least(self, 1, "steps", "batch_size")
-        check_least(self, 0, "labels", "seed")
+        check_least(self, 0, "labels", "seed", "memory")
         check_choices("activation", "activation", (self.activation,), get_args(Activation))
         check_ignore(self.ignore)
         if not 0 <= self.margin < 1:

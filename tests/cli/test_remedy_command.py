@@ -34,10 +34,12 @@ def test_remedy_writes_its_table_and_says_why_nothing_is_recommended(search, tmp
     assert set(zip(table["remedy"], table["place"], strict=True)) == {
         ("minmax", "input"),
         ("adabn", "d2"),
+        ("minmax+adabn", "input+d2"),
     }
     assert table["in_domain"].notna().all()
-    assert table["headroom"].notna().all()
+    assert table["headroom"].isna().sum() == 1  # of the pair
     about = json.loads((tmp_path / "o/remedy.json").read_text())
+    assert about["complete"]
     assert about["remedy"] is None
     assert about["place"] is None
     assert about["verdict"] in shown
@@ -46,7 +48,7 @@ def test_remedy_writes_its_table_and_says_why_nothing_is_recommended(search, tmp
     assert not (tmp_path / "o/mended").exists()
 
 
-@pytest.mark.parametrize("taken", ["adabn@d2", "minmax@input"])
+@pytest.mark.parametrize("taken", ["adabn@d2", "minmax@input", "minmax+adabn@input+d2"])
 def test_a_taken_remedy_is_written_as_a_network_that_every_command_loads(
     search, skipshift, small_set, tmp_path, taken
 ):
@@ -82,9 +84,13 @@ def test_an_interrupted_command_keeps_its_table_and_goes_on(search, tmp_path, mo
     assert code == 130
     assert "run the same command again to resume" in err
     assert len(read_table(tmp_path / "o/remedies.csv")) == 1
-    assert not (tmp_path / "o/remedy.json").exists()
+    about = json.loads((tmp_path / "o/remedy.json").read_text())
+    assert not about["complete"]
+    assert about["verdict"].startswith("The search was interrupted after 1 of 4 remedies at places")
+    assert not (tmp_path / "o/mended").exists()
     assert search()[0] == 0
-    assert len(calls) == 4
+    assert json.loads((tmp_path / "o/remedy.json").read_text())["complete"]
+    assert len(calls) == 6
     calls.clear()
     assert search("--margin", "0.2")[0] == 0
     assert not calls
@@ -97,7 +103,7 @@ def test_another_network_is_judged_anew(search, tmp_path, monkeypatch):
     judge, calls = Judge.__call__, []
     monkeypatch.setattr(Judge, "__call__", lambda *words: calls.append(1) or judge(*words))
     search()
-    assert len(calls) == 3
+    assert len(calls) == 5
 
 
 def test_a_broken_file_of_what_was_judged_is_made_again(search, tmp_path):
@@ -114,9 +120,11 @@ def test_a_broken_file_of_what_was_judged_is_made_again(search, tmp_path):
     ("words", "code", "message"),
     [
         (["--take", "adabn"], 2, "--take must be REMEDY@PLACE, got 'adabn'"),
-        (["--take", "tent@all"], 1, "tent@all was not tried; tried were adabn, minmax"),
+        (["--take", "tent@all"], 1, "tent@all was not tried; tried were"),
         (["--places", "L9"], 1, "unknown place 'L9'; choose from input"),
         (["--labels", "9"], 1, "labels must leave at least 2 groups"),
+        (["--remedies", "macenko,magic"], 1, "unknown remedy 'magic'; choose from adabn"),
+        (["--remedies", "tent,finetune"], 1, "remedy finetune needs labelled images"),
     ],
 )
 def test_a_wrong_argument_is_one_line(search, words, code, message):

@@ -1,11 +1,12 @@
 """The commands `remedy` and `diagnose`: a search that goes on where it stopped, and its files."""
 
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from skipshift.cli.arguments import DiagnoseSpec, RemedyRunSpec
 from skipshift.cli.inputs import load_network
-from skipshift.errors import naming
+from skipshift.errors import SkipshiftError, naming
 from skipshift.progress import Progress, silent
 from skipshift.spec_files import to_plain
 from skipshift.specs import RemedySpec
@@ -20,30 +21,13 @@ if TYPE_CHECKING:
 
 def remedy(spec: RemedyRunSpec, progress: Progress = silent) -> str:
     """Find the smallest change of a network that brings back the IoU lost to a shift."""
-    from skipshift.records import write_json
-    from skipshift.remedies.remedy import search
-
-    net, inputs, settings, known = _remedy_inputs(spec)
-    with naming(f"{spec.net} on {spec.reference}, {spec.shifted}"):
-        found = search(net, *inputs[:3], settings, known, progress)
-        _write_remedies(spec, found)
-    if not found.complete:
-        raise KeyboardInterrupt
-    best = found.best
-    record = {
-        "remedy": None if best is None else best.remedy,
-        "place": None if best is None else best.place,
-        "verdict": found.verdict(),
-    }
-    if spec.take is not None:
-        record["taken"] = spec.take
-    write_json(spec.out / "remedy.json", record | _about(spec, net))
+    found = _searched(spec, progress)
     shown = found.table[found.table["failed"] == ""].head(10)
     shown = shown[["remedy", "place", "parameters", "iou", "gain", "low", "high", "p_adjusted",
                    "in_domain", "harm", "headroom", "excess_left"]]  # fmt: skip
     parts = [shown.dropna(axis=1, how="all").round(3).to_string(index=False, na_rep="-")]
     parts.append(found.verdict())
-    if taken := spec.take or best:
+    if taken := spec.take or found.best:
         parts.append(f"mended: {spec.out / 'mended'} has {taken}")
     return "\n\n".join([*parts, f"remedies: {spec.out}"])
 
@@ -54,19 +38,22 @@ def diagnose(spec: DiagnoseSpec, progress: Progress = silent) -> str:
 
     from skipshift.page.diagnosis_page import write_diagnosis_page
     from skipshift.page.diagnosis_sentences import diagnosis_answers
+    from skipshift.profile.inputs import is_fingerprint
     from skipshift.records import REPORT, write_json, write_table
     from skipshift.remedies.diagnosis import examine
 
-    net, inputs, settings, known = _remedy_inputs(spec)
-    with naming(f"{spec.net} on {spec.reference}, {spec.shifted}"):
-        found = examine(net, *inputs[:3], settings, known, progress)
-        _write_remedies(spec, found.remedies)
-    if not found.remedies.complete:
-        raise KeyboardInterrupt
+    if is_fingerprint(spec.reference):
+        raise SkipshiftError(
+            f"{spec.reference}: is a fingerprint, and a diagnosis needs images; use skipshift "
+            f"remedy, or skipshift profile"
+        )
+    remedies = _searched(spec, progress)
+    with _naming(spec):
+        found = examine(remedies)
     found.profile.save(spec.out)
     if found.carry is not None:
         write_table(spec.out / "carry.csv", found.carry)
-    about = _about(spec, net)
+    about = _about(spec, remedies.setting.net)
     write_diagnosis_page(spec.out / REPORT, found.findings(), about)
     record = found.record() | about
     write_json(spec.out / "diagnosis.json", record)
@@ -77,7 +64,36 @@ def diagnose(spec: DiagnoseSpec, progress: Progress = silent) -> str:
     return "\n".join([*lines, f"page: {spec.out / REPORT}"])
 
 
-def _remedy_inputs(
+def _naming(spec: "RemedyRunSpec | DiagnoseSpec") -> AbstractContextManager[None]:
+    return naming(f"{spec.net} on {spec.reference}, {spec.shifted}")
+
+
+def _searched(spec: "RemedyRunSpec | DiagnoseSpec", progress: Progress) -> "Remedies":
+    """Try remedies, go on where a search stopped, and write what was found, also if cut short."""
+    from skipshift.records import write_json
+    from skipshift.remedies.remedy import search
+
+    net, inputs, settings, known = _inputs(spec)
+    with _naming(spec):
+        found = search(
+            net, inputs.images, inputs.masks, inputs.groups, settings, known, progress,
+            inputs.spacing,
+        )  # fmt: skip
+        _write_remedies(spec, found)
+    best = found.best
+    record = {
+        "complete": found.complete,
+        "remedy": None if best is None else best.remedy,
+        "place": None if best is None else best.place,
+        "verdict": found.verdict(),
+    }
+    if spec.take is not None and found.complete:
+        record["taken"] = spec.take
+    write_json(spec.out / "remedy.json", record | _about(spec, net))
+    return found.whole()
+
+
+def _inputs(
     spec: "RemedyRunSpec | DiagnoseSpec",
 ) -> "tuple[nn.Module, RemedyInputs, RemedySpec, KeptOnDisk]":
     """Load the network, read both sets, and find what was judged on them already."""

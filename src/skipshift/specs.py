@@ -278,10 +278,11 @@ class RemedySpec:
     __pydantic_config__: ClassVar[dict[str, str]] = _STRICT
 
     remedies: tuple[str, ...] = ()
-    """Remedies to try; by default all that need no labels, and with labels all."""
+    """Remedies to try, with commas between them; by default all that need no labels, and with
+    labels all. Pairs are tried of these."""
 
     places: tuple[str, ...] = ()
-    """Places to try them at; by default all."""
+    """Places to try them at, with commas between them; by default all."""
 
     labels: int = 0
     """Labelled images of the shifted set to set aside for remedies that are trained, whole groups

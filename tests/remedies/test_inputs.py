@@ -149,11 +149,12 @@ def test_a_fingerprint_stands_for_the_images_of_the_reference(net, home, printed
 
 
 def test_averages_tell_moments_but_no_distribution(net, home):
-    printed = ss.fingerprint(net, home, layers=["first"])
+    printed = ss.fingerprint(net, home, layers=["first"], spec=FingerprintSpec(part=6))
     spec = RemedySpec(folds=3, remedies=("moments", "quantile"))
     found = ss.remedy(net, printed, dimmed(home), labels(net, home), spec=spec)
     assert set(found.table["remedy"]) == {"moments"}
-    assert found.table["iou"].max() > 0.9
+    scale = found.change("moments", "first").maps["first"].scale
+    assert np.allclose(scale, 1 / 0.4, rtol=0.05)
 
 
 def test_without_masks_the_excess_is_measured_against_the_fingerprint(net):
@@ -163,7 +164,7 @@ def test_without_masks_the_excess_is_measured_against_the_fingerprint(net):
     profile = ss.profile_shift(net, printed, away)
     last = profile.layers.set_index("layer").loc["join"]
     assert found.facts.layer == "join"
-    assert found.facts.excess == pytest.approx(last["excess"], rel=1e-4)
+    assert found.facts.excess == pytest.approx(last["excess"], rel=0.02)
     assert found.table["excess_left"].min() < found.facts.excess / 2
 
 

@@ -13,7 +13,7 @@ from skipshift.remedies.places import Place
 from skipshift.remedies.ranking import Row
 from skipshift.remedies.setting import Remedy
 from skipshift.specs import RemedySpec
-from toy_unet import labels, toy_images, toy_net
+from toy_unet import informed, labels, toy_images, toy_net
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def tall():
     net = toy_net(images)
     net.first.weight.data[:] = 0
     net.first.weight.data[:, :, 0, 1] = 1
-    return net, (images * 255).byte().numpy()
+    return informed(net, images), (images * 255).byte().numpy()
 
 
 def upside_down_and_dimmed(images):

@@ -26,6 +26,13 @@ NULL = Change()
 """The network as it is."""
 
 
+_MISSING = 0.05
+"""A class has all but gone where its share is below this part of its share on the reference."""
+
+_RARE = 1e-3
+"""Share of the reference's pixels below which a class may go missing."""
+
+
 @dataclass(frozen=True)
 class Judged:
     """What a change does on both sets; every image is judged by a fit that did not see its fold."""
@@ -35,13 +42,13 @@ class Judged:
 
     home: Counts
     """Likewise on the reference, by the change that was fitted on all shifted images; of no group
-    where there are no images of the reference."""
+    where that has no images, or was not looked at."""
 
     pixels: npt.NDArray[np.int64]
     """(classes,): predicted pixels on the shifted set."""
 
     home_pixels: npt.NDArray[np.int64]
-    """(classes,): predicted pixels on the reference."""
+    """(classes,): predicted pixels there."""
 
     unchanged: float
     """Share of the reference's pixels whose label is that of the unmended network; NaN without."""
@@ -60,6 +67,25 @@ class Judged:
     def excess(self) -> Excess | None:
         """Excess that is left in the last layer."""
         return Excess(self.squares, self.kinds, 2.0) if len(self.squares) else None
+
+
+def collapsed(judged: Judged, plain: Judged) -> bool:
+    """Whether a class that is predicted on the reference is all but gone on the shifted set.
+
+    Without images of the reference, a class that the unmended network predicts on the shifted set.
+    """
+    return _lost(judged.pixels, plain)
+
+
+def _lost(pixels: npt.NDArray[np.int64], plain: Judged) -> bool:
+    known = shares_of(plain.home_pixels if plain.home_pixels.any() else plain.pixels)
+    return bool(((known >= _RARE) & (shares_of(pixels) < _MISSING * known)).any())
+
+
+def shares_of(pixels: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Share of each class; NaN where nothing was predicted."""
+    total = pixels.sum()
+    return pixels / total if total else np.full(len(pixels), np.nan)
 
 
 @dataclass(frozen=True)
@@ -112,13 +138,18 @@ class Judge:
         return self._last.name
 
     def __call__(self, fit: Fit, weight: float, fitted: bool, start: float) -> Judged:
-        """Judge a remedy; ``fitted`` ones are fitted anew without each fold."""
+        """Judge a remedy; ``fitted`` ones are fitted anew without each fold.
+
+        Where a class is all but gone, what it would cost on the reference is not looked at.
+        """
         whole = fit(None, weight)
         folds = range(self.setting.shifted.number)
         changes = {fold: fit(fold, weight) if fitted else whole for fold in folds}
         seen = self._pass(self.setting.shifted, changes.__getitem__)
         home = self.setting.home
-        at_home = _UNSEEN if home is None else self._pass(home, lambda _: whole)
+        at_home = _UNSEEN
+        if home is not None and not _lost(seen.pixels, self.plain):
+            at_home = self._pass(home, lambda _: whole)
         return self._judged(seen, at_home, whole, start)
 
     def _judged(self, seen: _Seen, home: _Seen, change: Change, start: float) -> Judged:

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from skipshift.networks.changes import Change
-from skipshift.remedies.judging import Judged
+from skipshift.remedies.judging import Judged, collapsed
 from skipshift.remedies.places import INPUT, Place
-from skipshift.remedies.ranking import Row, collapsed
+from skipshift.remedies.ranking import Row
 from skipshift.remedies.setting import Fit, Remedy, Setting
 from skipshift.statistics.recovery import foreground_iou
 

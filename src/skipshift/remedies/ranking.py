@@ -9,7 +9,7 @@ import pandas as pd
 
 from skipshift.page.remedy_sentences import Facts, Recommended
 from skipshift.records import TABLE_COLUMNS
-from skipshift.remedies.judging import Judge, Judged
+from skipshift.remedies.judging import Judge, Judged, collapsed, shares_of
 from skipshift.remedies.places import Place
 from skipshift.remedies.setting import Remedy, Setting
 from skipshift.statistics.excess import difference
@@ -19,12 +19,6 @@ from skipshift.statistics.recovery import Counts, foreground_iou
 from skipshift.statistics.resampling import p_value
 
 COLUMNS = tuple(TABLE_COLUMNS["remedies.csv"])
-
-_MISSING = 0.05
-"""A class has all but gone where its share is below this part of its share on the reference."""
-
-_RARE = 1e-3
-"""Share of the reference's pixels below which a class may go missing."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +60,12 @@ def ranked(
         gains = gain_table(counts, setting.spec.seed).set_index(index)
         table.loc[index, list(gains)] = gains
     if setting.home is not None and setting.home.data.masks is not None and done:
-        home = np.stack([plain.home, *(one.judged.home for one in done)], 1)
-        harms = harm_table(home).set_index(index)
-        table.loc[index, list(harms)] = harms
+        known = {i: one.judged.home for i, one in zip(good, done, strict=True)}
+        known = {i: counts for i, counts in known.items() if len(counts)}
+        harms = harm_table(np.stack([plain.home, *known.values()], 1)).set_index(
+            table.index[list(known)]
+        )
+        table.loc[harms.index, list(harms)] = harms
     table["headroom"] = table["place"].map(dict(headroom)).astype(float)
     table["collapsed"] = [one is not None and collapsed(one.judged, plain) for one in fitted]
     for i, one in zip(good, done, strict=True):
@@ -127,22 +124,6 @@ def _about(row: Row, one: _Joined | None, setting: Setting) -> dict[str, object]
     }
 
 
-def collapsed(judged: Judged, plain: Judged) -> bool:
-    """Whether a class that is predicted on the reference is all but gone on the shifted set.
-
-    Without images of the reference, a class that the unmended network predicts on the shifted set.
-    """
-    known = _shares(plain.home_pixels if plain.home_pixels.any() else plain.pixels)
-    seen = _shares(judged.pixels)
-    return bool(((known >= _RARE) & (seen < _MISSING * known)).any())
-
-
-def _shares(pixels: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Share of each class; NaN where nothing was predicted."""
-    total = pixels.sum()
-    return pixels / total if total else np.full(len(pixels), np.nan)
-
-
 def _excess_left(judged: Judged, same: bool) -> list[float]:
     """Excess with its interval; NaN where the change acts in the layer that is measured."""
     if same or judged.excess is None:
@@ -183,8 +164,8 @@ def _facts(
         masks=masks,
         margin=setting.spec.margin,
         least_p=smallest_swap_p(groups),
-        predicted=tuple(_shares(plain.pixels)),
-        expected=tuple(_shares(plain.home_pixels)),
+        predicted=tuple(shares_of(plain.pixels)),
+        expected=tuple(shares_of(plain.home_pixels)),
     )
 
 

@@ -27,14 +27,18 @@ class ToyUnet(nn.Module):
 def toy_net(images, norm=nn.BatchNorm2d):
     """A network whose batch norms know the images (N, 3, H, W) float."""
     torch.manual_seed(0)
-    net = ToyUnet(norm)
+    return informed(ToyUnet(norm), images)
+
+
+def informed(net, images):
+    """Let the batch norms of a network know the images, and half of their pixels be foreground."""
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
             module.momentum = None
     with torch.no_grad():
         net.train()(images)
         net.eval()
-        # half of the pixels are foreground
         apart = net(images).diff(dim=1)
         net.head.bias[1] -= apart.median()
     return net

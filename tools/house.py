@@ -25,7 +25,8 @@ ROOMS = {
     "data.checks": "findings thumbnails group_tests value_range channel_order orientation "
     "alignment common_detail duplicates magnification padding domains preflight",
     "networks": "addresses as_found architectures inference trace crossing stages layers weights "
-    "unet outputs hooks quantile_map changes mended archives checkpoints input_values allocator "
+    "unet outputs hooks quantile_map stain_maps changes mended archives checkpoints input_values "
+    "allocator "
     "losses mask_proposals pooling feature_store features",
     "statistics": "counts metrics distances resampling two_sample multiplicity excess layer_tests "
     "crossed scores metric_scores recovery passing gains comparisons",
@@ -36,8 +37,8 @@ ROOMS = {
     "paper_numbers report review",
     "profile": "fingerprints inputs layerwise fingerprinting profile profiling",
     "patching": "cached_forward inputs paths labelled feeds patcher trial behind carry",
-    "remedies": "places gathering setting feature_remedies input_remedies judging ranking result "
-    "remedy causes examples diagnosis kept inputs",
+    "remedies": "places gathering setting feature_remedies input_remedies last_layer judging "
+    "ranking pairs result remedy causes examples diagnosis kept inputs",
     "study": "loggers training evaluation made contents grid sets cures opening steps workers "
     "cluster views study plan demo export",
     "cli": "arguments inputs remedy_commands commands help_text words main",

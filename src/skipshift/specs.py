@@ -244,10 +244,11 @@ class RemedySpec:
     __pydantic_config__: ClassVar[dict[str, str]] = STRICT
 
     remedies: tuple[str, ...] = ()
-    """Remedies to try; by default all that need no labels, and with labels all."""
+    """Remedies to try, with commas between them; by default all that need no labels, and with
+    labels all. Pairs are tried of these."""
 
     places: tuple[str, ...] = ()
-    """Places to try them at; by default all."""
+    """Places to try them at, with commas between them; by default all."""
 
     labels: int = 0
     """Labelled images of the shifted set to set aside for remedies that are trained, whole groups
@@ -278,6 +279,10 @@ class RemedySpec:
     batch_size: int = 8
     """Images per forward pass."""
 
+    memory: float = 1.0
+    """GiB to keep: samples of feature maps, predictions and pooled features of the reference. Fewer
+    are sampled, or they go to a temporary folder; nothing else outlives its batch."""
+
     seed: int = 0
     """Seed of the folds, the labelled images and the positions that quantiles are taken from."""
 
@@ -287,7 +292,7 @@ class RemedySpec:
         check_names("places", self.places)
         check_least(self, 2, "folds")
         check_least(self, 1, "steps", "batch_size")
-        check_least(self, 0, "labels", "seed")
+        check_least(self, 0, "labels", "seed", "memory")
         check_choices("activation", "activation", (self.activation,), get_args(Activation))
         check_ignore(self.ignore)
         if not 0 <= self.margin < 1:

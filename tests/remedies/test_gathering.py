@@ -6,6 +6,7 @@ from torch import nn
 from skipshift.patching.labelled import labelled, subset
 from skipshift.remedies.gathering import folded, gather, norm_sums
 from skipshift.remedies.places import Place
+from skipshift.specs import RemedySpec
 from toy_unet import ToyUnet, toy_images
 
 
@@ -23,7 +24,7 @@ def without(data, fold):
 def test_folds_divide_groups_evenly_and_batches_never_mix_them(data):
     assert sorted(np.bincount(data.folds)) == [1, 2, 2]
     seen = []
-    for fold, images, masks, codes in data.batches(3):
+    for fold, images, masks, codes in data.batches(nn.Identity(), 3):
         assert (data.folds[codes] == fold).all()
         assert masks is None
         seen.extend(images)
@@ -32,7 +33,7 @@ def test_folds_divide_groups_evenly_and_batches_never_mix_them(data):
 
 def test_moments_without_a_fold_are_those_of_the_other_images(data):
     net = nn.Conv2d(3, 4, 3)
-    found = gather(net, [Place("conv", "layer", "")], data, 3, 0)
+    found = gather(net, [Place("conv", "layer", "")], data, RemedySpec())
     with torch.no_grad():
         maps = net(without(data, 1))
     mean, std = found.moments("conv", 1)
@@ -63,3 +64,12 @@ def test_a_subset_of_a_loader_has_the_images_masks_and_groups_that_are_kept():
     batches = list(part.batches(8))
     assert np.array_equal(np.concatenate([b[0] for b in batches]), images[keep])
     assert np.array_equal(np.concatenate([b[1] for b in batches]), masks[keep])
+
+
+def test_a_small_memory_samples_fewer_values_but_one_of_each_image(data):
+    net, place = nn.Conv2d(3, 4, 3), Place("conv", "layer", "")
+    few = gather(net, [place], data, RemedySpec(memory=20 * 7 * 16 / 2**30))
+    one = gather(net, [place], data, RemedySpec(memory=0))
+    assert len(few.values("conv")) == 20
+    assert len(one.values("conv")) == 10
+    assert np.array_equal(few.sums["conv"].parts, one.sums["conv"].parts)

@@ -292,7 +292,8 @@ class RemedyRunSpec:
 
     reference: str
     """Images of the domain that the network knows (source domain): a folder, a manifest, or
-    MANIFEST#domain; of a manifest the test cases, whose masks tell what a remedy costs there."""
+    MANIFEST#domain; of a manifest the test cases, whose masks tell what a remedy costs there. Or
+    their fingerprint: then harm is not known."""
 
     shifted: str
     """Images of the new domain (target domain), likewise, or a shift such as brightness:0.75. They

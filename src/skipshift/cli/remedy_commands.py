@@ -1,12 +1,13 @@
 """The commands `remedy` and `diagnose`: a search that goes on where it stopped, and its files."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from skipshift.cli.arguments import DiagnoseSpec, RemedyRunSpec
 from skipshift.cli.inputs import Network, as_text, check_network, load_network, made_from, units
-from skipshift.errors import naming
+from skipshift.errors import SkipshiftError, naming
 from skipshift.progress import Progress, silent
 from skipshift.spec_files import to_plain
 from skipshift.specs import RemedySpec
@@ -19,32 +20,16 @@ if TYPE_CHECKING:
 
 def remedy(spec: RemedyRunSpec, progress: Progress = silent) -> str:
     """Find the smallest change of a network that brings back the IoU lost to a shift."""
-    from skipshift.records import REPORT, write_json
-    from skipshift.remedies.remedy import search
+    from skipshift.records import REPORT
 
-    network, inputs, settings, known = _remedy_inputs(spec)
-    with naming(f"{spec.net} on {spec.reference}, {spec.shifted}"):
-        found = search(network.net, *inputs[:3], settings, known, progress)
-        _write_remedies(spec, network, found)
-    if not found.complete:
-        raise KeyboardInterrupt
-    best = found.best
-    record = {
-        "remedy": None if best is None else best.remedy,
-        "place": None if best is None else best.place,
-        "verdict": found.verdict(),
-    }
-    if spec.take is not None:
-        record["taken"] = spec.take
-    about = _about(spec, network, inputs)
-    write_json(spec.out / "remedy.json", record | about)
+    found, told, about = _searched(spec, progress)
     _write_remedy_page(spec, found, as_text(about))
     shown = found.table[found.table["failed"] == ""].head(10)
     shown = shown[["remedy", "place", "parameters", "iou", "gain", "low", "high", "p_adjusted",
                    "in_domain", "harm", "headroom", "excess_left"]]  # fmt: skip
     parts = [shown.dropna(axis=1, how="all").round(3).to_string(index=False, na_rep="-")]
-    parts += [found.verdict(), units(network, inputs.about)]
-    if taken := spec.take or best:
+    parts += [found.verdict(), told]
+    if taken := spec.take or found.best:
         parts.append(f"mended: {spec.out / 'mended'} has {taken}")
     return "\n\n".join([*parts, f"page: {spec.out / REPORT}"])
 
@@ -69,16 +54,18 @@ def diagnose(spec: DiagnoseSpec, progress: Progress = silent) -> str:
     from skipshift.page.diagnosis_page import diagnosis_findings
     from skipshift.page.diagnosis_sentences import diagnosis_answers
     from skipshift.page.findings import write_findings
+    from skipshift.profile.inputs import is_fingerprint
     from skipshift.records import REPORT, write_json, write_table
     from skipshift.remedies.diagnosis import examine
 
-    network, inputs, settings, known = _remedy_inputs(spec)
-    with naming(f"{spec.net} on {spec.reference}, {spec.shifted}"):
-        found = examine(network.net, *inputs[:3], settings, known, progress)
-        _write_remedies(spec, network, found.remedies)
-    if not found.remedies.complete:
-        raise KeyboardInterrupt
-    about = _about(spec, network, inputs)
+    if is_fingerprint(spec.reference):
+        raise SkipshiftError(
+            f"{spec.reference}: is a fingerprint, and a diagnosis needs images; use skipshift "
+            f"remedy, or skipshift profile"
+        )
+    remedies, told, about = _searched(spec, progress)
+    with _naming(spec):
+        found = examine(remedies)
     found.profile.save(spec.out, about)
     if found.carry is not None:
         write_table(spec.out / "carry.csv", found.carry)
@@ -88,25 +75,59 @@ def diagnose(spec: DiagnoseSpec, progress: Progress = silent) -> str:
     write_json(spec.out / "diagnosis.json", record)
     if spec.json:
         return json.dumps(record, indent=2)
-    answers = diagnosis_answers(*shown[:5])
-    lines = [f"{question} {text}" for question, text in answers]
-    return "\n".join([*lines, units(network, inputs.about), f"page: {spec.out / REPORT}"])
+    lines = [f"{question} {answer}" for question, answer in diagnosis_answers(*shown[:5])]
+    return "\n".join([*lines, told, f"page: {spec.out / REPORT}"])
 
 
-def _remedy_inputs(
+def _naming(spec: "RemedyRunSpec | DiagnoseSpec") -> AbstractContextManager[None]:
+    return naming(f"{spec.net} on {spec.reference}, {spec.shifted}")
+
+
+def _searched(
+    spec: "RemedyRunSpec | DiagnoseSpec", progress: Progress
+) -> "tuple[Remedies, str, dict[str, Any]]":
+    """Try remedies, go on where a search stopped, and write what was found, also if cut short.
+
+    Returned with what the sets were, in words and as a record.
+    """
+    from skipshift.records import write_json
+    from skipshift.remedies.remedy import search
+
+    network, inputs, settings, known = _inputs(spec)
+    with _naming(spec):
+        found = search(
+            network.net, inputs.images, inputs.masks, inputs.groups, settings, known, progress,
+            inputs.spacing,
+        )  # fmt: skip
+        _write_remedies(spec, network, found)
+    best = found.best
+    record = {
+        "complete": found.complete,
+        "remedy": None if best is None else best.remedy,
+        "place": None if best is None else best.place,
+        "verdict": found.verdict(),
+    }
+    if spec.take is not None and found.complete:
+        record["taken"] = spec.take
+    about = made_from(network, inputs.about, reading=spec.reading, settings=spec.settings)
+    write_json(spec.out / "remedy.json", record | about)
+    return found.whole(), units(network, inputs.about), about
+
+
+def _inputs(
     spec: "RemedyRunSpec | DiagnoseSpec",
 ) -> "tuple[Network, RemedyInputs, RemedySpec, KeptOnDisk]":
     """Find both sets, load the network, read the sets, and find what was judged on them already."""
     import hashlib
 
-    from skipshift.data.sets.sources import find_pair
     from skipshift.networks.weights import weights_hash
+    from skipshift.profile.inputs import find_inputs
     from skipshift.remedies.inputs import read_inputs
     from skipshift.remedies.kept import KeptOnDisk
 
     settings = spec.settings
     check_network(spec.net, spec.running)
-    pair = find_pair(spec.reference, spec.shifted, spec.reading, settings.seed)
+    pair = find_inputs(spec.reference, spec.shifted, spec.reading, settings.seed, one_size=False)
     network = load_network(spec.net, spec.running)
     inputs = read_inputs(
         network.net, pair, network.preprocess, settings.batch_size, settings.ignore
@@ -115,16 +136,9 @@ def _remedy_inputs(
     settings = replace(settings, paired=paired)
     judged_by = replace(settings, remedies=(), places=(), margin=0.0)
     digests = [about["digest"] for about in inputs.about.values()]
-    key_of = repr((to_plain(judged_by), network.preprocess, weights_hash(network.net), digests))
-    key = hashlib.sha256(key_of.encode()).hexdigest()
+    made = (network.preprocess, weights_hash(network.net), digests, inputs.spacing)
+    key = hashlib.sha256(repr((to_plain(judged_by), *made)).encode()).hexdigest()
     return network, inputs, settings, KeptOnDisk(spec.out / "judged", key)
-
-
-def _about(
-    spec: "RemedyRunSpec | DiagnoseSpec", network: Network, inputs: "RemedyInputs"
-) -> dict[str, Any]:
-    """Say what a finding was made from."""
-    return made_from(network, inputs.about, reading=spec.reading, settings=spec.settings)
 
 
 def _write_remedies(

@@ -177,6 +177,7 @@ def read_mask(path: Path, classes: int, ignore: int | None = None) -> Pixels:
         way_out = "name every class or correct the mask"
         if ignore is None:
             way_out += ", or set ignore to the value of pixels that are not to be counted"
+            way_out += f", as in --ignore {unknown[0]}"
         raise SkipshiftError(
             f"{path}: mask has labels {shown(unknown[:5])}, but the classes are 0..{classes - 1}; "
             f"{way_out}"

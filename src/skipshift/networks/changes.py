@@ -1,7 +1,7 @@
 """Changes of a network: maps of its input or of its feature maps, and replaced weights."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from skipshift.networks.hooks import hooked
 from skipshift.networks.inference import logits_of
 from skipshift.networks.outputs import Output, giving_logits
 from skipshift.networks.quantile_map import QuantileMap, quantiles_of
+from skipshift.networks.stain_maps import Macenko, Reinhard
 
 
 class Affine(nn.Module):
@@ -143,21 +144,28 @@ class Axes(nn.Module):
 class Resampled(nn.Module):
     """Resample images by a factor, and the logits back: undoes a spacing that is off.
 
-    Sides are rounded to multiples of ``multiple``, which the network needs.
+    Sides are rounded to multiples of ``multiple``, which the network needs. A factor for each side,
+    or one for all.
     """
 
-    def __init__(self, factor: float, multiple: int = 32) -> None:
+    def __init__(self, factor: float | Sequence[float], multiple: int = 32) -> None:
         super().__init__()
-        self.factor, self.multiple = factor, multiple
+        self.factor = tuple(factor) if isinstance(factor, Sequence) else factor
+        self.multiple = multiple
         self._sides: tuple[int, ...] = ()
+
+    def sides(self, given: Sequence[int]) -> tuple[int, ...]:
+        """Sides of resampled images; a side of factor 1 stays as it is."""
+        factors = self.factor if isinstance(self.factor, tuple) else (self.factor,) * len(given)
+        return tuple(
+            side if factor == 1 else max(1, round(side * factor / self.multiple)) * self.multiple
+            for side, factor in zip(given, factors, strict=True)
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         """Resample images (N, C, ...)."""
         self._sides = tuple(images.shape[2:])
-        sides = [
-            max(1, round(s * self.factor / self.multiple)) * self.multiple for s in self._sides
-        ]
-        return _resize(images, sides)
+        return _resize(images, self.sides(self._sides))
 
     def back(self, logits: Tensor) -> Tensor:
         """Resample logits to the size of the images."""
@@ -191,7 +199,7 @@ MAPS: Mapping[str, Callable[..., nn.Module]] = {
     kind.__name__: kind
     for kind in (
         Affine, Gamma, ImageMoments, ImageRange, ImageHistogram, Channels, Axes, Resampled,
-        MeanOverFlips, QuantileMap,
+        MeanOverFlips, QuantileMap, Reinhard, Macenko,
     )
 }  # fmt: skip
 """Maps by name. Each can be made again from the arguments that it keeps as attributes."""
@@ -226,10 +234,15 @@ class Change:
             {**self.weights, **other.weights},
         )
 
-    def logits(self, net: nn.Module, images: Tensor) -> Tensor:
-        """Logits (N, classes, ...) of the changed network, which itself stays as it is."""
+    def images(self, images: Tensor) -> Tensor:
+        """Images as the network gets them."""
         for change in self.inputs:
             images = change(images)
+        return images
+
+    def logits(self, net: nn.Module, images: Tensor) -> Tensor:
+        """Logits (N, classes, ...) of the changed network, which itself stays as it is."""
+        images = self.images(images)
         with hooked(net, {address: address for address in self.maps}, self._map):
             output = (
                 functional_call(net, dict(self.weights), (images,)) if self.weights else net(images)

@@ -92,6 +92,9 @@ _DOES: Mapping[str, str] = {
     "flip-mean": "average the predictions over flips",
     "invert": "invert the images",
     "reverse-channels": "swap red and blue",
+    "reinhard": "give each image the colours of the reference (Reinhard)",
+    "macenko": "give each image the stain of the reference (Macenko)",
+    "spacing": "resample the images to the spacing of the reference",
 }
 
 
@@ -122,13 +125,16 @@ def remedies_verdict(table: pd.DataFrame, facts: Facts) -> str:
 
 
 def does(row: pd.Series) -> str:
-    """Say what a remedy does."""
-    known = _DOES.get(row["remedy"], "change the input by {remedy}")
-    place = f"the skip {row['place']}" if str(row["place"]).startswith("L") else row["place"]
+    """Say what a remedy does, or a pair of them."""
+    pair = zip(str(row["remedy"]).split("+"), str(row["place"]).split("+"), strict=True)
+    return ", then ".join(_one_does(name, place, row["labels"]) for name, place in pair)
+
+
+def _one_does(remedy: str, place: str, labels: int) -> str:
+    known = _DOES.get(remedy, "change the input by {remedy}")
+    where = f"the skip {place}" if place.startswith("L") else place
     return known.replace("the skip {place}", "{place}").format(
-        place="the whole network" if place == "all" else place,
-        labels=row["labels"],
-        remedy=row["remedy"],
+        place="the whole network" if place == "all" else where, labels=labels, remedy=remedy
     )
 
 
@@ -162,6 +168,8 @@ def _without_a_shift(facts: Facts) -> str:
 
 
 def _kept(row: pd.Series) -> str:
+    if row["unchanged"] != row["unchanged"]:
+        return " What it costs on the reference is not known without its images."
     return (
         f" On the reference {row['unchanged']:.1%} of the pixels keep their label if both domains "
         f"share the change."

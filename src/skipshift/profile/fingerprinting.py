@@ -94,7 +94,7 @@ def fingerprint(
             fitting = -(-(labels.max() + 1) // MOST_PARTS)
             making = replace(making, part=max(LEAST, int(fitting)))
         low, high = _edges(features, making.bins) if edges is None else (edges.low, edges.high)
-        return _counted(features, labels, (low, high), making, spec.seed)
+        return counted(features, labels, (low, high), making, spec.seed)
 
 
 def fingerprint_like(
@@ -182,7 +182,7 @@ def _edges(features: Features, bins: int) -> Edges:
     return low - beyond, low + span + beyond
 
 
-def _counted(
+def counted(
     features: Features,
     labels: npt.NDArray[np.int64],
     edges: Edges,

@@ -46,15 +46,14 @@ def find_input(name: str, reading: ReadingSpec, seed: int = 0) -> Named:
 
 
 def find_inputs(
-    reference: str, shifted: str, reading: ReadingSpec, seed: int = 0
+    reference: str, shifted: str, reading: ReadingSpec, seed: int = 0, one_size: bool = True
 ) -> tuple[Named, Named]:
     """Find the reference and the shifted set; the second may be a shift of the first's images.
 
-    `SkipshiftError` as for `find_pair`, if images of the two differ in size, or if a shift is to be
-    applied to a fingerprint.
+    `SkipshiftError` as for `find_pair`, or if a shift is to be applied to a fingerprint.
     """
     if not any(map(is_fingerprint, (reference, shifted))):
-        return find_pair(reference, shifted, reading, seed, one_size=True)
+        return find_pair(reference, shifted, reading, seed, one_size=one_size)
     if parse_shift(shifted):
         raise SkipshiftError(f"{reference}: is a fingerprint, and {shifted} needs images to change")
     return find_input(reference, reading, seed), find_input(shifted, reading, seed)
@@ -72,7 +71,7 @@ def read_input(
     `SkipshiftError` if it cannot be read, or if a fingerprint was made with another preprocessing.
     """
     if isinstance(found, str):
-        return _as_input(found, read_matching(found, preprocess))
+        return fingerprint_input(found, preprocess)
     return _batched(found, read_found(found), preprocess, batch_size, label, progress)
 
 
@@ -97,7 +96,9 @@ def read_inputs(
     )
 
 
-def _as_input(name: str, found: Fingerprint) -> InputSet:
+def fingerprint_input(name: str, preprocess: str) -> InputSet:
+    """Read fingerprints as a set; `SkipshiftError` as for `read_matching`."""
+    found = read_matching(name, preprocess)
     number = {"images": int(found.images.sum()), "groups": int(found.groups.sum())}
     digest = hashlib.sha256(found.counts.tobytes()).hexdigest()
     return InputSet(found, None, {"name": name, **number, "unit": str(found), "digest": digest})

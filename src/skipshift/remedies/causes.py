@@ -63,7 +63,8 @@ def find_cause(setting: Setting) -> Cause:
     A mistake is the cause if the profile was clear of its null, no layer is once it is undone, and
     at most a tenth of the squared excess is left: of those, the one that leaves least.
     """
-    reference = _features(setting, setting.reference.data, nn.Identity())
+    assert setting.home is not None
+    reference = _features(setting, setting.home.data, nn.Identity())
     plain = _profile(setting, reference, nn.Identity())
     before = _squares(plain)
     rows = []
@@ -108,7 +109,8 @@ def _features(setting: Setting, data: Labelled, change: nn.Module) -> Features:
 def _profile(setting: Setting, reference: Features, change: nn.Module) -> pd.DataFrame:
     shifted = _features(setting, setting.shifted.data, change)
     pooling = _QUICK.pooling[0]
-    groups = (setting.reference.data.groups, setting.shifted.data.groups)
+    assert setting.home is not None
+    groups = (setting.home.data.groups, setting.shifted.data.groups)
     sets = ({pooling: reference}, {pooling: shifted})
     return profile_features(sets, groups, replace(_QUICK, seed=setting.spec.seed)).of()
 

@@ -8,21 +8,19 @@ import pandas as pd
 from torch import nn
 
 from skipshift.errors import ArgumentError
-from skipshift.networks.addresses import unwrap
 from skipshift.networks.as_found import evaluating
-from skipshift.networks.features import Groups, Images
+from skipshift.networks.features import Images
 from skipshift.page.diagnosis_page import Diagnosed
 from skipshift.page.diagnosis_sentences import diagnosis_verdict
 from skipshift.page.u_drawing import Link
 from skipshift.patching.carry import carry
-from skipshift.patching.labelled import Masks
+from skipshift.patching.labelled import Labelled
 from skipshift.patching.paths import links_of, paths_of
 from skipshift.profile.profile import Profile
 from skipshift.profile.profiling import profile_shift
-from skipshift.progress import Progress, silent
 from skipshift.remedies.causes import Cause, find_cause
 from skipshift.remedies.examples import cases_to_show
-from skipshift.remedies.remedy import Known, search
+from skipshift.remedies.remedy import GroupsOfBoth, MasksOfBoth, remedy
 from skipshift.remedies.result import Remedies
 from skipshift.specs import CarrySpec, RemedySpec
 from skipshift.statistics.layer_tests import is_clear
@@ -101,8 +99,8 @@ def diagnose(
     net: nn.Module,
     reference: Images,
     shifted: Images,
-    masks: Masks | tuple[Masks | None, Masks | None] | None = None,
-    groups: Groups | tuple[Groups | None, Groups | None] | None = None,
+    masks: MasksOfBoth = None,
+    groups: GroupsOfBoth = None,
     spec: RemedySpec | None = None,
 ) -> Diagnosis:
     """Tell where a shift enters a network, whether it is a mistake, what it costs, what to do.
@@ -110,43 +108,42 @@ def diagnose(
     Profile, activation patching (paired sets with masks) and remedies in one go; the arguments are
     those of `skipshift.remedy`. `ArgumentError` names the argument at fault.
     """
-    found = examine(net, (reference, shifted), masks, groups, spec or RemedySpec())
-    if not found.remedies.complete:
-        raise KeyboardInterrupt
-    return found
+    return examine(remedy(net, reference, shifted, masks, groups, spec))
 
 
-def examine(
-    net: nn.Module,
-    images: tuple[Images, Images],
-    masks: Masks | tuple[Masks | None, Masks | None] | None,
-    groups: Groups | tuple[Groups | None, Groups | None] | None,
-    spec: RemedySpec,
-    known: Known | None = None,
-    progress: Progress = silent,
-) -> Diagnosis:
-    """Do what `diagnose` does, with what is known of remedies already, and show progress."""
-    net = unwrap(net)
-    remedies = search(net, images, masks, groups, spec, known, progress)
+def examine(remedies: Remedies) -> Diagnosis:
+    """Add to remedies that were found what else a diagnosis tells.
+
+    `ArgumentError` if they were found without images of the reference.
+    """
     setting = remedies.setting
-    home, away = setting.reference.data, setting.shifted.data
+    if setting.home is None:
+        raise ArgumentError("a diagnosis needs images of the reference, not its fingerprint")
+    net, spec, home, away = setting.net, setting.spec, setting.home.data, setting.shifted.data
     with evaluating(net):
         profile = profile_shift(net, home.images, away.images, None, (home.groups, away.groups))
         causes = find_cause(setting)
     carried = None
     if spec.paired and home.masks is not None and away.masks is not None:
-        carried = _carried(net, setting)
+        carried = _carried(net, home, away, spec)
     return Diagnosis(causes.name, profile, carried, remedies, causes)
 
 
-def _carried(net: nn.Module, setting: Any) -> pd.DataFrame | None:
+def _carried(
+    net: nn.Module, home: Labelled, away: Labelled, spec: RemedySpec
+) -> pd.DataFrame | None:
     """Patch the skips of a network; None where it is not known which tensors its decoder reads."""
-    home, away = setting.reference.data, setting.shifted.data
     try:
         paths_of(net)
     except ArgumentError:
         return None
-    spec = CarrySpec(precision="fp32", batch_size=setting.spec.batch_size)
+    assert home.masks is not None
+    assert away.masks is not None
     return carry(
-        net, home.images, away.images, (home.masks, away.masks), (home.groups, away.groups), spec
+        net,
+        home.images,
+        away.images,
+        (home.masks, away.masks),
+        (home.groups, away.groups),
+        CarrySpec(precision="fp32", batch_size=spec.batch_size),
     )

@@ -48,7 +48,8 @@ def cases_to_show(remedies: Remedies) -> list[Case]:
     change = None if best is None else remedies.change(*best)
     shown: list[tuple[str, _Seen]] = []
     with evaluating(setting.net), giving_logits(setting.net, setting.output), torch.no_grad():
-        for data in (setting.reference.data, setting.shifted.data):
+        sets = [folded.data for folded in (setting.home, setting.shifted) if folded is not None]
+        for data in sets:
             ranks = [_rank(each) for each in _seen(setting, data, change)]
             wanted = _chosen(data, ranks)
             again = enumerate(_seen(setting, data, change, set(wanted)))

@@ -45,7 +45,7 @@ def adabn(setting: Setting, place: Place) -> Fit | None:
 
 def moments(setting: Setting, place: Place) -> Fit | None:
     """Give each channel at a place the mean and spread that it has on the reference."""
-    if place.name not in setting.seen.sums:
+    if place.name not in setting.known.sums:
         return None
     mean, std = setting.known.moments(place.name)
 
@@ -59,7 +59,7 @@ def moments(setting: Setting, place: Place) -> Fit | None:
 
 def quantile(setting: Setting, place: Place) -> Fit | None:
     """Map the distribution of each channel at a place onto that of the reference."""
-    if place.name not in setting.seen.samples:
+    if place.name not in setting.known.samples:
         return None
     desired = setting.known.values(place.name)
     return lambda without, _weight: at(
@@ -89,7 +89,7 @@ def tent(setting: Setting, place: Place) -> Fit | None:
 
     def fit(without: int | None, weight: float) -> Change:
         change = start(without, weight)
-        batches = setting.shifted.batches(setting.spec.batch_size)
+        batches = setting.shifted.batches(setting.net, setting.spec.batch_size)
         images = (images for fold, images, _, _ in batches if fold != without)
         given = {name: setting.net.get_parameter(name) for name in names}
         steps = ((batch, _entropy) for batch in images)
@@ -104,8 +104,9 @@ def finetune(setting: Setting, place: Place) -> Fit | None:
     if setting.labelled is None or not names:
         return None
     given = {name: setting.net.get_parameter(name) for name in names}
+    before = setting.shifted.before
     return lambda _without, _weight: _descend(
-        setting.net, given, lambda own: Change(weights=own), _lessons(setting)
+        setting.net, given, lambda own: Change(weights=own), _lessons(setting), before
     )
 
 
@@ -115,8 +116,9 @@ def scale(setting: Setting, place: Place) -> Fit | None:
         return None
     channels = len(setting.seen.moments(place.name)[0])
     given = {"scale": torch.ones(channels), "offset": torch.zeros(channels)}
+    before = setting.shifted.before
     return lambda _without, _weight: _descend(
-        setting.net, given, lambda own: at(place, Affine(**own)), _lessons(setting)
+        setting.net, given, lambda own: at(place, Affine(**own)), _lessons(setting), before
     )
 
 
@@ -189,10 +191,12 @@ def _descend(
     given: Mapping[str, Tensor],
     change_of: Callable[[dict[str, Tensor]], Change],
     steps: Iterable[Step],
+    before: Change | None = None,
 ) -> Change:
     """Lower a loss by Adam over the given numbers; the network itself stays as it is.
 
-    `ArgumentError` if the loss is no longer finite.
+    The images go through ``before``, which is no part of what is returned. `ArgumentError` if the
+    loss is no longer finite.
     """
     like = input_like(net)
     own = {
@@ -202,7 +206,8 @@ def _descend(
     optimizer = torch.optim.Adam(own.values(), _RATE)
     with torch.enable_grad():
         for images, loss_of in steps:
-            loss = loss_of(change_of(own).logits(net, as_input(images, like)))
+            change = (before or Change()).then(change_of(own))
+            loss = loss_of(change.logits(net, as_input(images, like)))
             if not loss.isfinite():
                 raise ArgumentError("training diverged: the loss is not finite")
             # not backward(), which would add gradients to the network's own parameters

@@ -11,12 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from skipshift.errors import ArgumentError
+from skipshift.names import STRIDE
+from skipshift.networks.changes import Change
 from skipshift.networks.features import as_input, input_like
 from skipshift.networks.hooks import captured
 from skipshift.networks.inference import run
+from skipshift.networks.pooling import POOLINGS
 from skipshift.patching.feeds import picked
 from skipshift.patching.labelled import Codes, Labelled, Masks
+from skipshift.profile.fingerprints import Fingerprint
 from skipshift.remedies.places import INPUT, Place
+from skipshift.specs import RemedySpec
 
 _SAMPLE = 2**14
 """Values per channel from which quantiles are estimated, spread over all images."""
@@ -31,13 +36,32 @@ class Folded:
     folds: npt.NDArray[np.int64]
     """(groups,): fold of each group, in the order of their sorted labels."""
 
+    before: Change = field(default_factory=Change)
+    """Change of the input that the images go through."""
+
     @property
     def number(self) -> int:
         """Number of folds."""
         return int(self.folds.max()) + 1
 
-    def batches(self, size: int) -> Iterator[tuple[int, Tensor, Masks | None, Codes]]:
-        """Yield fold, images, masks and groups; a batch never mixes folds."""
+    def batches(
+        self, net: nn.Module, size: int
+    ) -> Iterator[tuple[int, Tensor, Masks | None, Codes]]:
+        """Yield fold, images as a network takes them, masks and groups; no batch mixes folds.
+
+        `ArgumentError` names an image that holds NaN or infinity, by its group.
+        """
+        like = input_like(net)
+        for fold, images, masks, codes in self._stored(size):
+            batch = as_input(images, like)
+            if odd := codes[~batch.flatten(1).isfinite().all(1).cpu().numpy()].tolist():
+                group = np.unique(self.data.groups)[odd[0]]
+                raise ArgumentError(
+                    f"an image of the {self.data.name}, of group {group}, holds NaN or infinity"
+                )
+            yield fold, self.before.images(batch), masks, codes
+
+    def _stored(self, size: int) -> Iterator[tuple[int, Tensor, Masks | None, Codes]]:
         waiting: dict[int, list[tuple[Tensor, Any, Any]]] = {f: [] for f in range(self.number)}
         for images, masks, codes in self.data.batches(size):
             for i, image in enumerate(images):
@@ -95,6 +119,9 @@ class Gathered:
     samples: dict[str, list[list[Tensor]]] = field(default_factory=dict)
     """Place -> fold -> values (M, D) at random positions of its images."""
 
+    pooling: str | None = None
+    """Pooling of the features, as in a fingerprint; None for features as they are."""
+
     def moments(self, place: str, without: int | None = None) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation (D,) of each channel over all folds but one."""
         mean, variance = self.sums[place].moments(without)
@@ -108,36 +135,91 @@ class Gathered:
 
 
 def gather(
-    net: nn.Module, places: Sequence[Place], data: Folded, batch_size: int, seed: int
+    net: nn.Module,
+    places: Sequence[Place],
+    data: Folded,
+    spec: RemedySpec,
+    pooling: str | None = None,
 ) -> Gathered:
     """Gather the statistics of all places that have a tensor, in one pass over a set.
 
-    `ArgumentError` names an image that holds NaN or infinity, by its group.
+    The samples of two sets take at most half of ``spec.memory``, but one position of each image.
+    With a ``pooling`` those of pooled features are gathered, and of the input none.
     """
     addresses = {place.name: place.address for place in places if place.address is not None}
-    rng = torch.Generator().manual_seed(seed)
-    each = max(1, _SAMPLE // len(data.data.groups))
-    found, fold = Gathered(), 0
+    rng = torch.Generator().manual_seed(spec.seed)
+    found, fold, each = Gathered(pooling=pooling), 0, 0
 
     def keep(name: str, value: Any) -> None:
         # a place without a map of features has nothing to be matched
         if isinstance(value, Tensor) and value.ndim > 2:
-            _add(found, name, fold, value, picked(value, each, rng).cpu(), data.number)
+            maps = value if pooling is None else pooled(value, cells, pooling, rngs)
+            _add(found, name, fold, maps, picked(maps, each, rng).cpu(), data.number)
 
-    like = input_like(net)
+    rngs = np.random.default_rng(spec.seed)
     with torch.no_grad():
-        for own, images, _, codes in data.batches(batch_size):
-            fold = own
-            batch = as_input(images, like)
-            if odd := codes[~batch.flatten(1).isfinite().all(1).cpu().numpy()].tolist():
-                group = np.unique(data.data.groups)[odd[0]]
-                raise ArgumentError(
-                    f"an image of the {data.data.name}, of group {group}, holds NaN or infinity"
-                )
-            keep(INPUT, batch)
+        for own, batch, _, _ in data.batches(net, spec.batch_size):
+            fold, cells = own, cells_of(batch)
+            if not each:
+                most = min(_SAMPLE, spec.memory * 2**30 / (16 * _channels(net, addresses, batch)))
+                each = max(1, int(most / len(data.data.groups)))
+            if pooling is None:
+                keep(INPUT, batch)
             with captured(net, addresses, keep):
                 run(net, batch)
     return found
+
+
+def _channels(net: nn.Module, addresses: Mapping[str, str], batch: Tensor) -> int:
+    """Channels of the input and of all places together."""
+    with captured(net, addresses, lambda _, value: value.shape[1]) as channels:
+        run(net, batch[:1])
+    return int(batch.shape[1] + sum(channels.values()))
+
+
+def cells_of(batch: Tensor) -> list[int]:
+    """Cells into which images are pooled, along each side."""
+    return [max(1, side // STRIDE) for side in batch.shape[2:]]
+
+
+def pooled(maps: Tensor, cells: Sequence[int], kind: str, rng: np.random.Generator) -> Tensor:
+    """Pool feature maps to cells, fewer where the map itself is smaller: (N, D, *cells)."""
+    sides = zip(cells, maps.shape[2:], strict=True)
+    return POOLINGS[kind](maps.float(), [min(pair) for pair in sides], rng)
+
+
+def gathered_of(given: Fingerprint, places: Sequence[Place]) -> Gathered:
+    """Moments and samples of the places that a fingerprint has, from its histograms.
+
+    Where features were averaged their spread is that of averages, which a scaling scales alike; a
+    distribution of averages is not that of the features, so there are no samples.
+    """
+    layers = {address: name for name, address in given.making.layers}
+    channels = dict(given.layers())
+    found = Gathered(pooling=given.making.pooling)
+    for place in places:
+        if place.address not in layers:
+            continue
+        own = channels[layers[place.address]]
+        counts, low = given.counts[:, own].sum(0).astype(np.float64), given.low[own, None]
+        width = (given.high[own, None] - low) / counts.shape[1]
+        middle = low + (np.arange(counts.shape[1]) + 0.5) * width
+        sums = np.stack([(counts * middle**power).sum(1) for power in range(3)])
+        found.sums[place.name] = Sums(sums[None])
+        if given.making.pooling != "average":
+            found.samples[place.name] = [[_drawn(counts, low, width)]]
+    return found
+
+
+def _drawn(counts: npt.NDArray[np.float64], low: Any, width: Any) -> Tensor:
+    """Evenly spaced quantiles (M, D) of histograms (D, B) whose bins are filled evenly."""
+    shares = (np.arange(_SAMPLE) + 0.5) / _SAMPLE
+    ends = counts.cumsum(1) / counts.sum(1, keepdims=True)
+    bins = np.stack([np.searchsorted(own, shares) for own in ends])
+    before = np.take_along_axis(np.pad(ends, ((0, 0), (1, 0))), bins, 1)
+    filled = np.take_along_axis(ends, bins, 1) - before
+    values = low + (bins + (shares - before) / filled) * width
+    return torch.from_numpy(values.T).float()
 
 
 def _add(found: Gathered, name: str, fold: int, value: Tensor, sample: Tensor, folds: int) -> None:
@@ -170,15 +252,14 @@ def norm_sums(
 
         return read
 
-    like = input_like(net)
     kept = {n: (m.running_mean.clone(), m.running_var.clone()) for n, m in norms.items()}  # type: ignore[operator]
     with ExitStack() as stack, torch.no_grad():
         for name, module in norms.items():
             stack.callback(_restore, module, *kept[name])
             stack.callback(module.register_forward_pre_hook(hook_for(name)).remove)
-        for own, images, _, _ in data.batches(batch_size):
+        for own, images, _, _ in data.batches(net, batch_size):
             fold = own
-            run(net, as_input(images, like))
+            run(net, images)
     return sums
 
 

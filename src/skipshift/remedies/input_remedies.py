@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from itertools import permutations
 
+import numpy as np
 import torch
 from scipy.optimize import brentq
 from torch import nn
@@ -21,6 +22,7 @@ from skipshift.networks.changes import (
     Resampled,
 )
 from skipshift.networks.quantile_map import quantiles_of
+from skipshift.networks.stain_maps import Macenko, Reinhard
 from skipshift.remedies.places import INPUT, Place
 from skipshift.remedies.setting import Fit, Remedy, Setting
 
@@ -67,7 +69,7 @@ def image_histogram(setting: Setting) -> nn.Module:
 
 def zscore(setting: Setting) -> nn.Module:
     """Standardise each channel of each image."""
-    channels = _channels(setting)
+    channels = setting.size[0]
     return ImageMoments(torch.zeros(channels), torch.ones(channels))
 
 
@@ -86,18 +88,32 @@ def invert(setting: Setting) -> nn.Module:
 
 def reverse_channels(setting: Setting) -> nn.Module | None:
     """Swap red and blue."""
-    return Channels((2, 1, 0)) if _channels(setting) == 3 else None
+    return Channels((2, 1, 0)) if setting.size[0] == 3 else None
 
 
 def imagenet(setting: Setting) -> nn.Module | None:
     """Standardise colours in [0, 1] by ImageNet's statistics, which was forgotten."""
     mean, std = IMAGENET
-    return Affine(1 / std, -mean / std) if _channels(setting) == 3 else None
+    return Affine(1 / std, -mean / std) if setting.size[0] == 3 else None
 
 
 def undo_imagenet(setting: Setting) -> nn.Module | None:
     """Undo a standardisation by ImageNet's statistics, which was done twice."""
-    return Affine(IMAGENET[1], IMAGENET[0]) if _channels(setting) == 3 else None
+    return Affine(IMAGENET[1], IMAGENET[0]) if setting.size[0] == 3 else None
+
+
+def stain(kind: type[Reinhard] | type[Macenko]) -> Callable[[Setting, Place], Fit | None]:
+    """Give RGB images in [0, 1] the stain of the reference, by torchstain."""
+
+    def offer(setting: Setting, place: Place) -> Fit | None:
+        if place.name != INPUT or INPUT not in setting.known.sums or setting.size[0] != 3:
+            return None
+        known = setting.known.values(INPUT)
+        if setting.sides != 2 or known.min() < 0 or known.max() > 1:
+            return None
+        return lambda _without, _weight: Change(inputs=(kind.fitted(known),))
+
+    return offer
 
 
 def flip_mean(setting: Setting) -> nn.Module:
@@ -109,8 +125,25 @@ def _times(factor: float) -> Make:
     return lambda _setting: Affine(torch.tensor([factor]), torch.zeros(1))
 
 
-def _spacing(factor: float) -> Make:
-    return lambda _setting: Resampled(factor, STRIDE)
+def _spacing(name: str) -> Make:
+    return lambda setting: _resampled(setting).get(name)
+
+
+def _resampled(setting: Setting) -> dict[str, Resampled]:
+    """Resample by each factor; of several that give the same size, by the one nearest to it."""
+    factors: dict[str, float | tuple[float, ...]] = {**_FACTORS}
+    if setting.spacing:
+        factors["spacing"] = setting.spacing
+    sides = setting.size[1:]
+    best: dict[tuple[int, ...], tuple[float, str]] = {}
+    for name, factor in factors.items():
+        change = Resampled(factor, STRIDE)
+        wanted = np.broadcast_to(factor, len(sides)) * sides
+        off = float(np.abs(np.log(wanted / change.sides(sides))).sum())
+        found = (off if name in _FACTORS else -1.0, name)
+        best[change.sides(sides)] = min(best.get(change.sides(sides), found), found)
+    best.pop(tuple(sides), None)
+    return {name: Resampled(factors[name], STRIDE) for _, name in best.values()}
 
 
 def _turned(order: tuple[int, int], flips: tuple[int, ...]) -> Make:
@@ -154,13 +187,11 @@ RANGES: Mapping[str, Make] = {
 }
 """Values of a wrong range: 8 bits not divided, or divided twice; 12 bits taken as 16, or back."""
 
-SPACINGS: Mapping[str, Make] = {
-    "spacing-0.5": _spacing(0.5),
-    "spacing-0.67": _spacing(2 / 3),
-    "spacing-1.5": _spacing(1.5),
-    "spacing-2": _spacing(2.0),
-}
-"""Images resampled by a factor; predictions are resampled back."""
+_FACTORS = {"spacing-0.5": 0.5, "spacing-0.67": 2 / 3, "spacing-1.5": 1.5, "spacing-2": 2.0}
+
+SPACINGS: Mapping[str, Make] = {name: _spacing(name) for name in ("spacing", *_FACTORS)}
+"""Images resampled to the spacing of the reference, where both are known, or by a factor;
+predictions are resampled back."""
 
 MISTAKES: Mapping[str, Make] = {
     **TURNS,
@@ -175,9 +206,11 @@ MISTAKES: Mapping[str, Make] = {
 """What undoes a mistake in reading or preprocessing."""
 
 
-def _fixed(name: str, make: Make) -> Remedy:
+def _fixed(name: str, make: Make, needs_reference: bool = False) -> Remedy:
     def offer(setting: Setting, place: Place) -> Fit | None:
-        change = make(setting) if place.name == INPUT else None
+        if place.name != INPUT or (needs_reference and INPUT not in setting.known.sums):
+            return None
+        change = make(setting)
         return None if change is None else lambda _without, _weight: Change(inputs=(change,))
 
     return Remedy(name, offer, fitted=False)
@@ -185,7 +218,7 @@ def _fixed(name: str, make: Make) -> Remedy:
 
 def _fitted(name: str, make: Callable[[Setting, int | None], nn.Module]) -> Remedy:
     def offer(setting: Setting, place: Place) -> Fit | None:
-        if place.name != INPUT:
+        if place.name != INPUT or INPUT not in setting.known.sums:
             return None
         return lambda without, _weight: Change(inputs=(make(setting, without),))
 
@@ -195,14 +228,12 @@ def _fitted(name: str, make: Callable[[Setting, int | None], nn.Module]) -> Reme
 INPUT_REMEDIES = (
     _fitted("brightness", brightness),
     _fitted("gamma", gamma),
-    _fixed("image-moments", image_moments),
-    _fixed("image-histogram", image_histogram),
+    _fixed("image-moments", image_moments, needs_reference=True),
+    _fixed("image-histogram", image_histogram, needs_reference=True),
+    Remedy("reinhard", stain(Reinhard), fitted=False),
+    Remedy("macenko", stain(Macenko), fitted=False),
     _fixed("zscore", zscore),
     _fixed("minmax", minmax),
     _fixed("flip-mean", flip_mean),
-    *(_fixed(name, make) for name, make in MISTAKES.items()),
+    *(_fixed(name, make, make is invert) for name, make in MISTAKES.items()),
 )
-
-
-def _channels(setting: Setting) -> int:
-    return len(setting.known.moments(INPUT)[0])

@@ -3,22 +3,21 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from skipshift.names import STRIDE
 from skipshift.networks.changes import Change
-from skipshift.networks.features import as_input, input_like
+from skipshift.networks.feature_store import FeatureStore
 from skipshift.networks.hooks import captured
 from skipshift.networks.inference import labels_of
-from skipshift.networks.pooling import POOLINGS, vectors
-from skipshift.profile.layerwise import Draws, compare, draw
-from skipshift.remedies.gathering import Folded
+from skipshift.networks.pooling import vectors
+from skipshift.remedies.gathering import Folded, cells_of, pooled
+from skipshift.remedies.last_layer import Measured, last_layer
 from skipshift.remedies.setting import Fit, Setting
-from skipshift.specs import ProfileSpec
 from skipshift.statistics.counts import count
 from skipshift.statistics.excess import Excess
 from skipshift.statistics.recovery import Counts
@@ -26,7 +25,12 @@ from skipshift.statistics.recovery import Counts
 NULL = Change()
 """The network as it is."""
 
-_QUICK = ProfileSpec(permutation_draws=0)
+
+_MISSING = 0.05
+"""A class has all but gone where its share is below this part of its share on the reference."""
+
+_RARE = 1e-3
+"""Share of the reference's pixels below which a class may go missing."""
 
 
 @dataclass(frozen=True)
@@ -37,16 +41,17 @@ class Judged:
     """(groups, classes, 3) on the shifted set; all 0 without masks."""
 
     home: Counts
-    """Likewise on the reference, by the change that was fitted on all shifted images."""
+    """Likewise on the reference, by the change that was fitted on all shifted images; of no group
+    where that has no images, or was not looked at."""
 
     pixels: npt.NDArray[np.int64]
     """(classes,): predicted pixels on the shifted set."""
 
     home_pixels: npt.NDArray[np.int64]
-    """(classes,): predicted pixels on the reference."""
+    """(classes,): predicted pixels there."""
 
     unchanged: float
-    """Share of the reference's pixels whose label is that of the unmended network."""
+    """Share of the reference's pixels whose label is that of the unmended network; NaN without."""
 
     squares: npt.NDArray[np.float64]
     """Of the excess in the last layer (`Excess.squares`); empty where it is not known."""
@@ -64,122 +69,147 @@ class Judged:
         return Excess(self.squares, self.kinds, 2.0) if len(self.squares) else None
 
 
+def collapsed(judged: Judged, plain: Judged) -> bool:
+    """Whether a class that is predicted on the reference is all but gone on the shifted set.
+
+    Without images of the reference, a class that the unmended network predicts on the shifted set.
+    """
+    return _lost(judged.pixels, plain)
+
+
+def _lost(pixels: npt.NDArray[np.int64], plain: Judged) -> bool:
+    known = shares_of(plain.home_pixels if plain.home_pixels.any() else plain.pixels)
+    return bool(((known >= _RARE) & (shares_of(pixels) < _MISSING * known)).any())
+
+
+def shares_of(pixels: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Share of each class; NaN where nothing was predicted."""
+    total = pixels.sum()
+    return pixels / total if total else np.full(len(pixels), np.nan)
+
+
 @dataclass(frozen=True)
 class _Seen:
     """One pass over a set."""
 
     counts: Counts
     pixels: npt.NDArray[np.int64]
-    labels: list[npt.NDArray[np.uint8]]
+
+    unchanged: float
+    """Share of the pixels whose label is that of the unmended network; NaN where not compared."""
+
     blocks: list[npt.NDArray[np.float32]]
     groups: npt.NDArray[np.int64]
     """(N,): index of each image's group, in the order of the pass."""
 
 
-class Judge:
-    """Judges changes of one network; keeps what the unmended network predicts on the reference."""
+_UNSEEN = _Seen(np.zeros((0, 2, 3), np.int64), np.zeros(2, np.int64), np.nan, [], np.zeros(0, int))
 
-    def __init__(self, setting: Setting) -> None:
+
+class Judge:
+    """Judges changes of one network.
+
+    What the unmended network predicts on the reference, and its pooled features, are kept in
+    ``store``; nothing else outlives its batch.
+    """
+
+    plain: Judged
+    """The unmended network."""
+
+    permuted: npt.NDArray[np.floating]
+    """Permuted statistics of its last layer, the observed one first; empty if there is none."""
+
+    def __init__(self, setting: Setting, store: FeatureStore) -> None:
         self.setting = setting
-        layers = [p for p in setting.places if p.kind == "layer" and p.address is not None]
-        self._layer = {p.name: p.address for p in layers[-1:] if p.address is not None}
-        self._home = self._pass(setting.reference, lambda _fold: NULL)
-        self._draws: Draws | None = None
+        self._last = last_layer(setting)
+        self._labels: list[npt.NDArray[np.uint8]] = []
+        self._home = _UNSEEN
+        if setting.home is not None:
+            self._home = self._pass(setting.home, lambda _fold: NULL, store)
+            self._labels = store.take("labels")
+        start = time.perf_counter()
+        seen = self._pass(setting.shifted, lambda _fold: NULL)
+        self.permuted = self._measured(seen, permutations=True).permuted
+        self.plain = self._judged(seen, self._home, NULL, start)
 
     @property
     def layer(self) -> str:
         """Name of the layer in which the excess is measured: the last; empty if none is known."""
-        return next(iter(self._layer), "")
-
-    def plain(self) -> tuple[Judged, npt.NDArray[np.float64]]:
-        """Judge the unmended network, and test its last layer: the permuted statistics."""
-        start = time.perf_counter()
-        seen = self._pass(self.setting.shifted, lambda _fold: NULL)
-        permuted = np.empty(0)
-        if seen.blocks:
-            labels = self._labels(seen)
-            self._draws = draw(labels, _QUICK)
-            exact = ProfileSpec()
-            full = compare(self._home.blocks, seen.blocks, draw(labels, exact), exact)
-            permuted = full["hellinger"].permuted
-        return self._judged(seen, self._home, NULL, start), permuted
+        return self._last.name
 
     def __call__(self, fit: Fit, weight: float, fitted: bool, start: float) -> Judged:
-        """Judge a remedy; ``fitted`` ones are fitted anew without each fold."""
+        """Judge a remedy; ``fitted`` ones are fitted anew without each fold.
+
+        Where a class is all but gone, what it would cost on the reference is not looked at.
+        """
         whole = fit(None, weight)
         folds = range(self.setting.shifted.number)
         changes = {fold: fit(fold, weight) if fitted else whole for fold in folds}
         seen = self._pass(self.setting.shifted, changes.__getitem__)
-        return self._judged(seen, self._pass(self.setting.reference, lambda _: whole), whole, start)
+        home = self.setting.home
+        at_home = _UNSEEN
+        if home is not None and not _lost(seen.pixels, self.plain):
+            at_home = self._pass(home, lambda _: whole)
+        return self._judged(seen, at_home, whole, start)
 
     def _judged(self, seen: _Seen, home: _Seen, change: Change, start: float) -> Judged:
-        same = sum(int((a == b).sum()) for a, b in zip(home.labels, self._home.labels, strict=True))
-        excess = None
-        if seen.blocks and self._draws is not None:
-            compared = compare(self._home.blocks, seen.blocks, self._draws, _QUICK)
-            excess = compared["hellinger"].excess
+        excess = self._measured(seen)
         return Judged(
             seen.counts,
             home.counts,
             seen.pixels,
             home.pixels,
-            same / sum(map(np.size, home.labels)),
-            np.empty(0) if excess is None else np.asarray(excess.squares, np.float64),
-            np.empty(0, np.int64) if excess is None else excess.kinds,
+            home.unchanged,
+            excess.squares,
+            excess.kinds,
             change.parameters,
             time.perf_counter() - start,
         )
 
-    def _labels(self, seen: _Seen) -> tuple[npt.NDArray[np.str_], npt.NDArray[np.str_]]:
-        home, away = self.setting.reference.data, self.setting.shifted.data
-        first, second = (
-            np.unique(data.groups).astype(str)[part.groups]
-            for data, part in ((home, self._home), (away, seen))
+    def _measured(self, seen: _Seen, permutations: bool = False) -> Measured:
+        labels = tuple(
+            np.empty(0, str) if data is None else np.unique(data.data.groups).astype(str)[of.groups]
+            for data, of in ((self.setting.home, self._home), (self.setting.shifted, seen))
         )
-        return first, second
+        return self._last.measure(
+            self._home.blocks, seen.blocks, (labels[0], labels[1]), permutations
+        )
 
-    def _pass(self, data: Folded, change_of: Callable[[int], Change]) -> _Seen:
-        net, size = self.setting.net, self.setting.spec.batch_size
-        like = input_like(net)
-        counts, pixels = None, np.zeros(0, np.int64)
-        labels, groups = [], []
+    def _pass(
+        self, data: Folded, change_of: Callable[[int], Change], store: FeatureStore | None = None
+    ) -> _Seen:
+        """Run over a set; with a ``store`` its labels go there, for later passes to compare."""
+        net, spec = self.setting.net, self.setting.spec
+        counts, pixels, groups = None, np.zeros(0, np.int64), []
         blocks: list[npt.NDArray[np.float32]] = []
+        before, same, total = chain.from_iterable(self._labels), 0, 0
+        rng = np.random.default_rng(spec.seed)
 
         def pool(_name: str, value: Tensor) -> npt.NDArray[np.float32]:
             # flips of the same images come behind them
-            maps = value[: len(batch)].float()
-            sides = zip(cells, maps.shape[2:], strict=True)
-            pooled = POOLINGS["average"](maps, [min(s) for s in sides], _RNG)
-            return vectors(pooled).cpu().contiguous().numpy()
+            maps = pooled(value[: len(batch)], cells, self._last.pooling, rng)
+            return vectors(maps).cpu().contiguous().numpy()
 
         with torch.no_grad():
-            for fold, images, masks, codes in data.batches(size):
-                batch = as_input(images, like)
-                cells = [max(1, side // STRIDE) for side in batch.shape[2:]]
-                with captured(net, self._layer, pool) as features:
+            for fold, batch, masks, codes in data.batches(net, spec.batch_size):
+                cells = cells_of(batch)
+                with captured(net, self._last.addresses, pool) as features:
                     logits = change_of(fold).logits(net, batch)
                 if counts is None:
-                    classes = max(2, logits.shape[1])
-                    counts = np.zeros((len(data.folds), classes, 3), np.int64)
-                    pixels = np.zeros(classes, np.int64)
+                    pixels = np.zeros(max(2, logits.shape[1]), np.int64)
+                    counts = np.zeros((len(data.folds), len(pixels), 3), np.int64)
                 own = labels_of(logits)
                 pixels += np.bincount(own.ravel(), minlength=len(pixels))
                 if masks is not None:
                     flat = [array.reshape(len(array), array.shape[1], -1) for array in (masks, own)]
-                    np.add.at(
-                        counts,
-                        codes,
-                        count(flat[0], flat[1], len(pixels), self.setting.spec.ignore),
-                    )
-                labels.append(own)
+                    np.add.at(counts, codes, count(flat[0], flat[1], len(pixels), spec.ignore))
+                if store is not None:
+                    store.add("labels", own)
+                elif data is self.setting.home:
+                    same += sum(int((a == b).sum()) for a, b in zip(own, before, strict=False))
+                total += own.size
                 blocks.extend(features.values())
                 groups.append(codes)
         assert counts is not None
-        # predictions of the shifted set are not needed again
-        kept = labels if data is self.setting.reference else []
-        if not all(np.isfinite(block).all() for block in blocks):
-            blocks = []
-        return _Seen(counts, pixels, kept, blocks, np.concatenate(groups))
-
-
-_RNG = np.random.default_rng(0)
+        unchanged = same / total if store is None and data is self.setting.home else np.nan
+        return _Seen(counts, pixels, unchanged, blocks, np.concatenate(groups))

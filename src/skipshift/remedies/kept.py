@@ -26,12 +26,9 @@ class KeptOnDisk:
     """
 
     def __init__(self, folder: Path, key: str) -> None:
-        self._folder = folder
+        self._folder, self._key = folder, key
         file = folder / _KEY
-        if not file.exists() or read_json(file).get("key") != key:
-            for old in folder.glob("*.npz"):
-                old.unlink()
-            write_json(file, {"key": key})
+        self._fits = file.exists() and read_json(file).get("key") == key
 
     def _file(self, name: str) -> Path:
         # a module's name may be too long for a file, or hold characters that files may not
@@ -39,6 +36,8 @@ class KeptOnDisk:
 
     def get(self, name: str) -> Judged | None:
         """Return what was judged; None where it was not, or its file is broken."""
+        if not self._fits:
+            return None
         try:
             with np.load(self._file(name), allow_pickle=False) as kept:
                 values = {f.name: kept[f.name] for f in fields(Judged)}
@@ -47,7 +46,12 @@ class KeptOnDisk:
         return Judged(**{n: v if v.ndim else v.item() for n, v in values.items()})
 
     def __setitem__(self, name: str, judged: Judged) -> None:
-        """Keep what was judged."""
+        """Keep what was judged; the first of another search takes the place of all before."""
+        if not self._fits:
+            for old in self._folder.glob("*.npz"):
+                old.unlink()
+            write_json(self._folder / _KEY, {"key": self._key})
+            self._fits = True
         buffer = io.BytesIO()
         np.savez(buffer, **{f.name: getattr(judged, f.name) for f in fields(Judged)})
         write_bytes(self._file(name), buffer.getvalue())

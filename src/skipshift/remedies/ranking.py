@@ -9,7 +9,7 @@ import pandas as pd
 
 from skipshift.page.remedy_sentences import Facts, Recommended
 from skipshift.records import TABLE_COLUMNS
-from skipshift.remedies.judging import Judged
+from skipshift.remedies.judging import Judge, Judged, collapsed, shares_of
 from skipshift.remedies.places import Place
 from skipshift.remedies.setting import Remedy, Setting
 from skipshift.statistics.excess import difference
@@ -20,12 +20,6 @@ from skipshift.statistics.resampling import p_value
 
 COLUMNS = tuple(TABLE_COLUMNS["remedies.csv"])
 
-_MISSING = 0.05
-"""A class has all but gone where its share is below this part of its share on the reference."""
-
-_RARE = 1e-3
-"""Share of the reference's pixels below which a class may go missing."""
-
 
 @dataclass(frozen=True)
 class Row:
@@ -33,33 +27,29 @@ class Row:
 
     remedy: Remedy
     place: Place
-    judged: Mapping[float, Judged] | str
+    judged: Mapping[float, Judged] | str = ""
     """By weight; or why it could not be fitted."""
+
+    folds: npt.NDArray[np.bool_] | None = None
+    """(folds,): of a pair, the folds whose others offer it; None of a single remedy."""
+
+    @property
+    def by_weight(self) -> Mapping[float, Judged]:
+        """What was judged; nothing if it could not be fitted."""
+        return {} if isinstance(self.judged, str) else self.judged
 
 
 def ranked(
-    rows: Sequence[Row],
-    plain: Judged,
-    permuted: npt.NDArray[np.floating],
-    setting: Setting,
-    layer: str,
-    headroom: Mapping[str, float],
+    rows: Sequence[Row], judge: Judge, headroom: Mapping[str, float]
 ) -> tuple[pd.DataFrame, Facts]:
     """Make the table of all rows, best first, and what the verdict needs beside it.
 
-    Parameters
-    ----------
-    plain
-        The unmended network.
-    permuted
-        Statistic of its last layer, the observed one first; empty if there is none.
-    layer
-        Name of that layer.
-    headroom
-        IoU that comes back when a place is fed the reference's features, where that is known.
+    ``headroom`` is the IoU that comes back when a place is fed the reference's features, where that
+    is known.
     """
+    setting, plain = judge.setting, judge.plain
     masks = setting.shifted.data.masks is not None
-    fitted = [_joined(row, setting.shifted.folds, masks) for row in rows]
+    fitted = [_joined(row, plain, setting.shifted.folds, masks) for row in rows]
     table = pd.DataFrame([_about(row, one, setting) for row, one in zip(rows, fitted, strict=True)])
     table = table.reindex(columns=list(COLUMNS))
     good = [i for i, one in enumerate(fitted) if one is not None]
@@ -69,17 +59,19 @@ def ranked(
         counts = np.stack([plain.counts, *(one.counts for one in done)], 1)
         gains = gain_table(counts, setting.spec.seed).set_index(index)
         table.loc[index, list(gains)] = gains
-    if setting.reference.data.masks is not None and done:
-        home = np.stack([plain.home, *(one.judged.home for one in done)], 1)
-        harms = harm_table(home).set_index(index)
-        table.loc[index, list(harms)] = harms
+    if setting.home is not None and setting.home.data.masks is not None and done:
+        known = {i: one.judged.home for i, one in zip(good, done, strict=True)}
+        known = {i: counts for i, counts in known.items() if len(counts)}
+        harms = harm_table(np.stack([plain.home, *known.values()], 1)).set_index(
+            table.index[list(known)]
+        )
+        table.loc[harms.index, list(harms)] = harms
     table["headroom"] = table["place"].map(dict(headroom)).astype(float)
-    table["collapsed"] = [one is not None and _collapsed(one.judged, plain) for one in fitted]
-    layers = list(table["place"])
+    table["collapsed"] = [one is not None and collapsed(one.judged, plain) for one in fitted]
     for i, one in zip(good, done, strict=True):
-        left = _excess_left(one.judged, layers[i] == layer)
+        left = _excess_left(one.judged, judge.layer in rows[i].place.name.split("+"))
         table.loc[i, ["excess_left", "excess_low", "excess_high"]] = left
-    facts = _facts(table, fitted, plain, permuted, setting, layer)
+    facts = _facts(table, rows, fitted, judge)
     order = ["gain", "excess_left"] if masks else ["excess_left", "gain"]
     table = table.sort_values(order, ascending=[not masks, masks], kind="stable")
     return table[list(COLUMNS)].reset_index(drop=True), facts
@@ -91,22 +83,27 @@ class _Joined:
 
     weight: float
     counts: Counts
-    """(groups, classes, 3): each group by the weight that is best on the other folds."""
+    """(groups, classes, 3): each group by the weight that is best on the other folds; unmended
+    where those do not offer a pair."""
     judged: Judged
     """With the weight that is best on all folds."""
 
 
-def _joined(row: Row, folds: npt.NDArray[np.int64], masks: bool) -> _Joined | None:
-    if isinstance(row.judged, str):
+def _joined(row: Row, plain: Judged, folds: npt.NDArray[np.int64], masks: bool) -> _Joined | None:
+    weights = list(row.by_weight)
+    if not weights:
         return None
-    weights = list(row.judged)
+    judged = list(row.by_weight.values())
     if masks:
-        counts = np.stack([row.judged[w].counts for w in weights], 1)
-        best = int(np.nanargmax(np.nan_to_num(foreground_iou(counts)[0], nan=-1.0)))
-        return _Joined(weights[best], choose(counts, folds).counts, row.judged[weights[best]])
-    left = [np.inf if (e := row.judged[w].excess) is None else e.value for w in weights]
-    weight = weights[int(np.argmin(left))]
-    return _Joined(weight, row.judged[weight].counts, row.judged[weight])
+        counts = np.stack([one.counts for one in judged], 1)
+        best = int(np.argmax(np.nan_to_num(foreground_iou(counts)[0], nan=-1.0)))
+        own = choose(counts, folds).counts
+        if row.folds is not None:
+            own = np.where(row.folds[folds][:, None, None], own, plain.counts)
+        return _Joined(weights[best], own, judged[best])
+    left = [np.inf if (e := one.excess) is None else e.value for one in judged]
+    best = int(np.argmin(left))
+    return _Joined(weights[best], judged[best].counts, judged[best])
 
 
 def _about(row: Row, one: _Joined | None, setting: Setting) -> dict[str, object]:
@@ -117,21 +114,14 @@ def _about(row: Row, one: _Joined | None, setting: Setting) -> dict[str, object]
         "labels": 0 if used is None else len(used.groups),
         "failed": row.judged if isinstance(row.judged, str) else "",
     }
-    if one is None or isinstance(row.judged, str):
+    if one is None:
         return about
     return about | {
         "parameters": one.judged.parameters,
-        "seconds": sum(judged.seconds for judged in row.judged.values()),
+        "seconds": sum(judged.seconds for judged in row.by_weight.values()),
         "weight": one.weight,
         "unchanged": one.judged.unchanged,
     }
-
-
-def _collapsed(judged: Judged, plain: Judged) -> bool:
-    """Whether a class that is predicted on the reference is all but gone on the shifted set."""
-    known = plain.home_pixels / plain.home_pixels.sum()
-    seen = judged.pixels / judged.pixels.sum()
-    return bool(((known >= _RARE) & (seen < _MISSING * known)).any())
 
 
 def _excess_left(judged: Judged, same: bool) -> list[float]:
@@ -142,13 +132,9 @@ def _excess_left(judged: Judged, same: bool) -> list[float]:
 
 
 def _facts(
-    table: pd.DataFrame,
-    fitted: Sequence[_Joined | None],
-    plain: Judged,
-    permuted: npt.NDArray[np.floating],
-    setting: Setting,
-    layer: str,
+    table: pd.DataFrame, rows: Sequence[Row], fitted: Sequence[_Joined | None], judge: Judge
 ) -> Facts:
+    setting, plain, permuted = judge.setting, judge.plain, judge.permuted
     data = setting.shifted.data
     masks = data.masks is not None
     groups = len(setting.shifted.folds)
@@ -156,9 +142,9 @@ def _facts(
     if masks:
         iou = float(foreground_iou(plain.counts[:, None])[0][0])
         constant = constant_iou(plain.counts)
-        chosen = _choice(table, fitted, plain, setting)
+        chosen = _choice(rows, plain, setting)
     in_domain = np.nan
-    if setting.reference.data.masks is not None:
+    if setting.home is not None and setting.home.data.masks is not None:
         in_domain = float(foreground_iou(plain.home[:, None])[0][0])
     p = p_value(permuted) if len(permuted) else np.nan
     best = _best_by_iou(table, constant, setting.spec.margin) if masks else None
@@ -170,7 +156,7 @@ def _facts(
         in_domain=in_domain,
         constant=constant,
         chosen=chosen,
-        layer=layer,
+        layer=judge.layer,
         excess=np.nan if plain.excess is None else plain.excess.value,
         p=p,
         groups=groups,
@@ -178,29 +164,42 @@ def _facts(
         masks=masks,
         margin=setting.spec.margin,
         least_p=smallest_swap_p(groups),
-        predicted=tuple(plain.pixels / plain.pixels.sum()),
-        expected=tuple(plain.home_pixels / plain.home_pixels.sum()),
+        predicted=tuple(shares_of(plain.pixels)),
+        expected=tuple(shares_of(plain.home_pixels)),
     )
 
 
 def _choice(
-    table: pd.DataFrame, fitted: Sequence[_Joined | None], plain: Judged, setting: Setting
+    rows: Sequence[Row], plain: Judged, setting: Setting
 ) -> tuple[float, float, float, float]:
     """IoU, gain and interval of the rule that chooses the best row, or none, on other folds."""
-    fit = [one.counts for i, one in enumerate(fitted) if one and not table.loc[i, "collapsed"]]
-    counts = np.stack([plain.counts, *fit], 1)
-    picked = choose(counts, setting.shifted.folds).counts
+    every = np.ones(setting.shifted.number, bool)
+    candidates = [(plain, every)] + [
+        (one, every if row.folds is None else row.folds)
+        for row in rows
+        for one in row.by_weight.values()
+        if not collapsed(one, plain)
+    ]
+    counts = np.stack([one.counts for one, _ in candidates], 1)
+    offered = np.stack([folds for _, folds in candidates], 1)
+    picked = choose(counts, setting.shifted.folds, offered).counts
     row = gain_table(np.stack([plain.counts, picked], 1)).iloc[0]
     return float(row["iou"]), float(row["gain"]), float(row["low"]), float(row["high"])
 
 
 def _best_by_iou(table: pd.DataFrame, constant: float, margin: float) -> int | None:
-    """Return the smallest change among those whose gain is within the margin of the largest."""
-    fit = table[
-        ~table["collapsed"]
-        & (table["p_adjusted"] < ALPHA)
-        & (table["gain"] > margin)
-        & (table["iou"] > constant)
+    """Return the smallest change among those whose gain is within the margin of the largest.
+
+    A pair must gain more than the margin above every single remedy that keeps all classes.
+    """
+    sound = table[~table["collapsed"] & table["gain"].notna()]
+    pairs = _are_pairs(sound)
+    least = sound.loc[~pairs, "gain"].max() + margin
+    fit = sound[
+        (sound["p_adjusted"] < ALPHA)
+        & (sound["gain"] > margin)
+        & (sound["iou"] > constant)
+        & ~(pairs & (sound["gain"] <= least))
     ]
     if fit.empty:
         return None
@@ -212,12 +211,29 @@ def _best_by_iou(table: pd.DataFrame, constant: float, margin: float) -> int | N
 def _best_by_excess(
     table: pd.DataFrame, fitted: Sequence[_Joined | None], plain: Judged
 ) -> int | None:
-    """Return the row that leaves the least excess, if that is clearly less than before."""
+    """Return the row that leaves the least excess, if that is clearly less than before.
+
+    A pair, only if it leaves clearly less than the best single remedy.
+    """
     # what a pruned skip no longer tells cannot differ
-    fit = table[~table["collapsed"] & table["excess_left"].notna() & (table["remedy"] != "prune")]
-    for index in fit.sort_values("excess_left", kind="stable").index:
-        one = fitted[index]
-        if one is not None and one.judged.excess is not None and plain.excess is not None:
-            _, low, _ = difference(plain.excess, one.judged.excess)
-            return int(index) if low > 0 else None
-    return None
+    cut = table["remedy"].str.split("+").map(lambda names: "prune" in names)
+    fit = table[~table["collapsed"] & table["excess_left"].notna() & ~cut]
+    best, least = None, plain
+    for kind in (fit[~_are_pairs(fit)], fit[_are_pairs(fit)]):
+        for index in kind.sort_values("excess_left", kind="stable").index[:1]:
+            one = fitted[index]
+            assert one is not None
+            if _clearly_less(one.judged, least):
+                best, least = int(index), one.judged
+    return best
+
+
+def _clearly_less(one: Judged, other: Judged) -> bool:
+    if one.excess is None or other.excess is None:
+        return False
+    _, low, _ = difference(other.excess, one.excess)
+    return low > 0
+
+
+def _are_pairs(table: pd.DataFrame) -> pd.Series:
+    return table["remedy"].str.contains("+", regex=False)

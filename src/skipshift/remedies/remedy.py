@@ -2,33 +2,47 @@
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from skipshift.errors import ArgumentError
+from skipshift.errors import ArgumentError, SkipshiftError
 from skipshift.names import shown
 from skipshift.networks.addresses import unwrap
 from skipshift.networks.as_found import evaluating
 from skipshift.networks.changes import Change
+from skipshift.networks.feature_store import FeatureStore
 from skipshift.networks.features import Groups, Images, as_input, input_like
 from skipshift.networks.outputs import Output, giving_logits
+from skipshift.networks.weights import weights_hash
 from skipshift.patching.carry import carry
 from skipshift.patching.labelled import NAMES, Labelled, Masks, labelled, output_of, subset
+from skipshift.profile.fingerprints import Fingerprint
 from skipshift.progress import Progress, silent
 from skipshift.remedies.feature_remedies import FEATURE_REMEDIES
-from skipshift.remedies.gathering import folded, gather
+from skipshift.remedies.gathering import Folded, folded, gather, gathered_of
 from skipshift.remedies.input_remedies import INPUT_REMEDIES
 from skipshift.remedies.judging import Judge, Judged
+from skipshift.remedies.pairs import offered
 from skipshift.remedies.places import ALL, INPUT, Place, places_of
 from skipshift.remedies.ranking import Row, ranked
 from skipshift.remedies.result import Remedies
 from skipshift.remedies.setting import Remedy, Setting
 from skipshift.specs import CarrySpec, RemedySpec
 from skipshift.statistics.recovery import NONE
+
+MasksOfBoth = Masks | tuple[Masks | None, Masks | None] | None
+"""Masks of the shifted images, or of the reference and of the shifted images."""
+
+GroupsOfBoth = Groups | tuple[Groups | None, Groups | None] | None
+"""Group labels, likewise."""
+
+Sets = tuple[Labelled | Fingerprint, Labelled, Labelled | None]
+"""Reference, shifted, and the labelled images that were set aside of the shifted."""
 
 REMEDIES: Mapping[str, Remedy] = {r.name: r for r in (*FEATURE_REMEDIES, *INPUT_REMEDIES)}
 """All remedies by name; those of features first, which the question is about."""
@@ -48,10 +62,10 @@ class Known(Protocol):
 
 def remedy(
     net: nn.Module,
-    reference: Images,
+    reference: Images | Fingerprint,
     shifted: Images,
-    masks: Masks | tuple[Masks | None, Masks | None] | None = None,
-    groups: Groups | tuple[Groups | None, Groups | None] | None = None,
+    masks: MasksOfBoth = None,
+    groups: GroupsOfBoth = None,
     spec: RemedySpec | None = None,
 ) -> Remedies:
     """Find the smallest change of a network that brings back the IoU lost to a shift.
@@ -59,7 +73,9 @@ def remedy(
     A remedy is a change at one place of the network (`skipshift.remedies.places`): of the images,
     of statistics, of feature maps, or of weights. Each is fitted on all groups of the shifted set
     but those of one fold, and judged on that fold: by IoU where the shifted set has masks, else by
-    the excess that is left in the network's last layer.
+    the excess that is left in the network's last layer. Then pairs are tried, one remedy of the
+    images and one of the features behind it, from the best single ones
+    (`skipshift.remedies.pairs`).
 
     Parameters
     ----------
@@ -68,7 +84,9 @@ def remedy(
         run as it is, in evaluation mode, and left as it was.
     reference, shifted
         Arrays (N, C, H, W), of volumes (N, C, D, H, W), or loaders that can be iterated more than
-        once; uint8 is divided by 255, floats are used as they are. They need not be paired.
+        once; uint8 is divided by 255, floats are used as they are. They need not be paired. The
+        reference may be a `Fingerprint` of this network: then remedies that need its images are
+        left out, and harm is not known.
     masks
         (N, H, W) uint8 class indices of the shifted images, or a pair, of the reference and of the
         shifted images; None for those without. With ``spec.paired`` one array serves both.
@@ -80,64 +98,86 @@ def remedy(
     -------
     `Remedies`. `ArgumentError` names the argument at fault.
     """
-    found = search(net, (reference, shifted), masks, groups, spec or RemedySpec())
-    if not found.complete:
-        raise KeyboardInterrupt
-    return found
+    return search(net, (reference, shifted), masks, groups, spec or RemedySpec()).whole()
 
 
 def search(
     net: nn.Module,
-    images: tuple[Images, Images],
-    masks: Masks | tuple[Masks | None, Masks | None] | None,
-    groups: Groups | tuple[Groups | None, Groups | None] | None,
+    images: tuple[Images | Fingerprint, Images],
+    masks: MasksOfBoth,
+    groups: GroupsOfBoth,
     spec: RemedySpec,
     known: Known | None = None,
     progress: Progress = silent,
+    spacing: tuple[float, ...] = (),
 ) -> Remedies:
     """Do what `remedy` does, with what is known already, and show progress.
 
+    ``spacing`` is that of the shifted images over that of the reference, of each side, if known.
     `ArgumentError` as there, and if none of the remedies changes anything at any of the places.
     """
     net, known = unwrap(net), {} if known is None else known
     chosen = _chosen(spec)
     sets = _sets(images, masks, groups, spec)
-    with evaluating(net), _logits(net, sets, spec) as output:
-        setting = _setting(net, *sets, spec, output)
+    with (
+        evaluating(net),
+        _logits(net, sets, spec) as output,
+        FeatureStore(spec.memory * 2**29) as store,
+    ):
+        setting = _setting(net, sets, spec, output, spacing)
         places = [_named(setting.places, name) for name in spec.places] or list(setting.places)
-        judge = Judge(setting)
-        plain, permuted = judge.plain()
-        rows, complete = [], True
+        judge, tries = Judge(setting, store), _Tries()
         try:
-            pairs = [(one, place) for place in places for one in chosen]
-            for one, place in progress(pairs, "remedies"):
-                judged = _tried(judge, known, one, place)
-                rows += [] if judged is None else [Row(one, place, judged)]
+            singles = [Row(one, place) for place in places for one in chosen]
+            tries.extend(judge, known, progress(singles, "remedies"), len(singles))
+            pairs = offered(tries.rows, judge.plain, setting)
+            if pairs:
+                tries.extend(judge, known, progress(pairs, "pairs"), len(pairs))
+            complete = True
         except KeyboardInterrupt:
             complete = False
-        if complete and not rows:
+        if complete and not tries.rows:
             raise ArgumentError(
                 f"nothing to try: {shown(one.name for one in chosen)} changes nothing at "
                 f"{shown(place.name for place in places)}"
             )
         headroom = _headroom(setting) if spec.paired and complete else {}
-    table, facts = ranked(rows, plain, permuted, setting, judge.layer, headroom)
+    table, facts = ranked(tries.rows, judge, headroom)
+    tried = {(row.remedy.name, row.place.name): row for row in tries.rows}
 
     def refit(name: str, place: str, weight: float) -> Change:
+        row = tried[name, place]
         with evaluating(net), giving_logits(net, setting.output):
-            fit = REMEDIES[name].offer(setting, _named(setting.places, place))
+            fit = row.remedy.offer(setting, row.place)
             assert fit is not None
             return fit(None, weight)
 
-    return Remedies(table, facts, complete, refit, setting)
+    return Remedies(table, facts, None if complete else (tries.done, tries.of), refit, setting)
+
+
+@dataclass
+class _Tries:
+    """What has been tried so far, also where the search is cut short."""
+
+    rows: list[Row] = field(default_factory=list)
+    """Those that change anything, judged."""
+
+    done: int = 0
+    of: int = 0
+
+    def extend(self, judge: Judge, known: Known, rows: Iterable[Row], number: int) -> None:
+        """Try some more."""
+        self.of += number
+        for row in rows:
+            judged = _tried(judge, known, row)
+            self.rows += [] if judged is None else [replace(row, judged=judged)]
+            self.done += 1
 
 
 @contextlib.contextmanager
-def _logits(
-    net: nn.Module, sets: tuple[Labelled, Labelled, Labelled | None], spec: RemedySpec
-) -> Iterator[Output]:
+def _logits(net: nn.Module, sets: Sets, spec: RemedySpec) -> Iterator[Output]:
     """Make the network return its logits, and yield where they are."""
-    output = output_of(net, sets[:2], spec)
+    output = output_of(net, [data for data in sets[:2] if isinstance(data, Labelled)], spec)
     with giving_logits(net, output):
         yield output
 
@@ -159,52 +199,52 @@ def _named(places: Sequence[Place], name: str) -> Place:
     raise ArgumentError(f"unknown place {name!r}; choose from {shown(p.name for p in places)}")
 
 
-def _tried(
-    judge: Judge, known: Known, one: Remedy, place: Place
-) -> dict[float, Judged] | str | None:
+def _tried(judge: Judge, known: Known, row: Row) -> dict[float, Judged] | str | None:
     """Judge a remedy at a place with each weight; None if it changes nothing, or why it fails."""
-    keys = {weight: f"{one.name}@{place.name}@{weight:g}" for weight in one.weights}
+    one = row.remedy
+    keys = {weight: f"{one.name}@{row.place.name}@{weight:g}" for weight in one.weights}
     found = {weight: known.get(key) for weight, key in keys.items()}
     if missing := [weight for weight, judged in found.items() if judged is None]:
         start = time.perf_counter()
-        fit = one.offer(judge.setting, place)
+        fit = one.offer(judge.setting, row.place)
         if fit is None:
             return None
         for weight in missing:
             try:
                 found[weight] = known[keys[weight]] = judge(fit, weight, one.fitted, start)
-            except (ArgumentError, RuntimeError) as error:
+            except (ArgumentError, SkipshiftError, RuntimeError) as error:
                 return " ".join(str(error).split())
             start = time.perf_counter()
     return {weight: judged for weight, judged in found.items() if judged is not None}
 
 
 def _sets(
-    images: tuple[Images, Images],
-    masks: Masks | tuple[Masks | None, Masks | None] | None,
-    groups: Groups | tuple[Groups | None, Groups | None] | None,
+    images: tuple[Images | Fingerprint, Images],
+    masks: MasksOfBoth,
+    groups: GroupsOfBoth,
     spec: RemedySpec,
-) -> tuple[Labelled, Labelled, Labelled | None]:
+) -> Sets:
     """Join images, masks and groups, and set labelled images aside."""
     both = masks if isinstance(masks, tuple) else (masks if spec.paired else None, masks)
     named = isinstance(groups, tuple) and len(groups) == 2 and not isinstance(groups[1], str)
     labels: Any = groups if named else (groups if spec.paired else None, groups)
-    reference, shifted = (
-        labelled(name, *each, spec.paired)
-        for name, each in zip(NAMES, zip(images, both, labels, strict=True), strict=True)
-    )
-    if spec.paired and not np.array_equal(reference.groups, shifted.groups):
-        raise ArgumentError(
-            f"paired sets need the same groups in the same order, got {len(reference.groups)} "
-            f"images and {len(shifted.groups)}"
-        )
-    for data in (reference, shifted):
-        _check_masks(data, spec.ignore)
+    given, away = images
+    shifted = labelled(NAMES[1], away, both[1], labels[1], spec.paired)
+    _check_masks(shifted, spec.ignore)
+    if isinstance(given, Fingerprint):
+        if spec.paired:
+            raise ArgumentError("paired needs images of the reference, not its fingerprint")
+        reference: Labelled | Fingerprint = given
+    else:
+        reference = labelled(NAMES[0], given, both[0], labels[0], spec.paired)
+        _check_masks(reference, spec.ignore)
+        _check_paired(reference, shifted, spec)
     lessons = None
     if spec.labels:
         taken = _set_aside(shifted, spec)
         lessons = subset(shifted, taken)
-        reference = subset(reference, ~taken) if spec.paired else reference
+        if spec.paired and isinstance(reference, Labelled):
+            reference = subset(reference, ~taken)
         shifted = subset(shifted, ~taken)
     number = len(np.unique(shifted.groups))
     if number < 2:
@@ -212,6 +252,14 @@ def _sets(
             f"shifted must have at least 2 groups, to fit on some and judge on others, got {number}"
         )
     return reference, shifted, lessons
+
+
+def _check_paired(reference: Labelled, shifted: Labelled, spec: RemedySpec) -> None:
+    if spec.paired and not np.array_equal(reference.groups, shifted.groups):
+        raise ArgumentError(
+            f"paired sets need the same groups in the same order, got {len(reference.groups)} "
+            f"images and {len(shifted.groups)}"
+        )
 
 
 def _check_masks(data: Labelled, ignore: int | None) -> None:
@@ -248,29 +296,47 @@ def _set_aside(shifted: Labelled, spec: RemedySpec) -> npt.NDArray[np.bool_]:
 
 
 def _setting(
-    net: nn.Module,
-    reference: Labelled,
-    shifted: Labelled,
-    lessons: Labelled | None,
-    spec: RemedySpec,
-    output: Output,
+    net: nn.Module, sets: Sets, spec: RemedySpec, output: Output, spacing: tuple[float, ...]
 ) -> Setting:
-    home, away = folded(reference, 1, spec.seed), folded(shifted, spec.folds, spec.seed)
-    first, _, _ = next(reference.batches(spec.batch_size))
+    given, shifted, lessons = sets
+    away = folded(shifted, spec.folds, spec.seed)
+    first, _, _ = next(shifted.batches(spec.batch_size))
     example = as_input(first[:1], input_like(net))
     places = places_of(net, example)
-    known, seen = (gather(net, places, each, spec.batch_size, spec.seed) for each in (home, away))
-    if len(known.moments(INPUT)[0]) != len(seen.moments(INPUT)[0]):
+    if isinstance(given, Fingerprint):
+        reference: Folded | Fingerprint = given
+        _check_fingerprint(net, given, shifted, tuple(first.shape[1:]))
+        known = gathered_of(given, places)
+    else:
+        reference = folded(given, 1, spec.seed)
+        channels = next(given.batches(spec.batch_size))[0].shape[1]
+        if channels != first.shape[1]:
+            raise ArgumentError(
+                f"both sets must have the same channels, got {channels} and {first.shape[1]}"
+            )
+        known = gather(net, places, reference, spec)
+    size = tuple(first.shape[1:])
+    spacing = (1.0,) * (len(size) - 1 - len(spacing)) + spacing if spacing else ()
+    return Setting(net, places, reference, away, lessons, known, size, spec, output, spacing)
+
+
+def _check_fingerprint(
+    net: nn.Module, given: Fingerprint, shifted: Labelled, size: tuple[int, ...]
+) -> None:
+    """Raise `ArgumentError` for a fingerprint of another network, or one that nothing can tell."""
+    given.check(replace(given.making, network=weights_hash(net), size=size))
+    groups = len(np.unique(shifted.groups))
+    if shifted.masks is None and groups < given.making.part:
         raise ArgumentError(
-            f"both sets must have the same channels, got {len(known.moments(INPUT)[0])} "
-            f"and {len(seen.moments(INPUT)[0])}"
+            f"shifted must have masks, or the {given.making.part} groups of a part of the "
+            f"fingerprint, to be judged, got {groups} groups; make the fingerprint of smaller parts"
         )
-    return Setting(net, places, home, away, lessons, known, seen, example.ndim - 2, spec, output)
 
 
 def _headroom(setting: Setting) -> dict[str, float]:
     """IoU that comes back when each place is fed the reference's features of the same image."""
-    home, away = setting.reference.data, setting.shifted.data
+    assert setting.home is not None
+    home, away = setting.home.data, setting.shifted.data
     if home.masks is None or away.masks is None:
         return {}
     paths = {place.name: place.address for place in setting.places if place.address is not None}

@@ -19,34 +19,51 @@ class Remedies:
     """Remedies that were tried on a network, judged on images that they were not fitted on."""
 
     table: pd.DataFrame
-    """One row per remedy and place, best first. ``labels``: labelled images used. ``parameters``:
-    numbers that the change consists of. ``seconds``: of fitting and judging. ``iou``: on the
-    shifted set, cross-fitted; ``gain``: above the unmended network, with its 95 % interval over
-    groups (``low``, ``high``); ``p_adjusted``: of the gain, for all rows together. ``in_domain``:
-    IoU on the reference if the change were kept there; ``harm``: how far it is below the unmended
-    network's, with its interval. ``headroom``: IoU that comes back when the place is fed the
-    reference's features of the same image (paired sets). ``excess_left``: excess in the last
-    layer, with its interval; NaN where the change acts in that layer itself. ``weight``: that
-    cross-fitting chose. ``unchanged``: share of the reference's pixels that keep their label.
-    ``collapsed``: a class that is predicted on the reference is all but gone. ``failed``: why a
-    remedy could not be fitted, or empty."""
+    """One row per remedy and place, best first; pairs as ``a+b`` at ``input+PLACE``. ``labels``:
+    labelled images used. ``parameters``: numbers that the change consists of. ``seconds``: of
+    fitting and judging. ``iou``: on the shifted set, cross-fitted; ``gain``: above the unmended
+    network, with its 95 % interval over groups (``low``, ``high``); ``p_adjusted``: of the gain,
+    for all rows together. ``in_domain``: IoU on the reference if the change were kept there;
+    ``harm``: how far it is below the unmended network's, with its interval. ``headroom``: IoU that
+    comes back when the place is fed the reference's features of the same image (paired sets).
+    ``excess_left``: excess in the last layer, with its interval; NaN where the change acts in that
+    layer itself. ``weight``: that cross-fitting chose. ``unchanged``: share of the reference's
+    pixels that keep their label. ``collapsed``: a class that is predicted on the reference is all
+    but gone. ``failed``: why a remedy could not be fitted, or empty."""
 
     facts: Facts
 
-    complete: bool
-    """Whether all remedies were tried: not if the search was interrupted."""
+    interrupted: tuple[int, int] | None
+    """Of a search that was interrupted, how many of how many remedies at places were tried."""
 
     _refit: Callable[[str, str, float], Change] = field(repr=False, compare=False)
     setting: Setting = field(repr=False, compare=False)
     """The network as it was given, and the sets."""
 
     @property
+    def complete(self) -> bool:
+        """Whether all remedies were tried: not if the search was interrupted."""
+        return self.interrupted is None
+
+    @property
     def best(self) -> Recommended | None:
-        """The recommended remedy and its place; None where none is."""
-        return self.facts.best
+        """The recommended remedy and its place; None where none is, or the search is not over."""
+        return self.facts.best if self.complete else None
+
+    def whole(self) -> "Remedies":
+        """Return itself; `KeyboardInterrupt` if the search was interrupted."""
+        if not self.complete:
+            raise KeyboardInterrupt
+        return self
 
     def verdict(self) -> str:
         """Say which remedy is recommended, what it gains and costs, or that none is."""
+        if self.interrupted:
+            done, number = self.interrupted
+            return (
+                f"The search was interrupted after {done} of {number} remedies at places, so none "
+                f"is recommended yet; the same command goes on."
+            )
         return remedies_verdict(self.table, self.facts)
 
     def change(self, remedy: str, place: str) -> Change:

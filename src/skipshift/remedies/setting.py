@@ -1,14 +1,16 @@
 """What remedies are fitted on, and the form that each of them has."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from torch import nn
 
 from skipshift.networks.changes import Change
 from skipshift.networks.outputs import Output
 from skipshift.patching.labelled import Labelled
-from skipshift.remedies.gathering import Folded, Gathered
+from skipshift.profile.fingerprints import Fingerprint
+from skipshift.remedies.gathering import Folded, Gathered, gather
 from skipshift.remedies.places import Place
 from skipshift.specs import RemedySpec
 
@@ -21,8 +23,8 @@ class Setting:
 
     places: tuple[Place, ...]
 
-    reference: Folded
-    """In one fold: its images are all there when a change is fitted."""
+    reference: Folded | Fingerprint
+    """In one fold: its images are all there when a change is fitted. Or a fingerprint of it."""
 
     shifted: Folded
 
@@ -32,16 +34,35 @@ class Setting:
     known: Gathered
     """Statistics of the reference."""
 
-    seen: Gathered
-    """Statistics of the shifted set."""
-
-    sides: int
-    """Sides of an image: 2, or 3 of a volume."""
+    size: tuple[int, ...]
+    """(C, *sides) of an image, or a volume."""
 
     spec: RemedySpec
 
     output: Output
     """Where the network's logits are."""
+
+    spacing: tuple[float, ...] = ()
+    """Spacing of the shifted images over that of the reference, of each side; empty: not known."""
+
+    @property
+    def sides(self) -> int:
+        """Sides of an image: 2, or 3 of a volume."""
+        return len(self.size) - 1
+
+    @property
+    def home(self) -> Folded | None:
+        """Images of the reference, if there are any."""
+        return None if isinstance(self.reference, Fingerprint) else self.reference
+
+    @cached_property
+    def seen(self) -> Gathered:
+        """Statistics of the shifted set, pooled as those of the reference are."""
+        return gather(self.net, self.places, self.shifted, self.spec, self.known.pooling)
+
+    def behind(self, change: Change, place: Place) -> "Setting":
+        """Put a change of the input before all that is fitted, at one place."""
+        return replace(self, shifted=replace(self.shifted, before=change), places=(place,))
 
 
 Fit = Callable[[int | None, float], Change]
@@ -55,7 +76,8 @@ class Remedy:
     name: str
 
     offer: Callable[[Setting, Place], Fit | None]
-    """Prepare to fit at a place; None where the remedy has nothing to change."""
+    """Prepare to fit at a place; None where the remedy has nothing to change there, or what it
+    needs to know of the reference is not known."""
 
     weights: tuple[float, ...] = (1.0,)
     """Weights to try; cross-fitting chooses."""

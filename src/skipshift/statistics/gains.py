@@ -76,7 +76,9 @@ class Choice(NamedTuple):
     """(folds,): index of the candidate."""
 
 
-def choose(counts: Counts, folds: npt.NDArray[np.int64]) -> Choice:
+def choose(
+    counts: Counts, folds: npt.NDArray[np.int64], offered: npt.NDArray[np.bool_] | None = None
+) -> Choice:
     """Choose the candidate of the highest IoU for each fold without looking at that fold.
 
     So the best of many candidates is not flattered: its IoU is that of a rule which never saw the
@@ -88,11 +90,15 @@ def choose(counts: Counts, folds: npt.NDArray[np.int64]) -> Choice:
         (groups, candidates, classes, 3)
     folds
         (groups,): fold of each group.
+    offered
+        (folds, candidates): which may be chosen for a fold; all by default.
     """
-    picks = [
-        int(np.nanargmax(np.nan_to_num(foreground_iou(counts[folds != fold])[0], nan=-1.0)))
-        for fold in range(int(folds.max()) + 1)
-    ]
+    picks = []
+    for fold in range(int(folds.max()) + 1):
+        values = np.nan_to_num(foreground_iou(counts[folds != fold])[0], nan=-1.0)
+        picks.append(
+            int(np.argmax(values if offered is None else np.where(offered[fold], values, -2.0)))
+        )
     own = np.array(picks)[folds]
     return Choice(counts[np.arange(len(counts)), own], np.array(picks))
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from skipshift.data.images import Pixels, read_array
-from skipshift.data.manifest import name_fault, read_manifest, shorten
+from skipshift.data.manifest import name_fault, parse_spacing, read_manifest, shorten
 from skipshift.data.sets.groups import groups_of_files, unit_text
 from skipshift.data.sets.tiles import is_slide, tile_corners
 from skipshift.data.slices import ARRAYS, ENDINGS, is_volume, read_slices, shape_of
@@ -50,6 +50,9 @@ class Item:
     part: Any = None
     """Slice of the file, or upper left corner (x, y) of the tile."""
 
+    spacing: tuple[float, float] | None = None
+    """Height and width of a pixel in mm, by the manifest."""
+
 
 @dataclass(frozen=True)
 class FoundSet:
@@ -75,6 +78,14 @@ class FoundSet:
     def groups(self) -> tuple[str, ...]:
         """(N,) group of each image."""
         return tuple(item.group for item in self.items)
+
+    @property
+    def spacing(self) -> tuple[float, ...]:
+        """Median height and width of a pixel in mm; empty unless the manifest has that of all."""
+        known = [item.spacing for item in self.items if item.spacing is not None]
+        if len(known) < len(self.items) or self.reading.resize or self.reading.tile:
+            return ()
+        return tuple(np.median(known, 0).tolist())
 
     @property
     def unit(self) -> str:
@@ -226,7 +237,11 @@ def _files(source: str, reading: ReadingSpec, labelled: bool) -> list[Item]:
         _check_set(source, _SETS)
         rows = read_test_rows(source)
         columns = [rows[name] for name in ("image", "group", "case", "mask")]
-        return [Item(Path(i), g, c, Path(m)) for i, g, c, m in zip(*columns, strict=True)]
+        spacings = map(parse_spacing, rows.get("spacing", pd.Series("", rows.index)))
+        return [
+            Item(Path(image), group, case, Path(mask), spacing=spacing)
+            for image, group, case, mask, spacing in zip(*columns, spacings, strict=True)
+        ]
     if domain:
         raise SkipshiftError(f"{source}: is a folder, which has no domains; give {path}")
     endings = (*ENDINGS, *SLIDES) if reading.tile else ENDINGS

@@ -35,7 +35,7 @@ ROOMS = {
     "profile": "fingerprints inputs layerwise fingerprinting profile profiling",
     "patching": "cached_forward inputs paths labelled feeds patcher trial behind carry",
     "remedies": "places gathering setting feature_remedies input_remedies judging ranking result "
-    "remedy causes diagnosis kept inputs",
+    "remedy mistakes likeness causes diagnosis kept inputs",
     "study": "loggers training evaluation made contents grid opening steps workers cluster views "
     "study plan demo export",
     "cli": "arguments inputs remedy_commands commands help_text words main",

@@ -157,11 +157,11 @@ class Resampled(nn.Module):
         sides = [
             max(1, round(s * self.factor / self.multiple)) * self.multiple for s in self._sides
         ]
-        return _resize(images, sides)
+        return resize(images, sides)
 
     def back(self, logits: Tensor) -> Tensor:
         """Resample logits to the size of the images."""
-        return _resize(logits, self._sides)
+        return resize(logits, self._sides)
 
 
 class MeanOverFlips(nn.Module):
@@ -296,7 +296,8 @@ def _per_image(values: Tensor, like: Tensor) -> Tensor:
     return values.view(-1, *[1] * (like.ndim - 1))
 
 
-def _resize(values: Tensor, sides: Any) -> Tensor:
+def resize(values: Tensor, sides: Any) -> Tensor:
+    """Resample (N, C, ...) to other sides, linearly."""
     mode = "trilinear" if values.ndim == 5 else "bilinear"
     return functional.interpolate(values.float(), tuple(sides), mode=mode, antialias=False).to(
         values

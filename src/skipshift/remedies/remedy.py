@@ -268,6 +268,14 @@ def _setting(
     return Setting(net, places, home, away, lessons, known, seen, example.ndim - 2, spec, output)
 
 
+def setting_of(
+    net: nn.Module, images: tuple[Images, Images], groups: tuple[Groups, Groups], spec: RemedySpec
+) -> Setting:
+    """Gather what is known of two sets without masks and a network that gives logits."""
+    home, away, _ = _sets(images, None, groups, spec)
+    return _setting(net, home, away, None, spec, Output())
+
+
 def _headroom(setting: Setting) -> dict[str, float]:
     """IoU that comes back when each place is fed the reference's features of the same image."""
     home, away = setting.reference.data, setting.shifted.data

@@ -5,8 +5,9 @@
 Takes the networks of `benchmarks.trained` in ``OUT``. For each, the groups of its home domain are
 divided in two halves; one is the reference, the other is damaged by one mistake at a time, and
 `find_cause` is asked. Then come the real shifts, where no mistake was made, and no shift at all.
-Prints a row for each question, keeps those of each network in ``OUT/causes``, and prints rates: a mistake that leaves the profile at its null cannot be
-named, and is counted apart. ``passes`` is the time of the search in bare forward passes of a set.
+Prints a row for each question, keeps those of each network in ``OUT/causes``, and prints rates. A
+mistake that does not lift the profile from its null cannot be named, and is counted apart.
+``passes`` is the time of the search in bare forward passes of a set.
 """
 
 import itertools
@@ -35,7 +36,7 @@ from skipshift.specs import RemedySpec
 Set = tuple[Tensor, npt.NDArray[Any]]
 """Images (N, C, H, W) and their groups (N,)."""
 
-IMAGES = 20
+IMAGES = 16
 """Images of a set, as many of each group."""
 
 MISTAKES: Mapping[str, Callable[[int], nn.Module]] = {
@@ -58,29 +59,34 @@ MISTAKES: Mapping[str, Callable[[int], nn.Module]] = {
 def main(out: Path, names: Sequence[str]) -> None:
     torch.set_num_threads(1)
     (out / "causes").mkdir(exist_ok=True)
-    tables = []
-    for name in names or NETWORKS:
-        file = out / "causes" / f"{name}.csv"
-        if not file.exists():
-            pd.DataFrame(of_network(out, name)).to_csv(file, index=False)
-        tables.append(pd.read_csv(file, keep_default_na=False))
-    rates(pd.concat(tables, ignore_index=True))
+    rates(pd.concat([of_network(out, name) for name in names or NETWORKS], ignore_index=True))
 
 
-def of_network(out: Path, name: str) -> Iterator[dict[str, Any]]:
-    """Ask of one network: yields a row for each question."""
-    net, home = load(out, name), NETWORKS[name][1]
-    first, second = halves(everything(out, home, HOMES[home].domain))
-    for cause, make in {"nothing": lambda _: nn.Identity(), **MISTAKES}.items():
+def of_network(out: Path, name: str) -> pd.DataFrame:
+    """Ask of one network, and keep each row; what is kept is not asked again."""
+    file, net = out / "causes" / f"{name}.csv", load(out, name)
+    known = set(pd.read_csv(file)["shift"]) if file.exists() else set()
+    for what, cause, reference, shifted in questions(out, NETWORKS[name][1]):
+        if what not in known:
+            row = pd.DataFrame([{"net": name, **ask(net, what, cause, reference, shifted)}])
+            row.to_csv(file, mode="a", header=not file.exists(), index=False)
+            print(row.to_csv(header=False, index=False), end="", flush=True)
+    return pd.read_csv(file, keep_default_na=False)
+
+
+def questions(out: Path, home: str) -> Iterator[tuple[str, str, Set, Set]]:
+    """Yield the shift, its cause, the reference and the shifted set."""
+    first, (images, groups) = halves(everything(out, home, HOMES[home].domain))
+    yield "nothing", "nothing", first, (images, groups)
+    for cause, make in MISTAKES.items():
         if cause != "channel order" or HOMES[home].channels == 3:
-            damaged = make(HOMES[home].channels)(second[0]), second[1]
-            yield ask(net, name, cause, cause, first, damaged)
+            yield cause, cause, first, (make(HOMES[home].channels)(images), groups)
     for what, reference, shifted in scanners(out, home, first):
-        yield ask(net, name, what, "scanner", reference, shifted)
+        yield what, "scanner", reference, shifted
 
 
 def everything(out: Path, home: str, domain: str) -> Set:
-    images, _, groups = cases(out / "sets", home, domain, 192)
+    images, _, groups = cases(out / "sets", home, domain, 160 if home == "hearts" else 128)
     return as_inputs(images), groups
 
 
@@ -111,7 +117,7 @@ def scanners(out: Path, home: str, reference: Set) -> Iterator[tuple[str, Set, S
             yield f"vendor {vendor}", reference, few(*everything(out, home, vendor))
         table = pd.read_csv(DATA / "sunnybrook/index.csv")
         pictures = [read_image(DATA / "sunnybrook/images" / file) for file in table["file"]]
-        images = np.stack([centre_crop(picture, 192) for picture in pictures])
+        images = np.stack([centre_crop(picture, 160) for picture in pictures])
         yield "Sunnybrook", reference, few(as_inputs(images), table["patient"].to_numpy(str))
         return
     if home in ("nuclei", "purple"):
@@ -127,9 +133,9 @@ def slides() -> dict[str, Set]:
     found = {}
     for file in sorted((DATA / "histology/wsi_4scanner").glob("*/*")):
         picture = read_image(file)
-        rows, columns = (side // 192 for side in picture.shape[:2])
-        tiles = picture[: rows * 192, : columns * 192].reshape(rows, 192, columns, 192, 3)
-        tiles = tiles.swapaxes(1, 2).reshape(-1, 192, 192, 3)
+        rows, columns = (side // 128 for side in picture.shape[:2])
+        tiles = picture[: rows * 128, : columns * 128].reshape(rows, 128, columns, 128, 3)
+        tiles = tiles.swapaxes(1, 2).reshape(-1, 128, 128, 3)
         tissue = np.sort(np.argsort(tiles.mean((1, 2, 3)))[:IMAGES])
         groups = np.array([f"{file.parent.name} {tile}" for tile in tissue])
         found[file.parent.name] = as_inputs(tiles[tissue]), groups
@@ -140,6 +146,7 @@ def figures() -> dict[str, Set]:
     """Mitotic figures by three scanners, by slide."""
     folder = DATA / "histology/ami_br_patches"
     table = pd.read_csv(folder / "index.csv")
+    table = table[[(folder / file).exists() for file in table["file"]]]
     found = {}
     for scanner, rows in table.groupby("scanner"):
         images = as_inputs(np.stack([read_image(folder / file) for file in rows["file"]]))
@@ -147,9 +154,7 @@ def figures() -> dict[str, Set]:
     return found
 
 
-def ask(
-    net: nn.Module, name: str, what: str, cause: str, reference: Set, shifted: Set
-) -> dict[str, Any]:
+def ask(net: nn.Module, what: str, cause: str, reference: Set, shifted: Set) -> dict[str, Any]:
     """Ask for the cause of one shift."""
     (home, groups), (away, others) = reference, shifted
     home = centred(home, away.shape[2:]) if cause == "scanner" else home
@@ -163,15 +168,10 @@ def ask(
         start = time.perf_counter()
         found = find_cause(setting)
         spent = time.perf_counter() - start
-    row = {
-        "net": name, "shift": what, "cause": cause, "named": found.name,
-        "by": found.undone_by, "asked": len(found.table), "passes": spent / bare,
-        "clear": found.clear,
+    return {
+        "shift": what, "cause": cause, "named": found.name, "by": found.undone_by,
+        "asked": len(found.table), "passes": round(spent / bare, 2), "clear": found.clear,
     }  # fmt: skip
-    print(",".join(f"{v:.2f}" if isinstance(v, float) else str(v) for v in row.values()),
-          found.table.head(4).round(2).to_numpy().tolist() if "-v" in sys.argv else "",
-          flush=True)  # fmt: skip
-    return row
 
 
 def rates(rows: pd.DataFrame) -> None:
@@ -199,4 +199,4 @@ def rates(rows: pd.DataFrame) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), [word for word in sys.argv[2:] if word != "-v"])
+    main(Path(sys.argv[1]), sys.argv[2:])

@@ -32,7 +32,7 @@ class Findings(NamedTuple):
     facts: Facts
     cause: str
     causes: pd.DataFrame
-    """``remedy, cause, clear, left`` of every mistake that was undone."""
+    """``remedy, cause, clear, left`` of every mistake that was tried."""
 
     skips: Sequence[str]
     """Skips that the network has, as L1."""
@@ -87,10 +87,11 @@ def _tables(found: Findings, carried: pd.DataFrame | None) -> Any:
         )  # fmt: skip
     if len(found.causes):
         yield _table(
-            "causes", "Mistakes undone", found.causes,
+            "causes", "Mistakes tried", found.causes,
             ["remedy", "cause", "clear", "left"],
-            "Layers that are clear of their noise floor once a mistake is undone, and the part of "
-            "the squared excess that is left.",
+            "Layers that are clear of their noise floor beside a reference with the same mistake, "
+            "and the part of the squared excess that is left; of the images alone where those "
+            "exclude it.",
         )  # fmt: skip
 
 

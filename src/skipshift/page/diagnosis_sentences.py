@@ -53,8 +53,9 @@ def cause_sentence(layers: pd.DataFrame, cause: str) -> str:
     """Say whether a mistake was found that explains the shift."""
     if cause in _MADE:
         return (
-            f"Probably a mistake: {_MADE[cause]}. Beside a reference with the same mistake no layer "
-            f"is clear of its noise floor, and at most a quarter of the squared excess is left."
+            f"Probably a mistake: {_MADE[cause]}. Beside a reference with the same mistake no "
+            f"layer is clear of its noise floor, and at most a quarter of the squared excess is "
+            f"left."
         )
     if no_verdict(layers) or not is_clear(layers).any():
         return "Nothing was looked for, since no shift is detected."

@@ -26,7 +26,7 @@ REST = 0.25
 PASSED_OVER = 0.02
 """Share of true causes that chance passes over: level at which what is left is clear."""
 
-_GRID = {2: 8, 3: 4}  # of images and of volumes
+_GRID = {2: 8, 3: 4}
 """Cells along each side of an image, and of a volume."""
 
 _AS_IS = nn.Identity()
@@ -61,8 +61,7 @@ def find_cause(setting: Setting) -> Cause:
     they lie. A mistake can be the cause if the sets as they are differ at `ALPHA`, no layer does
     beside the reference with the mistake at `PASSED_OVER`, and at most `REST` of the squared excess
     is left. Of several within `REST` of the least, the cause is the one whose images are most like
-    the shifted ones. The
-    network sees only mistakes that the images themselves do not exclude.
+    the shifted ones. The network sees only mistakes that the images alone do not exclude.
     """
     asked = _Question(setting)
     rows, left = [], {}

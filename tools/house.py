@@ -38,7 +38,7 @@ ROOMS = {
     "profile": "fingerprints inputs layerwise fingerprinting profile profiling",
     "patching": "cached_forward inputs paths labelled feeds patcher trial behind carry",
     "remedies": "places gathering setting feature_remedies input_remedies last_layer judging "
-    "ranking pairs result remedy causes examples diagnosis kept inputs",
+    "ranking pairs result remedy mistakes likeness causes examples diagnosis kept inputs",
     "study": "loggers training evaluation made contents grid sets cures opening steps workers "
     "cluster views study plan demo export",
     "cli": "arguments inputs remedy_commands commands help_text words main",

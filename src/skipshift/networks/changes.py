@@ -165,11 +165,11 @@ class Resampled(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Resample images (N, C, ...)."""
         self._sides = tuple(images.shape[2:])
-        return _resize(images, self.sides(self._sides))
+        return resize(images, self.sides(self._sides))
 
     def back(self, logits: Tensor) -> Tensor:
         """Resample logits to the size of the images."""
-        return _resize(logits, self._sides)
+        return resize(logits, self._sides)
 
 
 class MeanOverFlips(nn.Module):
@@ -309,7 +309,8 @@ def _per_image(values: Tensor, like: Tensor) -> Tensor:
     return values.view(-1, *[1] * (like.ndim - 1))
 
 
-def _resize(values: Tensor, sides: Any) -> Tensor:
+def resize(values: Tensor, sides: Any) -> Tensor:
+    """Resample (N, C, ...) to other sides, linearly."""
     mode = "trilinear" if values.ndim == 5 else "bilinear"
     return functional.interpolate(values.float(), tuple(sides), mode=mode, antialias=False).to(
         values

@@ -37,6 +37,7 @@ def collect(
     pooling: Sequence[str] = ("average",),
     seed: int = 0,
     store: FeatureStore | None = None,
+    grid: int | None = None,
 ) -> dict[str, Features]:
     """Run a network once over a set of images and collect its pooled features.
 
@@ -55,6 +56,8 @@ def collect(
         Seed of the random positions of ``sample``, which depend on seed, layer and image index.
     store
         Where to accumulate the features; in memory by default.
+    grid
+        Cells along each side, in place of a 32nd of it.
 
     Returns
     -------
@@ -68,7 +71,7 @@ def collect(
     shapes: dict[tuple[str, str], set[tuple[int, ...]]] = defaultdict(set)
     names: Sequence[str] = ()
     with evaluating(net):
-        for kept in _passes(net, batches, layers, pooling, seed):
+        for kept in _passes(net, batches, layers, pooling, seed, grid):
             names = list(kept)
             for name in names:
                 for kind, part in zip(pooling, _on_cpu(name, kept.pop(name)), strict=True):
@@ -86,6 +89,7 @@ def _passes(
     layers: Layers | None,
     pooling: Sequence[str],
     seed: int,
+    grid: int | None,
 ) -> Iterator[dict[str, list[Tensor]]]:
     """Run a network over the batches of a set; yields the pooled features of each layer."""
     like = input_like(net)
@@ -96,7 +100,7 @@ def _passes(
             if not addresses:
                 addresses = layers_of(net, layers, images[:1])
                 rngs = {n: np.random.default_rng((seed, i)) for i, n in enumerate(addresses)}
-            cells = tuple(max(1, side // STRIDE) for side in images.shape[2:])
+            cells = tuple(grid or max(1, side // STRIDE) for side in images.shape[2:])
             with captured(net, addresses, partial(_pool, pooling, rngs, cells)) as kept:
                 run(net, images)
         if missing := [name for name in addresses if name not in kept]:

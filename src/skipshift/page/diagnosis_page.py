@@ -51,7 +51,7 @@ class Diagnosed(NamedTuple):
     facts: Facts
     cause: str
     causes: pd.DataFrame
-    """``remedy, cause, clear, left`` of every mistake that was undone."""
+    """``remedy, cause, clear, left`` of every mistake that was tried."""
 
     links: Sequence[Link]
     """Skips that the network has."""
@@ -171,11 +171,12 @@ def _tables(found: Diagnosed) -> list[Table]:
         tables.append(skips_table(found.carried))
     if len(found.causes):
         note = (
-            "Layers that are clear of their noise floor once a mistake is undone, and the part of "
-            "the squared excess that is left."
+            "Layers that are clear of their noise floor beside a reference with the same mistake, "
+            "and the part of the squared excess that is left; of the images alone where those "
+            "exclude it."
         )
         columns = ["remedy", "cause", "clear", "left"]
-        tables.append(table("causes", "Mistakes undone", found.causes, columns, note))
+        tables.append(table("causes", "Mistakes tried", found.causes, columns, note))
     return tables
 
 

@@ -9,7 +9,7 @@ from skipshift.page.profile_sentences import no_verdict, profile_verdict
 from skipshift.page.remedy_sentences import Facts, remedies_verdict
 from skipshift.statistics.layer_tests import is_clear
 
-_UNDONE: Mapping[str, str] = {
+_MADE: Mapping[str, str] = {
     "turn": "the images are turned",
     "flip": "the images are flipped",
     "axis order": "the axes of the images are in another order",
@@ -51,16 +51,17 @@ def diagnosis_answers(
 
 def cause_sentence(layers: pd.DataFrame, cause: str) -> str:
     """Say whether a mistake was found that explains the shift."""
-    if cause in _UNDONE:
+    if cause in _MADE:
         return (
-            f"Probably a mistake: {_UNDONE[cause]}. With that undone no layer is clear of its "
-            f"noise floor, and less than a tenth of the squared excess is left."
+            f"Probably a mistake: {_MADE[cause]}. Beside a reference with the same mistake no "
+            f"layer is clear of its noise floor, and at most a quarter of the squared excess is "
+            f"left."
         )
     if no_verdict(layers) or not is_clear(layers).any():
         return "Nothing was looked for, since no shift is detected."
     return (
-        "No mistake that was undone (orientation, order of axes and channels, inversion, range, "
-        "normalisation, spacing) brings the profile back to its noise floor."
+        "No mistake that was tried (orientation, order of axes and channels, inversion, range, "
+        "normalisation, spacing) explains it: made on the reference, each leaves a shift."
     )
 
 

@@ -181,6 +181,14 @@ def _compare_images(name: str, pool: PooledSample, draws: Draws) -> Compared:
     return Compared(value, null, excess, permuted)
 
 
+def group_products(counts: Counts) -> npt.NDArray[np.float64]:
+    """Products of groups' histograms (G, D, B) whose quadratic form is H^2 near no shift, (G, G).
+
+    Mean over channels: e' K e is the squared distance of the sets with weights of difference e.
+    """
+    return _table(counts, _like_hellinger)
+
+
 def _statistic(table: npt.NDArray[np.float64], draws: Draws) -> npt.NDArray[np.float64]:
     if draws.permuted is None:
         return np.empty(0)

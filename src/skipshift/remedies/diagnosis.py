@@ -41,7 +41,7 @@ class Diagnosis:
     remedies: Remedies
 
     causes: Cause = field(repr=False)
-    """What was left when each mistake was undone."""
+    """What was left beside a reference with each mistake."""
 
     @property
     def layer(self) -> str | None:

@@ -333,6 +333,13 @@ def _check_fingerprint(
         )
 
 
+def setting_of(
+    net: nn.Module, images: tuple[Images, Images], groups: tuple[Groups, Groups], spec: RemedySpec
+) -> Setting:
+    """Gather what is known of two sets without masks and a network that gives logits."""
+    return _setting(net, _sets(images, None, groups, spec), spec, Output(), ())
+
+
 def _headroom(setting: Setting) -> dict[str, float]:
     """IoU that comes back when each place is fed the reference's features of the same image."""
     assert setting.home is not None

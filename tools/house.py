@@ -27,15 +27,17 @@ ROOMS = {
     "unet outputs hooks quantile_map changes mended archives checkpoints allocator losses "
     "mask_proposals pooling feature_store features",
     "statistics": "counts metrics distances resampling two_sample multiplicity excess layer_tests "
-    "crossed scores metric_scores recovery passing gains comparisons",
+    "crossed scores metric_scores recovery passing gains comparisons confidence estimates "
+    "corrected",
     "page": "wording ordering style study_results comparison_sentences profile_sentences "
-    "carry_sentences remedy_sentences diagnosis_sentences "
+    "carry_sentences remedy_sentences diagnosis_sentences estimate_sentences "
     "study_sentences charts carry_chart group_chart pictures tables beside_iou paper_numbers "
     "report review u_picture diagnosis_page",
     "profile": "fingerprints inputs layerwise fingerprinting profile profiling",
     "patching": "cached_forward inputs paths labelled feeds patcher trial behind carry",
     "remedies": "places gathering setting feature_remedies input_remedies judging ranking result "
     "remedy causes diagnosis kept inputs",
+    "estimate": "settings calibration_shifts measuring estimating",
     "study": "loggers training evaluation made contents grid opening steps workers cluster views "
     "study plan demo export",
     "cli": "arguments inputs remedy_commands commands help_text words main",

@@ -1,0 +1,349 @@
+"""IoU of images without masks: estimated from confidence, corrected by calibration shifts."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from torch import nn
+
+from skipshift.errors import ArgumentError
+from skipshift.estimate.calibration_shifts import KINDS, calibration_shifts
+from skipshift.estimate.measuring import Measured, last_layer, measure
+from skipshift.estimate.settings import BEST, EstimateSpec
+from skipshift.names import ORIGINAL
+from skipshift.networks.addresses import unwrap
+from skipshift.networks.as_found import evaluating
+from skipshift.networks.features import Groups, Images, as_input, input_like
+from skipshift.networks.outputs import find_output, giving_logits
+from skipshift.page.estimate_sentences import Reason, estimate_verdict
+from skipshift.patching.labelled import NAMES, Labelled, Masks, labelled, subset
+from skipshift.profile.layerwise import compare, draw
+from skipshift.progress import Progress, silent
+from skipshift.specs import ProfileSpec
+from skipshift.statistics.confidence import Histograms, true_counts
+from skipshift.statistics.corrected import Correction, Known, correction
+from skipshift.statistics.counts import iou
+from skipshift.statistics.estimates import METHODS
+
+LEAST_GROUPS = 6
+"""Groups of the reference that must have a class: with fewer, halves say little of new groups."""
+
+WIDEST = 0.7
+"""Width of an interval above which a class is not answered."""
+
+_QUICK = ProfileSpec(permutation_draws=0)
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is known of a network's IoU on images without masks."""
+
+    table: pd.DataFrame
+    """One row per class, background too: ``class, iou, low, high, method, answered``. ``iou`` is
+    that of all pixels of the set together, ``low`` and ``high`` its 95 % interval; all three are
+    NaN where ``answered`` is false. ``method`` is the estimate that was corrected."""
+
+    reasons: tuple[Reason, ...]
+    """Why a class is not answered, for each class."""
+
+    home: Array = field(repr=False)
+    """(C,): IoU on the reference."""
+
+    distance: float
+    """Excess of the shifted set in the network's last layer."""
+
+    shifts: int
+    """Calibration shifts that were tried."""
+
+    def verdict(self) -> str:
+        """Say for each class of the foreground what its IoU is, or why that cannot be said."""
+        return estimate_verdict(self.table, self.reasons, self.home)
+
+    def record(self) -> dict[str, Any]:
+        """Collect what ``estimate.json`` holds."""
+        return {
+            "verdict": self.verdict(),
+            "reasons": list(self.reasons),
+            "reference_iou": [None if np.isnan(value) else float(value) for value in self.home],
+            "excess": None if np.isnan(self.distance) else self.distance,
+            "calibration_shifts": self.shifts,
+        }
+
+    def _repr_html_(self) -> str:
+        return f"<p>{self.verdict()}</p>{self.table.round(3).to_html(index=False)}"
+
+
+def estimate(
+    net: nn.Module,
+    reference: Images,
+    masks: Masks,
+    shifted: Images,
+    groups: Groups | tuple[Groups | None, Groups | None] | None = None,
+    spec: EstimateSpec | None = None,
+) -> Estimate:
+    """Estimate the IoU of a network on images without masks, with an interval, or not at all.
+
+    A method reads the IoU off the network's confidence. Confidence is misleading under shift, so
+    its error is measured on the reference under some 70 known shifts (`calibration_shifts`), and
+    predicted for the new images from what they have in common with those: how far the features of
+    the last layer lie from the reference's, how much of the image is predicted to be of the class,
+    and the confidence itself. A set that is like none of them is not answered, nor is a class whose
+    interval is wider than 0.7, that fewer than 6 groups of the reference have, or that none has.
+
+    Parameters
+    ----------
+    net
+        Any network that returns logits (N, classes, H, W), or probabilities; it is run in
+        evaluation mode and left as it was.
+    reference, shifted
+        Arrays (N, C, H, W), of volumes (N, C, D, H, W), or loaders that can be iterated more than
+        once; uint8 is divided by 255, floats are used as they are.
+    masks
+        (N, H, W) uint8 class indices of the reference.
+    groups
+        Label of each reference image's group, or a pair of such sequences, of the reference and of
+        the shifted images; by default each image is a group of its own.
+
+    Returns
+    -------
+    `Estimate`. `ArgumentError` names the argument at fault.
+    """
+    return estimated(net, (reference, shifted), masks, groups, spec or EstimateSpec())
+
+
+def estimated(
+    net: nn.Module,
+    images: tuple[Images, Images],
+    masks: Masks | None,
+    groups: Groups | tuple[Groups | None, Groups | None] | None,
+    spec: EstimateSpec,
+    names: tuple[str, ...] = (),
+    progress: Progress = silent,
+) -> Estimate:
+    """Do what `estimate` does, with names of the classes, and show progress.
+
+    `ArgumentError` as there.
+    """
+    net = unwrap(net)
+    home, away = labelled_sets(images, masks, groups, spec.ignore)
+    with evaluating(net):
+        calibration = calibrate(net, home, spec, progress)
+        seen = calibration.measured(away)
+    return calibration.estimate(seen, names)
+
+
+def labelled_sets(
+    images: tuple[Images, Images],
+    masks: Masks | None,
+    groups: Groups | tuple[Groups | None, Groups | None] | None,
+    ignore: int | None,
+) -> tuple[Labelled, Labelled]:
+    """Join images, masks of the reference, and groups.
+
+    `ArgumentError` if they do not fit, or there are no masks of the reference, or they are 0 and
+    255.
+    """
+    if masks is None:
+        raise ArgumentError(
+            "masks must be those of the reference: without them nothing tells confidence from "
+            "accuracy"
+        )
+    pair = isinstance(groups, tuple) and len(groups) == 2 and not isinstance(groups[1], str)
+    labels: Any = groups if pair else (groups, None)
+    home, away = (
+        labelled(name, *each, False)
+        for name, each in zip(NAMES, zip(images, (masks, None), labels, strict=True), strict=True)
+    )
+    assert home.masks is not None
+    if set(np.unique(home.masks).tolist()) == {0, 255} and ignore is None:
+        raise ArgumentError(
+            "masks of the reference hold 0 and 255; give class indices: masks // 255 if 255 is the "
+            "foreground"
+        )
+    return home, away
+
+
+class _Meta(NamedTuple):
+    """Half of the reference under a calibration shift, seen from the other half."""
+
+    kind: str
+    family: str
+    home: Histograms
+    counts: Histograms
+    distance: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A network's confidence on the reference, and how it misleads under calibration shifts."""
+
+    net: nn.Module
+    layers: dict[str, str]
+    output: Any
+    reference: Measured
+    labels: npt.NDArray[Any]
+    """(N,): group labels of the reference."""
+
+    metas: tuple[_Meta, ...]
+    spec: EstimateSpec
+
+    def measured(self, data: Labelled) -> Measured:
+        """Pass over a set."""
+        with giving_logits(self.net, self.output):
+            return measure(self.net, data, self.layers, self.spec.batch_size)
+
+    def estimate(self, seen: Measured, names: tuple[str, ...] = ()) -> Estimate:
+        """Estimate the IoU on a set without masks.
+
+        `ArgumentError` if there are more or fewer names than classes.
+        """
+        home = self.reference.confidence.counts
+        classes = home.shape[1]
+        if names and len(names) != classes:
+            raise ArgumentError(f"classes must be {classes} names, got {len(names)}")
+        whole = home.sum(0)
+        distance = excess(self.reference, seen)
+        new = _Meta("", "", whole, seen.confidence.counts.sum(0), distance)
+        having = (home[:, :, :, 1].sum((-1, -2)) > 0).sum(0)
+        rows, reasons = [], []
+        for own in range(classes):
+            value, reason = self._of_class(own, new, int(having[own]))
+            rows.append((names[own] if names else f"class {own}", *value, not reason))
+            reasons.append(reason)
+        columns = ["class", "iou", "low", "high", "method", "answered"]
+        return Estimate(
+            pd.DataFrame(rows, columns=columns),
+            tuple(reasons),
+            iou(true_counts(whole)),
+            distance,
+            len({(meta.kind, id(meta.counts)) for meta in self.metas}),
+        )
+
+    def _of_class(
+        self, own: int, new: _Meta, groups: int
+    ) -> tuple[tuple[float, float, float, str], Reason]:
+        nothing = (np.nan, np.nan, np.nan)
+        if groups < LEAST_GROUPS:
+            return (*nothing, self.spec.method), "absent" if not groups else "groups"
+        found = {
+            name: _corrected(name, own, self.metas)
+            for name in (METHODS if self.spec.method == BEST else (self.spec.method,))
+        }
+        method = min(found, key=lambda name: found[name].loss)
+        value, traits = _traits(method, own, new)
+        if not np.isfinite(traits).all():
+            return (*nothing, method), "unlike"
+        error, half, alike = (part[0] for part in found[method](traits[None]))
+        if not alike:
+            return (*nothing, method), "unlike"
+        ends = np.clip([value - error - half, value - error + half], 0, 1)
+        if not ends[1] - ends[0] <= WIDEST:
+            return (*nothing, method), "wide"
+        return (float(np.clip(value - error, 0, 1)), float(ends[0]), float(ends[1]), method), ""
+
+
+def calibrate(
+    net: nn.Module, home: Labelled, spec: EstimateSpec, progress: Progress = silent
+) -> Calibration:
+    """Measure the reference as it is and under all calibration shifts.
+
+    The network is in evaluation mode. `ArgumentError` as for `estimate`.
+    """
+    assert home.masks is not None
+    first, _, _ = next(home.batches(spec.batch_size))
+    example = as_input(first, input_like(net))
+    kept = home.masks[home.masks != spec.ignore] if spec.ignore is not None else home.masks
+    classes = max(2, int(kept.max(initial=0)) + 1)
+    output = find_output(net, example, classes, spec.output, spec.activation)
+    layers = last_layer(net, example)
+    part = _part(home, spec)
+    few = subset(home, part)
+    with giving_logits(net, output):
+        whole = measure(net, home, layers, spec.batch_size, spec.ignore)
+        plain = measure(net, few, layers, spec.batch_size, spec.ignore)
+        metas = [*_halved(plain, plain, ORIGINAL, ORIGINAL, spec)]
+        shifts = calibration_shifts(whole.low, whole.high, whole.channels)
+        for shift in progress(shifts, "calibration shifts"):
+            seen = measure(net, few, layers, spec.batch_size, spec.ignore, shift)
+            metas += _halved(plain, seen, shift.name, KINDS[shift.name].family, spec)
+    return Calibration(net, layers, output, whole, home.groups, tuple(metas), spec)
+
+
+def excess(reference: Measured, shifted: Measured) -> float:
+    """Excess of the Hellinger distance in the last layer; NaN where it has no null."""
+    sides = [reference.names[reference.groups], shifted.names[shifted.groups]]
+    name = next(iter(reference.features))
+    found = compare(
+        [reference.features[name]], [shifted.features[name]], draw((sides[0], sides[1]), _QUICK),
+        _QUICK,
+    )["hellinger"].excess  # fmt: skip
+    return np.nan if found is None else found.value
+
+
+def _part(home: Labelled, spec: EstimateSpec) -> npt.NDArray[np.bool_]:
+    """Draw whole groups until they have as many images as are to be given shifts."""
+    order = np.random.default_rng((spec.seed, 0)).permutation(np.unique(home.groups))
+    taken = np.zeros(len(home.groups), bool)
+    for number, name in enumerate(order):
+        own = home.groups == name
+        if number < LEAST_GROUPS or taken.sum() + own.sum() <= spec.images:
+            taken |= own
+    return taken
+
+
+def _halved(
+    plain: Measured, seen: Measured, kind: str, family: str, spec: EstimateSpec
+) -> Iterator[_Meta]:
+    """Halve the groups, and see each half under the shift from the other half without it."""
+    groups = len(plain.names)
+    for split in range(spec.splits if groups > 1 else 0):
+        order = np.random.default_rng((spec.seed, 1, split)).permutation(groups)
+        halves = np.sort(order[: groups // 2]), np.sort(order[groups // 2 :])
+        for home, away in (halves, halves[::-1]):
+            one, other = _of_groups(plain, home), _of_groups(seen, away)
+            counts = one.confidence.counts.sum(0), other.confidence.counts.sum(0)
+            yield _Meta(kind, family, *counts, excess(one, other))
+
+
+def _of_groups(data: Measured, groups: npt.NDArray[np.int64]) -> Measured:
+    own = np.isin(data.groups, groups)
+    return Measured(
+        data.confidence.of(groups),
+        {name: part[own] for name, part in data.features.items()},
+        np.searchsorted(groups, data.groups[own]),
+        data.names[groups],
+        data.low,
+        data.high,
+        data.channels,
+    )
+
+
+def _traits(method: str, own: int, meta: _Meta) -> tuple[float, Array]:
+    """Estimate a class without correction; and what a set looks like: distance, share, estimate."""
+    found = float(np.nan_to_num(METHODS[method](meta.home)(meta.counts)[own]))
+    shares = [counts[own, 1].sum() / counts[own].sum() for counts in (meta.home, meta.counts)]
+    change = np.log((shares[1] + _RARE) / (shares[0] + _RARE))
+    return found, np.array([meta.distance, change, np.log(1 + _RARE - found)])
+
+
+_RARE = 1e-3
+"""Shares and errors far below this one count as equal."""
+
+
+def _corrected(method: str, own: int, metas: tuple[_Meta, ...]) -> Correction:
+    traits, errors, kinds, families = [], [], [], []
+    for meta in metas:
+        value, looks = _traits(method, own, meta)
+        truth = float(iou(true_counts(meta.counts))[own])
+        if np.isfinite([*looks, truth]).all() and meta.home[own, :, 1].any():
+            traits.append(looks)
+            errors.append(value - truth)
+            kinds.append(meta.kind)
+            families.append(meta.family)
+    known = Known(np.array(traits), np.array(errors), np.array(kinds), np.array(families))
+    return correction(known)

@@ -1,7 +1,7 @@
 """IoU of images without masks: estimated from confidence, corrected by calibration shifts."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -168,14 +168,29 @@ def labelled_sets(
     return home, away
 
 
-class _Meta(NamedTuple):
-    """Half of the reference under a calibration shift, seen from the other half."""
+class Meta(NamedTuple):
+    """Half of the reference under a calibration shift, to be estimated from the other half."""
 
     kind: str
     family: str
-    home: Histograms
+    home: int
+    """Which half of which split is the reference."""
+
     counts: Histograms
+    """(C, 2, 2, BINS) of the half under the shift."""
+
     distance: float
+    """Excess in the last layer between the halves."""
+
+
+class _Looks(NamedTuple):
+    """What sets look like without their masks."""
+
+    values: Array
+    """(M, C): IoU by a method, not corrected."""
+
+    traits: Array
+    """(M, C, 3): distance, change of the predicted share, and distance of the estimate from 1."""
 
 
 @dataclass(frozen=True)
@@ -186,11 +201,15 @@ class Calibration:
     layers: dict[str, str]
     output: Any
     reference: Measured
-    labels: npt.NDArray[Any]
-    """(N,): group labels of the reference."""
+    homes: Histograms
+    """(2 * splits, C, 2, 2, BINS): halves without a shift."""
 
-    metas: tuple[_Meta, ...]
+    metas: tuple[Meta, ...]
     spec: EstimateSpec
+
+    def without(self, family: str) -> "Calibration":
+        """Leave out the calibration shifts of a family."""
+        return replace(self, metas=tuple(m for m in self.metas if m.family != family))
 
     def measured(self, data: Labelled) -> Measured:
         """Pass over a set."""
@@ -206,45 +225,55 @@ class Calibration:
         classes = home.shape[1]
         if names and len(names) != classes:
             raise ArgumentError(f"classes must be {classes} names, got {len(names)}")
-        whole = home.sum(0)
         distance = excess(self.reference, seen)
-        new = _Meta("", "", whole, seen.confidence.counts.sum(0), distance)
+        new = Meta("", "", 0, seen.confidence.counts.sum(0), distance)
+        methods = tuple(METHODS) if self.spec.method == BEST else (self.spec.method,)
+        seen_from = {name: _looks(name, home.sum(0)[None], [new]) for name in methods}
+        known = {name: _looks(name, self.homes, self.metas) for name in methods}
         having = (home[:, :, :, 1].sum((-1, -2)) > 0).sum(0)
         rows, reasons = [], []
         for own in range(classes):
-            value, reason = self._of_class(own, new, int(having[own]))
+            value, reason = self._of_class(own, seen_from, known, int(having[own]))
             rows.append((names[own] if names else f"class {own}", *value, not reason))
             reasons.append(reason)
         columns = ["class", "iou", "low", "high", "method", "answered"]
         return Estimate(
             pd.DataFrame(rows, columns=columns),
             tuple(reasons),
-            iou(true_counts(whole)),
+            iou(true_counts(home.sum(0))),
             distance,
-            len({(meta.kind, id(meta.counts)) for meta in self.metas}),
+            len(KINDS),
         )
 
     def _of_class(
-        self, own: int, new: _Meta, groups: int
+        self, own: int, new: Mapping[str, _Looks], known: Mapping[str, _Looks], groups: int
     ) -> tuple[tuple[float, float, float, str], Reason]:
         nothing = (np.nan, np.nan, np.nan)
         if groups < LEAST_GROUPS:
-            return (*nothing, self.spec.method), "absent" if not groups else "groups"
-        found = {
-            name: _corrected(name, own, self.metas)
-            for name in (METHODS if self.spec.method == BEST else (self.spec.method,))
-        }
+            return (*nothing, self.spec.method), "groups" if groups else "absent"
+        found = {name: self._correction(own, looks) for name, looks in known.items()}
         method = min(found, key=lambda name: found[name].loss)
-        value, traits = _traits(method, own, new)
+        value, traits = new[method].values[0, own], new[method].traits[:, own]
         if not np.isfinite(traits).all():
             return (*nothing, method), "unlike"
-        error, half, alike = (part[0] for part in found[method](traits[None]))
+        error, half, alike = (part[0] for part in found[method](traits))
         if not alike:
             return (*nothing, method), "unlike"
-        ends = np.clip([value - error - half, value - error + half], 0, 1)
-        if not ends[1] - ends[0] <= WIDEST:
+        low, high = np.clip([value - error - half, value - error + half], 0, 1)
+        if not high - low <= WIDEST:
             return (*nothing, method), "wide"
-        return (float(np.clip(value - error, 0, 1)), float(ends[0]), float(ends[1]), method), ""
+        return (float(np.clip(value - error, 0, 1)), float(low), float(high), method), ""
+
+    def _correction(self, own: int, looks: _Looks) -> Correction:
+        truth = iou(true_counts(np.stack([meta.counts for meta in self.metas])))[:, own]
+        there = np.array([self.homes[meta.home, own, :, 1].any() for meta in self.metas])
+        kept = there & np.isfinite(truth) & np.isfinite(looks.traits[:, own]).all(-1)
+        kinds, families = (
+            np.array([getattr(meta, name) for meta in self.metas])[kept]
+            for name in ("kind", "family")
+        )
+        errors = (looks.values[:, own] - truth)[kept]
+        return correction(Known(looks.traits[kept, own], errors, kinds, families))
 
 
 def calibrate(
@@ -266,12 +295,14 @@ def calibrate(
     with giving_logits(net, output):
         whole = measure(net, home, layers, spec.batch_size, spec.ignore)
         plain = measure(net, few, layers, spec.batch_size, spec.ignore)
-        metas = [*_halved(plain, plain, ORIGINAL, ORIGINAL, spec)]
+        halves = _halves(len(plain.names), spec)
+        metas = [*_seen(halves, plain, plain, ORIGINAL, ORIGINAL)]
         shifts = calibration_shifts(whole.low, whole.high, whole.channels)
         for shift in progress(shifts, "calibration shifts"):
             seen = measure(net, few, layers, spec.batch_size, spec.ignore, shift)
-            metas += _halved(plain, seen, shift.name, KINDS[shift.name].family, spec)
-    return Calibration(net, layers, output, whole, home.groups, tuple(metas), spec)
+            metas += _seen(halves, plain, seen, shift.name, KINDS[shift.name].family)
+    homes = [plain.confidence.counts[one].sum(0) for one, _ in halves]
+    return Calibration(net, layers, output, whole, np.array(homes), tuple(metas), spec)
 
 
 def excess(reference: Measured, shifted: Measured) -> float:
@@ -296,18 +327,26 @@ def _part(home: Labelled, spec: EstimateSpec) -> npt.NDArray[np.bool_]:
     return taken
 
 
-def _halved(
-    plain: Measured, seen: Measured, kind: str, family: str, spec: EstimateSpec
-) -> Iterator[_Meta]:
-    """Halve the groups, and see each half under the shift from the other half without it."""
-    groups = len(plain.names)
+_Halves = list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]
+"""Groups of one half and of the other, each half of each split first once."""
+
+
+def _halves(groups: int, spec: EstimateSpec) -> _Halves:
+    found: _Halves = []
     for split in range(spec.splits if groups > 1 else 0):
         order = np.random.default_rng((spec.seed, 1, split)).permutation(groups)
-        halves = np.sort(order[: groups // 2]), np.sort(order[groups // 2 :])
-        for home, away in (halves, halves[::-1]):
-            one, other = _of_groups(plain, home), _of_groups(seen, away)
-            counts = one.confidence.counts.sum(0), other.confidence.counts.sum(0)
-            yield _Meta(kind, family, *counts, excess(one, other))
+        one, other = np.sort(order[: groups // 2]), np.sort(order[groups // 2 :])
+        found += [(one, other), (other, one)]
+    return found
+
+
+def _seen(
+    halves: _Halves, plain: Measured, shifted: Measured, kind: str, family: str
+) -> Iterator[Meta]:
+    """See the second half under a shift from the first without it."""
+    for index, (home, away) in enumerate(halves):
+        one, other = _of_groups(plain, home), _of_groups(shifted, away)
+        yield Meta(kind, family, index, other.confidence.counts.sum(0), excess(one, other))
 
 
 def _of_groups(data: Measured, groups: npt.NDArray[np.int64]) -> Measured:
@@ -323,27 +362,20 @@ def _of_groups(data: Measured, groups: npt.NDArray[np.int64]) -> Measured:
     )
 
 
-def _traits(method: str, own: int, meta: _Meta) -> tuple[float, Array]:
-    """Estimate a class without correction; and what a set looks like: distance, share, estimate."""
-    found = float(np.nan_to_num(METHODS[method](meta.home)(meta.counts)[own]))
-    shares = [counts[own, 1].sum() / counts[own].sum() for counts in (meta.home, meta.counts)]
-    change = np.log((shares[1] + _RARE) / (shares[0] + _RARE))
-    return found, np.array([meta.distance, change, np.log(1 + _RARE - found)])
-
-
 _RARE = 1e-3
 """Shares and errors far below this one count as equal."""
 
 
-def _corrected(method: str, own: int, metas: tuple[_Meta, ...]) -> Correction:
-    traits, errors, kinds, families = [], [], [], []
-    for meta in metas:
-        value, looks = _traits(method, own, meta)
-        truth = float(iou(true_counts(meta.counts))[own])
-        if np.isfinite([*looks, truth]).all() and meta.home[own, :, 1].any():
-            traits.append(looks)
-            errors.append(value - truth)
-            kinds.append(meta.kind)
-            families.append(meta.family)
-    known = Known(np.array(traits), np.array(errors), np.array(kinds), np.array(families))
-    return correction(known)
+def _looks(method: str, homes: Histograms, metas: Sequence[Meta]) -> _Looks:
+    """Estimate sets by a method that is fitted on the half that each is seen from."""
+    counts, seen_from = np.stack([m.counts for m in metas]), np.array([m.home for m in metas])
+    values = np.zeros(counts.shape[:2])
+    for index, home in enumerate(homes):
+        own = seen_from == index
+        values[own] = np.nan_to_num(METHODS[method](home)(counts[own]))
+    shares, before = (
+        part[:, :, 1].sum((-1, -2)) / part.sum((-1, -2, -3)) for part in (counts, homes)
+    )
+    change = np.log((shares + _RARE) / (before[seen_from] + _RARE))
+    distance = np.broadcast_to(np.array([m.distance for m in metas])[:, None], values.shape)
+    return _Looks(values, np.stack([distance, change, np.log(1 + _RARE - values)], -1))

@@ -1,4 +1,4 @@
-"""One pass over a set: confidence of each group, and pooled features of the network's last layer."""
+"""One pass over a set: confidence of each group, and pooled features of the last layer."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

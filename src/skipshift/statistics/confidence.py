@@ -67,6 +67,6 @@ def histograms(
 
 
 def true_counts(counts: Histograms) -> npt.NDArray[np.int64]:
-    """True and false positives and false negatives (..., C, 3) of sets with masks."""
+    """Count true and false positives and false negatives (..., C, 3) of sets with masks."""
     pixels = counts.sum(-1)
     return np.stack([pixels[..., 1, 1], pixels[..., 1, 0], pixels[..., 0, 1]], -1)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from skipshift.statistics.confidence import BINS, CENTRES, Histograms, true_counts
-from skipshift.statistics.counts import iou
+from skipshift.statistics.counts import iou, ratio
 
 Array = npt.NDArray[np.float64]
 
@@ -20,7 +20,7 @@ Estimate = Callable[[Histograms], Array]
 _TEMPERATURES = np.exp(np.linspace(-2, 3, 201))
 
 
-def _sigmoid(values: Array) -> Array:
+def _sigmoid(values: npt.NDArray[np.floating]) -> Array:
     return np.asarray(0.5 * (1 + np.tanh(values / 2)))
 
 
@@ -32,7 +32,7 @@ def _expected(counts: Histograms, chances: Array) -> Array:
     pixels = counts.sum(-2)
     inside = (pixels * chances).sum(-1)
     union = pixels[..., 1, :].sum(-1) + inside[..., 0]
-    return np.divide(inside[..., 1], union, out=np.full(union.shape, np.nan), where=union > 0)
+    return ratio(inside[..., 1], union)
 
 
 def _matched(home: Histograms, chances: Array) -> Estimate:

@@ -7,6 +7,8 @@ from .errors import ArgumentError as ArgumentError
 from .errors import SkipshiftError as SkipshiftError
 from .estimate.estimating import Estimate as Estimate
 from .estimate.estimating import estimate as estimate
+from .estimate.prevalence import prevalence as prevalence
+from .estimate.scoring import score as score
 from .estimate.settings import EstimateSpec as EstimateSpec
 from .networks.architectures import known_layers as known_layers
 from .networks.checkpoints import load_net as load_net

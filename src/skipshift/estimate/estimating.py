@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from torch import nn
+from torch import Tensor, nn
 
 from skipshift.errors import ArgumentError
 from skipshift.estimate.calibration_shifts import KINDS, calibration_shifts
@@ -17,7 +17,7 @@ from skipshift.names import ORIGINAL
 from skipshift.networks.addresses import unwrap
 from skipshift.networks.as_found import evaluating
 from skipshift.networks.features import Groups, Images, as_input, input_like
-from skipshift.networks.outputs import find_output, giving_logits
+from skipshift.networks.outputs import Output, find_output, giving_logits
 from skipshift.page.estimate_sentences import Reason, estimate_verdict
 from skipshift.patching.labelled import NAMES, Labelled, Masks, labelled, subset
 from skipshift.profile.layerwise import compare, draw
@@ -199,7 +199,7 @@ class Calibration:
 
     net: nn.Module
     layers: dict[str, str]
-    output: Any
+    output: Output
     reference: Measured
     homes: Histograms
     """(2 * splits, C, 2, 2, BINS): halves without a shift."""
@@ -283,12 +283,7 @@ def calibrate(
 
     The network is in evaluation mode. `ArgumentError` as for `estimate`.
     """
-    assert home.masks is not None
-    first, _, _ = next(home.batches(spec.batch_size))
-    example = as_input(first, input_like(net))
-    kept = home.masks[home.masks != spec.ignore] if spec.ignore is not None else home.masks
-    classes = max(2, int(kept.max(initial=0)) + 1)
-    output = find_output(net, example, classes, spec.output, spec.activation)
+    output, example = prepared(net, home, spec)
     layers = last_layer(net, example)
     part = _part(home, spec)
     few = subset(home, part)
@@ -303,6 +298,16 @@ def calibrate(
             metas += _seen(halves, plain, seen, shift.name, KINDS[shift.name].family)
     homes = [plain.confidence.counts[one].sum(0) for one, _ in halves]
     return Calibration(net, layers, output, whole, np.array(homes), tuple(metas), spec)
+
+
+def prepared(net: nn.Module, home: Labelled, spec: EstimateSpec) -> tuple[Output, Tensor]:
+    """Find a network's logits on the first images of the reference, and return these."""
+    assert home.masks is not None
+    images, _, _ = next(home.batches(spec.batch_size))
+    example = as_input(images, input_like(net))
+    kept = home.masks if spec.ignore is None else home.masks[home.masks != spec.ignore]
+    classes = max(2, int(kept.max(initial=0)) + 1)
+    return find_output(net, example, classes, spec.output, spec.activation), example
 
 
 def excess(reference: Measured, shifted: Measured) -> float:

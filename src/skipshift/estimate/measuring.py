@@ -79,8 +79,8 @@ def measure(
             if shift is not None:
                 batch = shift.images(batch)
                 masks = None if masks is None else shift.masks(masks)
-            logits, pooled = _run(net, batch, layers)
-            own = _histograms(logits, masks, ignore, data.name)
+            logits, pooled = run_through(net, batch, layers)
+            own = histograms_of(logits, masks, ignore, data.name)
             if counts is None:
                 counts = np.zeros((len(names), *own.shape[1:]), np.int64)
             np.add.at(counts, codes, own)
@@ -103,14 +103,18 @@ def log_odds(logits: Tensor) -> Tensor:
     return torch.stack([scores[:, c] - rest.logsumexp(1) for c, rest in enumerate(others)], 1)
 
 
-def _run(
-    net: nn.Module, batch: Tensor, layers: Mapping[str, str]
+def run_through(
+    net: nn.Module, batch: Tensor, layers: Mapping[str, str], pooling: str = "average"
 ) -> tuple[Tensor, dict[str, npt.NDArray[np.float32]]]:
+    """Return the logits of a batch, and pooled features (n, K, D) of layers.
+
+    `ArgumentError` names a layer whose features hold NaN or infinity.
+    """
     cells = [max(1, side // STRIDE) for side in batch.shape[2:]]
 
     def pool(name: str, value: Tensor) -> npt.NDArray[np.float32]:
         fitting = [min(pair) for pair in zip(cells, value.shape[2:], strict=True)]
-        pooled = POOLINGS["average"](value.float(), fitting, np.random.default_rng(0))
+        pooled = POOLINGS[pooling](value.float(), fitting, np.random.default_rng(0))
         part = vectors(pooled).cpu().contiguous().numpy()
         if not np.isfinite(part).all():
             raise ArgumentError(
@@ -123,9 +127,16 @@ def _run(
     return logits, pooled
 
 
-def _histograms(
-    logits: Tensor, masks: npt.NDArray[np.uint8] | None, ignore: int | None, name: str
+def histograms_of(
+    logits: Tensor,
+    masks: npt.NDArray[np.uint8] | None = None,
+    ignore: int | None = None,
+    name: str = "images",
 ) -> npt.NDArray[np.int64]:
+    """Count the log-odds of each image: `skipshift.statistics.confidence.histograms`.
+
+    `ArgumentError` if logits hold NaN, or masks a class that the network does not have.
+    """
     predictions = labels_of(logits)
     flat = predictions.reshape(len(predictions), -1)
     odds = log_odds(logits).flatten(2)

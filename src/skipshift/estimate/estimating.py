@@ -228,6 +228,8 @@ class Calibration:
         distance = excess(self.reference, seen)
         new = Meta("", "", 0, seen.confidence.counts.sum(0), distance)
         methods = tuple(METHODS) if self.spec.method == BEST else (self.spec.method,)
+        if not self.metas:  # a single group has no halves, and no class has enough groups
+            methods = ()
         seen_from = {name: _looks(name, home.sum(0)[None], [new]) for name in methods}
         known = {name: _looks(name, self.homes, self.metas) for name in methods}
         having = (home[:, :, :, 1].sum((-1, -2)) > 0).sum(0)

@@ -183,6 +183,12 @@ TABLE_COLUMNS: Mapping[str, Mapping[str, str]] = {
         "collapsed": "bool",
         "failed": "str",
     },
+    "estimate.csv": {
+        "class": "str",
+        **dict.fromkeys(["iou", "low", "high"], "float64"),
+        "method": "str",
+        "answered": "str",
+    },
     "evidence.parquet": {
         **_GRID,
         **_PAIR,

@@ -1,5 +1,4 @@
 import json
-import shutil
 
 import numpy as np
 import pandas as pd
@@ -9,6 +8,8 @@ import torch
 import skipshift as ss
 from skipshift.cli.main import main
 from skipshift.data.images import write_png
+
+TINY = "tu-mobilenetv3_small_050"
 
 
 def run(*words):
@@ -21,10 +22,8 @@ def run(*words):
 def net(tmp_path):
     torch.manual_seed(0)
     folder = tmp_path / "run"
-    net = ss.Unet("resnet18", classes=2, encoder_weights=None)
-    from skipshift.networks.unet import save_unet
-
-    save_unet(net, folder)
+    net = ss.Unet(TINY, classes=2, encoder_weights=None)
+    net.save(folder, classes=["background", "cell"])
     return folder
 
 
@@ -69,10 +68,7 @@ def test_score_names_the_files_and_refuses_another_network(net, images, tmp_path
     assert table["p"].between(0, 1, inclusive="right").all()
     assert json.loads((out / "score.json").read_text())["images"] == 7
     other = tmp_path / "other"
-    shutil.copytree(net, other)
-    from skipshift.networks.unet import save_unet
-
-    save_unet(ss.Unet("resnet18", classes=2, encoder_weights=None), other)
+    ss.Unet(TINY, classes=2, encoder_weights=None).save(other)
     capsys.readouterr()
     assert run("score", other, fingerprint, images, tmp_path / "none") == 1
     assert "is of another network" in capsys.readouterr().err

@@ -121,7 +121,8 @@ def estimate(spec: EstimateRunSpec, progress: Progress = silent) -> str:
             net, inputs.images, inputs.masks[0], inputs.groups, settings,
             _classes(spec.net), progress,
         )  # fmt: skip
-    write_table(spec.out / "estimate.csv", found.table)
+    answered = found.table["answered"].map({True: "true", False: "false"})
+    write_table(spec.out / "estimate.csv", found.table.assign(answered=answered))
     write_json(spec.out / "estimate.json", found.record() | _about(spec, net))
     table = found.table.round(3).to_string(index=False, na_rep="-")
     return f"{table}\n\n{found.verdict()}\n\nestimate: {spec.out}"

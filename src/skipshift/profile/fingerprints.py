@@ -103,6 +103,8 @@ class Fingerprint:
 
         `ArgumentError` if network, settings or edges differ, or a set is given twice.
         """
+        if not others:
+            return self
         sides = (self, *others)
         seen: set[bytes] = set()
         for side in sides:

@@ -98,13 +98,14 @@ def correction(known: Known) -> Correction:
 
 
 def conformal_quantile(scores: Array, shares: Array, level: float = LEVEL) -> float:
-    """Quantile of weighted scores (N,) with a new one among them that may be of any size.
+    """Quantile of scores (N,) of several kinds with one of a new kind, which may be of any size.
 
-    Infinite where the scores are too few for the level. The new score has the largest weight.
+    ``shares`` (N,) are weights, of each kind 1 in all, as in hierarchical conformal prediction (Lee
+    et al. 2023). Infinite where the kinds are too few for the level: 0.95 needs 19.
     """
     order = np.argsort(scores, kind="stable")
-    reached = np.cumsum(shares[order]) / (shares.sum() + shares.max())
-    first = int(np.searchsorted(reached, level))
+    reached = np.cumsum(shares[order]) / (shares.sum() + 1)
+    first = int(np.searchsorted(reached.round(9), level))
     return float(scores[order][first]) if first < len(scores) else np.inf
 
 

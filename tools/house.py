@@ -29,9 +29,10 @@ ROOMS = {
     "allocator "
     "losses mask_proposals pooling feature_store features",
     "statistics": "counts metrics distances resampling two_sample multiplicity excess layer_tests "
-    "crossed scores metric_scores recovery passing gains comparisons",
+    "crossed scores metric_scores recovery passing gains comparisons confidence estimates "
+    "corrected quantification oddness",
     "page": "outside wording ordering style study_results comparison_sentences profile_sentences "
-    "carry_sentences remedy_sentences diagnosis_sentences "
+    "carry_sentences remedy_sentences diagnosis_sentences estimate_sentences "
     "study_sentences charts carry_chart group_chart pictures shell u_drawing u_picture "
     "example_pictures tables findings diagnosis_page command_pages study_network beside_iou "
     "paper_numbers report review",
@@ -39,9 +40,10 @@ ROOMS = {
     "patching": "cached_forward inputs paths labelled feeds patcher trial behind carry",
     "remedies": "places gathering setting feature_remedies input_remedies last_layer judging "
     "ranking pairs result remedy mistakes likeness causes examples diagnosis kept inputs",
+    "estimate": "settings calibration_shifts measuring estimating prevalence scoring",
     "study": "loggers training evaluation made contents grid sets cures opening steps workers "
     "cluster views study plan demo export",
-    "cli": "arguments inputs remedy_commands commands help_text words main",
+    "cli": "arguments inputs remedy_commands estimate_commands commands help_text words main",
 }
 """Modules of each room, rooms and modules in the order in which they may import each other."""
 

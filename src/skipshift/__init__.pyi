@@ -5,6 +5,11 @@ from .data.slides.reader import open_slide as open_slide
 from .data.slides.registration import Registration as Registration
 from .errors import ArgumentError as ArgumentError
 from .errors import SkipshiftError as SkipshiftError
+from .estimate.estimating import Estimate as Estimate
+from .estimate.estimating import estimate as estimate
+from .estimate.prevalence import prevalence as prevalence
+from .estimate.scoring import score as score
+from .estimate.settings import EstimateSpec as EstimateSpec
 from .networks.architectures import known_layers as known_layers
 from .networks.checkpoints import load_net as load_net
 from .networks.layers import layers_of as layers_of

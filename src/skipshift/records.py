@@ -199,6 +199,12 @@ TABLE_COLUMNS: Mapping[str, Mapping[str, str]] = {
         **_DISTANCE,
     },
     "remedies.csv": _REMEDY,
+    "estimate.csv": {
+        "class": "str",
+        **dict.fromkeys(["iou", "low", "high"], "float64"),
+        "method": "str",
+        "answered": "str",
+    },
     "evidence.parquet": {
         **_GRID,
         **_PAIR,

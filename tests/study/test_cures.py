@@ -13,9 +13,10 @@ from skipshift import records
 from skipshift.data.manifest import read_cases, read_manifest
 from skipshift.data.preprocess import prepare, preprocess_of
 from skipshift.records import read_table
-from skipshift.specs import CarrySpec, ProfileSpec, RemedySpec, StudySpec, TrainingSpec
+from skipshift.specs import CarrySpec, ProfileSpec, RemedySpec
 from skipshift.study import cures
 from skipshift.study.study import run_study
+from skipshift.study_specs import StudySpec, TrainingSpec
 
 FEW = partial(RemedySpec, remedies=("adabn", "minmax"), places=("input", "encoder"), folds=2)
 

@@ -157,7 +157,7 @@ def test_a_study_that_is_killed_goes_on_to_the_same_tables(spec, whole, tmp_path
     code = (
         "import os; from pathlib import Path; from benchmarks.interrupts import arm, kill_group;"
         "from skipshift.spec_files import from_plain;"
-        "from skipshift.specs import StudySpec;"
+        "from skipshift.study_specs import StudySpec;"
         "from skipshift.study.study import run_study;"
         f"arm({step!r}, 1, kill_group);"
         f"run_study(from_plain(StudySpec, {to_plain(spec)!r}, ''), Path({str(out)!r}))"

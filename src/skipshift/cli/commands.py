@@ -22,6 +22,7 @@ from skipshift.cli.arguments import (
     ReportSpec,
     StudyRunSpec,
 )
+from skipshift.cli.estimate_commands import estimate, score
 from skipshift.cli.inputs import (
     as_text,
     check_folder,
@@ -48,9 +49,9 @@ if TYPE_CHECKING:
     from skipshift.profile.profile import Profile
 
 __all__ = [
-    "carry", "check", "demo", "diagnose", "evaluate", "export", "fingerprint", "prepare_folder",
-    "prepare_merge", "prepare_mitosis", "prepare_mms", "prepare_scc", "profile", "register",
-    "remedy", "report", "study", "synth",
+    "carry", "check", "demo", "diagnose", "estimate", "evaluate", "export", "fingerprint",
+    "prepare_folder", "prepare_merge", "prepare_mitosis", "prepare_mms", "prepare_scc", "profile",
+    "register", "remedy", "report", "score", "study", "synth",
 ]  # fmt: skip
 
 

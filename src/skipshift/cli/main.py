@@ -220,6 +220,8 @@ for _function in (
     commands.carry,
     commands.remedy,
     commands.diagnose,
+    commands.estimate,
+    commands.score,
     commands.export,
     commands.report,
 ):

@@ -1,5 +1,6 @@
 """Makes fingerprints: per-channel histograms of a network's features over a set of images."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import reduce
 from itertools import chain
@@ -210,6 +211,59 @@ def counted(
             add_counts(counts[:, own], inside, these, low[own], high[own])
             first += len(batch)
     images = np.bincount(part_index, minlength=parts)[:parts]
-    return Fingerprint(
-        making, channels, low, high, *in_order(counts[:-1], np.full(parts, size), images)
-    )
+    kept = in_order(counts[:-1], np.full(parts, size), images)
+    made = Fingerprint(making, channels, low, high, *kept)
+    order = np.random.default_rng((seed, 1)).permutation(len(labels))
+    return replace(made, alone=_alone(features, labels, made, part_of < parts)[order])
+
+
+def distances_of(
+    counts: npt.NDArray[np.integer], total: npt.NDArray[np.integer], made: Fingerprint
+) -> npt.NDArray[np.float64]:
+    """Distance (N, layers) of each image's histograms (N, D, B) to those of a set (D, B).
+
+    The mean over channels of Kolmogorov and Smirnov's: that of few values needs no bins, and a
+    channel of any scale counts alike.
+    """
+    one, other = (np.cumsum(each / each.sum(-1, keepdims=True), -1) for each in (counts, total))
+    channels = np.abs(one - other).max(-1)
+    return np.stack([channels[:, own].mean(1) for _, own in made.layers()], 1)
+
+
+def counted_images(
+    features: Mapping[str, npt.NDArray[np.float32]], made: Fingerprint
+) -> npt.NDArray[np.uint32]:
+    """Histograms (n, D, bins + 2) of images, from features (n, K, D) of each layer."""
+    number = len(next(iter(features.values())))
+    counts = np.zeros((number, sum(made.channels), made.making.bins + 2), np.uint32)
+    index = np.arange(number)
+    for name, own in made.layers():
+        low, high = made.low[own], made.high[own]
+        add_counts(counts[:, own], np.clip(features[name], low, high), index, low, high)
+    return counts
+
+
+def _rows(
+    blocks: list[npt.NDArray[np.float32]], rows: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float32]:
+    starts = np.cumsum([0, *map(len, blocks)])
+    parts = zip(starts, starts[1:], blocks, strict=False)
+    return np.concatenate([b[rows[(rows >= s) & (rows < e)] - s] for s, e, b in parts])
+
+
+def _alone(
+    features: Features,
+    labels: npt.NDArray[np.int64],
+    made: Fingerprint,
+    counted: npt.NDArray[np.bool_],
+) -> npt.NDArray[np.float64]:
+    """Distance of each image to the images of all other groups."""
+    total = made.counts.sum(0, dtype=np.int64)
+    found = np.full((len(labels), len(made.channels)), np.nan)
+    for group, inside in enumerate(counted):
+        own = np.flatnonzero(labels == group)
+        counts = counted_images({name: _rows(part, own) for name, part in features.items()}, made)
+        rest = total - counts.sum(0) if inside else total
+        if rest.any():
+            found[own] = distances_of(counts, rest, made)
+    return found

@@ -5,7 +5,7 @@ import json
 import zipfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,10 @@ class Fingerprint:
     images: npt.NDArray[np.int64]
     """(parts,): number of images in each part."""
 
+    alone: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))
+    """(N, layers): how far each image lies from the images of the other groups, in random order;
+    empty in merged fingerprints and in older files."""
+
     def __str__(self) -> str:
         return (
             f"{self.images.sum()} images of {self.groups.sum()} groups in {len(self.groups)} parts"
@@ -95,10 +99,12 @@ class Fingerprint:
         }
 
     def merge(self, *others: "Fingerprint") -> "Fingerprint":
-        """Merge the parts of several sets, in any order.
+        """Merge the parts of several sets, in any order; images cannot be scored against it.
 
         `ArgumentError` if network, settings or edges differ, or a set is given twice.
         """
+        if not others:
+            return self
         sides = (self, *others)
         seen: set[bytes] = set()
         for side in sides:
@@ -119,16 +125,16 @@ class Fingerprint:
     def check(self, other: "Fingerprint | Making") -> None:
         """Check that another fingerprint is comparable; `ArgumentError` names what differs."""
         making = other.making if isinstance(other, Fingerprint) else other
-        for field in fields(Making):
-            own, theirs = (getattr(made, field.name) for made in (self.making, making))
+        for setting in fields(Making):
+            own, theirs = (getattr(made, setting.name) for made in (self.making, making))
             if own == theirs:
                 continue
-            if field.name == "network":
+            if setting.name == "network":
                 own, theirs = own[:12], theirs[:12]
-            if field.name == "layers":
+            if setting.name == "layers":
                 own, theirs = (", ".join(dict(layers)) for layers in (own, theirs))
             raise ArgumentError(
-                f"{field.name} must be that of the fingerprint, {own}, got {theirs}; "
+                f"{setting.name} must be that of the fingerprint, {own}, got {theirs}; "
                 f"make both with the same settings"
             )
         if isinstance(other, Fingerprint) and not all(
@@ -150,6 +156,7 @@ class Fingerprint:
             )
         about = {"making": to_plain(self.making), "channels": list(self.channels)}
         arrays: dict[str, Any] = {name: getattr(self, name) for name in _ARRAYS}
+        arrays["alone"] = self.alone.astype(np.float32)
         arrays["counts"] = self.counts.astype(np.min_scalar_type(self.counts.max()))
         buffer = io.BytesIO()
         if str(path).endswith(".json"):
@@ -170,6 +177,7 @@ class Fingerprint:
             else:
                 with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
                     values = json.loads(str(archive["about"])) | dict(archive)
+            values.setdefault("alone", np.empty((0, 0)))
             arrays = [np.asarray(values[name], kind) for name, kind in _ARRAYS.items()]
             making = from_plain(Making, values["making"], str(path))
             loaded = cls(making, tuple(map(int, values["channels"])), *arrays)
@@ -185,13 +193,15 @@ def _check_shapes(loaded: Fingerprint) -> None:
     fitting = loaded.low.shape == loaded.high.shape == shape[1:2]
     fitting &= loaded.images.shape == loaded.groups.shape == shape[:1]
     fitting &= len(loaded.channels) == len(loaded.making.layers)
+    alone = loaded.alone
+    fitting &= not alone.size or alone.shape[1:] == (len(loaded.channels),)
     if loaded.counts.shape != shape or not fitting:
         raise ValueError(f"counts must have shape {shape}, and the other arrays must match")
 
 
 _ARRAYS = {
     "low": np.float64, "high": np.float64, "counts": np.uint32, "groups": np.int64,
-    "images": np.int64,
+    "images": np.int64, "alone": np.float64,
 }  # fmt: skip
 
 _BROKEN = (

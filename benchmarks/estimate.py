@@ -1,0 +1,291 @@
+"""Whether estimates of the IoU without masks hold on domains that they were not calibrated on.
+
+    python -m benchmarks.estimate pairs OUT MANIFEST RUNS [TRAINED]
+    python -m benchmarks.estimate question OUT MANIFEST RUNS
+
+``RUNS`` is the folder of runs of a study, ``MANIFEST`` its test cases: half of them are the
+reference, the others, under each shift of the paper, the new domain. No shift is judged by a
+calibration on shifts of its own family. ``TRAINED`` is the folder of `benchmarks.trained`: networks
+of several libraries, each on the other domains of its set. ``pairs`` prints coverage, errors and
+the share answered, beside MOVAL on the same logits (``pip install moval``), which is given each set
+as one image, so that its Dice is that of the set. ``question`` asks what predicts the IoU lost
+under the shifts: the excess of a layer, the shift of the mean intensity, or the entropy. Tables go
+to OUT. Centred crops of 128 pixels.
+"""
+
+import contextlib
+import io
+import sys
+import unittest.mock
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.optimize
+import torch
+from scipy.stats import spearmanr
+from skipshift.data.sources import read_labelled
+
+import skipshift as ss
+from skipshift.data.batches import stack_cases
+from skipshift.estimate.estimating import Calibration, calibrate
+from skipshift.estimate.measuring import log_odds
+from skipshift.names import ORIGINAL, paper_shifts
+from skipshift.networks.as_found import evaluating
+from skipshift.networks.features import as_input, input_like
+from skipshift.networks.inference import probabilities_of, run
+from skipshift.networks.outputs import giving_logits
+from skipshift.patching.labelled import Labelled, labelled
+from skipshift.specs import ProfileSpec
+from skipshift.statistics.counts import iou
+
+CROP = 128
+FAMILIES = {"brightness": "level", "contrast": "contrast", "saturation": "colour"}
+"""Family of calibration shifts that is left out when a shift of the paper is judged."""
+
+MOVAL = ("ac-model", "ts-model", "doc-model", "atc-model", "ts-atc-model")
+LAYERS = ("e2", "e32", "d1")
+
+
+@dataclass
+class Network:
+    """A network, its reference, and the domains on which its IoU is to be estimated."""
+
+    name: str
+    net: torch.nn.Module
+    home: Labelled
+    away: dict[str, Labelled]
+
+
+def of_study(manifest: str, runs: Path) -> Iterator[Network]:
+    """Yield the runs of a study with the shifts of the paper."""
+    images, masks, groups = stack_cases(read_labelled(manifest, 2, CROP))
+    half = np.isin(groups, np.unique(groups)[::2])
+    home = _set("reference", images[half], masks[half], np.array(groups)[half])
+    rest = images[~half], masks[~half], np.array(groups)[~half]
+    away = {
+        shift: _set("shifted", ss.shifts.apply(rest[0], shift), *rest[1:])
+        for shift in (ORIGINAL, *paper_shifts())
+    }
+    for folder in sorted(runs.iterdir()):
+        yield Network(folder.name, ss.load_net(folder), home, away)
+
+
+def of_trained(folder: Path) -> Iterator[Network]:
+    """Yield the networks of `benchmarks.trained` with the domains that they have not seen."""
+    from benchmarks import trained
+
+    for record in sorted(folder.glob("*.json")):
+        at = trained.NETWORKS[record.stem][1]
+        home = trained.HOMES[at]
+        images, masks, groups = trained.cases(folder / "sets", at, home.domain, CROP)
+        new = ~trained.seen(home, groups)
+        images, masks, groups = images[new], masks[new], groups[new]
+        rows = trained.read_manifest(folder / "sets" / home.prepared / "manifest.csv")
+        others = [domain for domain in rows["domain"].unique() if domain != home.domain]
+        away = {
+            domain: _set("shifted", *trained.cases(folder / "sets", at, domain, CROP))
+            for domain in others
+        }
+        if not others:
+            half = np.isin(groups, np.unique(groups)[::2])
+            away = {
+                shift: _set(
+                    "shifted", ss.shifts.apply(images[~half], shift), masks[~half], groups[~half]
+                )
+                for shift in paper_shifts()
+            }
+            images, masks, groups = images[half], masks[half], groups[half]
+        net = trained.load(folder, record.stem)
+        yield Network(record.stem, net, _set("reference", images, masks, groups), away)
+
+
+def _set(name: str, images: Any, masks: Any, groups: Any) -> Labelled:
+    return labelled(name, np.ascontiguousarray(np.moveaxis(images, -1, 1)), masks, groups, False)
+
+
+def pairs(out: Path, manifest: str, runs: Path, trained: Path | None = None) -> None:
+    """Print how estimates do on every network and domain."""
+    torch.set_num_threads(1)
+    networks = [*of_study(manifest, runs)]
+    for network in [*networks, *([] if trained is None else of_trained(trained))]:
+        file = out / f"{network.name}.csv"
+        if not file.exists():
+            out.mkdir(parents=True, exist_ok=True)
+            pd.DataFrame(_rows(network)).to_csv(file, index=False)
+        print(f"{network.name}: done", flush=True)
+    report(pd.concat([pd.read_csv(file) for file in sorted(out.glob("*.csv"))]))
+
+
+def _rows(network: Network) -> Iterator[dict[str, Any]]:
+    with evaluating(network.net):
+        calibration = calibrate(network.net, network.home, ss.EstimateSpec())
+        plain = _logits(calibration, network.home)
+        models = dict(_moval(plain, network.home.masks))
+        for domain, data in network.away.items():
+            family = FAMILIES.get(domain.partition(":")[0], "")
+            blind = Labelled(data.name, data.images, None, data.groups)
+            found = calibration.without(family).estimate(calibration.measured(blind))
+            logits = _logits(calibration, data)
+            truth = _truth(logits, data.masks)
+            others = {name: _dice(model, logits) for name, model in models.items()}
+            for c in range(1, len(truth)):
+                row = found.table.iloc[c].to_dict() | {"true": truth[c]}
+                row |= {name: values[c] / (2 - values[c]) for name, values in others.items()}
+                row["reason"], row["home"] = found.reasons[c], found.home[c]
+                yield {"network": network.name, "domain": domain, "excess": found.distance} | row
+
+
+def _logits(calibration: Calibration, data: Labelled) -> torch.Tensor:
+    like = input_like(calibration.net)
+    with torch.no_grad(), giving_logits(calibration.net, calibration.output):
+        parts = [run(calibration.net, as_input(batch, like)) for batch, _, _ in data.batches(8)]
+    odds = torch.cat(parts)
+    return log_odds(odds).mul(0.5) if odds.shape[1] == 1 else odds
+
+
+def _truth(logits: torch.Tensor, masks: Any) -> Any:
+    found = logits.argmax(1).numpy()
+    classes = range(logits.shape[1])
+    counts = [[((found == c) & (masks == c)).sum(), ((found == c) & (masks != c)).sum(),
+               ((found != c) & (masks == c)).sum()] for c in classes]  # fmt: skip
+    return iou(np.array(counts))
+
+
+def _as_one(logits: torch.Tensor) -> list[Any]:
+    """Lay all images side by side: one case of MOVAL."""
+    return [logits.movedim(1, 0).flatten(1, 2).numpy().astype(np.float64)]
+
+
+def _moval(logits: torch.Tensor, masks: Any) -> Iterator[tuple[str, Any]]:
+    """Fit the methods of MOVAL on every second pixel of each side: they take no neighbourhood."""
+    import moval
+
+    for algorithm, score in product(MOVAL, ("max_class_probability-conf", "entropy-conf")):
+        model = moval.MOVAL("segmentation", "f1score", score, algorithm, algorithm != "ac-model")
+        with _quiet(), _scalars():
+            few = masks[:, ::2, ::2]
+            model.fit(
+                _as_one(logits[:, :, ::2, ::2]),
+                [few.reshape(-1, few.shape[-1]).astype(np.int64)],
+            )
+        yield f"MOVAL {algorithm} {score}", model
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep MOVAL from printing."""
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextlib.contextmanager
+def _scalars() -> Iterator[None]:
+    """Hand MOVAL numbers where it puts arrays of one element, which NumPy 2.4 refuses."""
+    minimize = scipy.optimize.minimize
+
+    def wrapped(fun: Any, **keywords: Any) -> Any:
+        return minimize(fun=lambda x: fun(x.item()), **keywords)
+
+    with unittest.mock.patch.object(scipy.optimize, "minimize", wrapped):
+        yield
+
+
+def _dice(model: Any, logits: torch.Tensor) -> Any:
+    with _quiet():
+        return np.clip(np.nan_to_num(model.estimate(_as_one(logits))), 0, 1)
+
+
+def report(rows: pd.DataFrame) -> None:
+    """Print coverage, mean errors and the share answered, by the kind of network and together."""
+    rows = rows.dropna(subset=["true"])
+    kinds = rows["network"].str.rpartition("-")[2].where(~rows["network"].str.contains("fold"))
+    for name, part in [*rows.groupby(kinds.fillna("study")), ("all", rows)]:
+        known = part[part["answered"]]
+        inside = (known["low"] <= known["true"]) & (known["true"] <= known["high"])
+        errors = {n: _error(known, n) for n in rows if n == "iou" or n.startswith("MOVAL")}
+        whole = {n: _error(part, n) for n in rows if n.startswith("MOVAL")}
+        best = min((n for n in errors if n != "iou"), key=lambda n: errors[n], default="")
+        sets = part.groupby(["network", "domain"]).ngroups
+        print(f"{name}: {sets} pairs, {len(part)} classes; answered {part['answered'].mean():.2f}")
+        if len(known):
+            width = (known["high"] - known["low"]).mean()
+            print(f"  covers {inside.mean():.3f}, width {width:.2f}, error {errors['iou']:.3f}; "
+                  f"{best} {errors[best]:.3f}")  # fmt: skip
+        print(f"  all pairs: best of MOVAL {min(whole.values()):.3f}")
+        print(f"  not answered: {part.loc[~part['answered'], 'reason'].value_counts().to_dict()}")
+
+
+def _error(rows: pd.DataFrame, name: str) -> float:
+    return float((rows[name] - rows["true"]).abs().mean())
+
+
+def question(out: Path, manifest: str, runs: Path) -> None:
+    """Print how well each quantity predicts the IoU lost, with each kind of shift left out."""
+    torch.set_num_threads(1)
+    rows = []
+    for network in of_study(manifest, runs):
+        with evaluating(network.net):
+            sets = {ORIGINAL: network.away[ORIGINAL]} | network.away
+            seen = {name: _seen(network, data) for name, data in sets.items()}
+        for shift in paper_shifts():
+            profile = ss.profile_shift(
+                network.net, network.home.images, network.away[shift].images,
+                groups=(network.home.groups, network.away[shift].groups),
+                spec=ProfileSpec(permutation_draws=0),
+            ).layers.set_index("layer")["excess"]  # fmt: skip
+            rows.append({
+                "network": network.name, "shift": shift, "kind": shift.partition(":")[0],
+                "lost": seen[ORIGINAL][0] - seen[shift][0], **profile[list(LAYERS)],
+                "largest": profile.max(), "intensity": abs(seen[shift][1] - seen[ORIGINAL][1]),
+                "entropy": abs(seen[shift][2] - seen[ORIGINAL][2]),
+            })  # fmt: skip
+    table = pd.DataFrame(rows)
+    out.mkdir(parents=True, exist_ok=True)
+    table.to_csv(out / "question.csv", index=False)
+    answer(table)
+
+
+def _seen(network: Network, data: Labelled) -> tuple[float, float, float]:
+    like = input_like(network.net)
+    batches = [as_input(batch, like) for batch, _, _ in data.batches(8)]
+    with torch.no_grad():
+        logits = torch.cat([run(network.net, batch) for batch in batches])
+    chances = probabilities_of(logits)
+    entropy = -(chances * np.log(np.maximum(chances, 1e-9))).sum(1).mean()
+    return float(_truth(logits, data.masks)[1]), float(torch.cat(batches).mean()), float(entropy)
+
+
+def answer(table: pd.DataFrame) -> None:
+    """Print the rank correlation, and the error of an isotonic fit on the other kinds of shift."""
+    from scipy.optimize import isotonic_regression
+
+    for name in (*LAYERS, "largest", "intensity", "entropy", "nothing"):
+        values = table[name] if name != "nothing" else 0 * table["lost"]
+        errors, ranks = [], []
+        for network, kind in product(table["network"].unique(), table["kind"].unique()):
+            own = (table["network"] == network) & (table["kind"] == kind)
+            rest = (table["network"] == network) & (table["kind"] != kind)
+            order = values[rest].sort_values().index
+            fit = isotonic_regression(table.loc[order, "lost"]).x
+            guess = np.interp(values[own], values[order], fit)
+            errors += list(np.abs(guess - table.loc[own, "lost"]))
+        for network in table["network"].unique() if name != "nothing" else ():
+            own = table["network"] == network
+            ranks.append(spearmanr(values[own], table.loc[own, "lost"])[0])
+        rank = f"{np.mean(ranks):.2f} ({min(ranks):.2f} to {max(ranks):.2f})" if ranks else "-"
+        print(f"{name}: error {np.mean(errors):.3f}, rank correlation {rank}")
+
+
+if __name__ == "__main__":
+    part, folder, manifest, runs, *more = sys.argv[1:]
+    if part == "question":
+        question(Path(folder), manifest, Path(runs))
+    else:
+        pairs(Path(folder), manifest, Path(runs), *map(Path, more))

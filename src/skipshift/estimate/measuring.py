@@ -1,0 +1,153 @@
+"""One pass over a set: confidence of each group, and pooled features of the last layer."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from skipshift.errors import ArgumentError
+from skipshift.estimate.calibration_shifts import Shift
+from skipshift.names import STRIDE
+from skipshift.networks.features import as_input, input_like
+from skipshift.networks.hooks import captured
+from skipshift.networks.inference import labels_of, run
+from skipshift.networks.layers import layers_of
+from skipshift.networks.pooling import POOLINGS, vectors
+from skipshift.patching.labelled import Labelled
+from skipshift.statistics.confidence import BINS, WIDTH, Confidence, histograms
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one pass over a set gave."""
+
+    confidence: Confidence
+
+    features: Mapping[str, npt.NDArray[np.float32]]
+    """Layer -> (N, K, D), K positions and D channels of each image."""
+
+    groups: npt.NDArray[np.int64]
+    """(N,): index of each image's group among the sorted labels."""
+
+    names: npt.NDArray[np.str_]
+    """(G,): sorted labels of the groups."""
+
+    low: float
+    """Least value that the network was given."""
+
+    high: float
+    """Largest value that the network was given."""
+
+    channels: int
+    """Channels of an image."""
+
+
+def last_layer(net: nn.Module, images: Tensor) -> dict[str, str]:
+    """Find the last layer of the default profile: name -> address."""
+    layers = layers_of(net, None, images[:1])
+    name = list(layers)[-1]
+    return {name: layers[name]}
+
+
+def measure(
+    net: nn.Module,
+    data: Labelled,
+    layers: Mapping[str, str],
+    batch_size: int,
+    ignore: int | None = None,
+    shift: Shift | None = None,
+) -> Measured:
+    """Run a network that gives logits once over a set, under a calibration shift if one is given.
+
+    `ArgumentError` for an image, logits or features that hold NaN or infinity, and for masks of a
+    class that the network does not have.
+    """
+    like, names = input_like(net), np.unique(data.groups)
+    counts: npt.NDArray[np.int64] | None = None
+    features: dict[str, list[npt.NDArray[np.float32]]] = {name: [] for name in layers}
+    low, high, channels = np.inf, -np.inf, 0
+    with torch.no_grad():
+        for images, masks, codes in data.batches(batch_size):
+            batch = as_input(images, like)
+            if not batch.isfinite().all():
+                raise ArgumentError(f"images of the {data.name} hold NaN or infinity")
+            low, high = min(low, float(batch.min())), max(high, float(batch.max()))
+            channels = batch.shape[1]
+            if shift is not None:
+                batch = shift.images(batch)
+                masks = None if masks is None else shift.masks(masks)
+            logits, pooled = run_through(net, batch, layers)
+            own = histograms_of(logits, masks, ignore, data.name)
+            if counts is None:
+                counts = np.zeros((len(names), *own.shape[1:]), np.int64)
+            np.add.at(counts, codes, own)
+            for name, part in pooled.items():
+                features[name].append(part)
+    assert counts is not None
+    codes = np.unique(data.groups, return_inverse=True)[1]
+    whole = {name: np.concatenate(parts) for name, parts in features.items()}
+    confidence = Confidence(counts, data.masks is not None)
+    return Measured(confidence, whole, codes, names.astype(str), low, high, channels)
+
+
+def log_odds(logits: Tensor) -> Tensor:
+    """Log-odds (N, C, ...) of each class against all others; two classes of a single channel."""
+    scores = logits.float()
+    if scores.shape[1] <= 2:
+        apart = scores if scores.shape[1] == 1 else scores[:, 1:] - scores[:, :1]
+        return torch.cat([-apart, apart], 1)
+    others = [torch.cat([scores[:, :c], scores[:, c + 1 :]], 1) for c in range(scores.shape[1])]
+    return torch.stack([scores[:, c] - rest.logsumexp(1) for c, rest in enumerate(others)], 1)
+
+
+def run_through(
+    net: nn.Module, batch: Tensor, layers: Mapping[str, str], pooling: str = "average"
+) -> tuple[Tensor, dict[str, npt.NDArray[np.float32]]]:
+    """Return the logits of a batch, and pooled features (n, K, D) of layers.
+
+    `ArgumentError` names a layer whose features hold NaN or infinity.
+    """
+    cells = [max(1, side // STRIDE) for side in batch.shape[2:]]
+
+    def pool(name: str, value: Tensor) -> npt.NDArray[np.float32]:
+        fitting = [min(pair) for pair in zip(cells, value.shape[2:], strict=True)]
+        pooled = POOLINGS[pooling](value.float(), fitting, np.random.default_rng(0))
+        part = vectors(pooled).cpu().contiguous().numpy()
+        if not np.isfinite(part).all():
+            raise ArgumentError(
+                f"layer {name}: features hold NaN or infinity; check weights and inputs"
+            )
+        return part
+
+    with captured(net, layers, pool) as pooled:
+        logits = run(net, batch)
+    return logits, pooled
+
+
+def histograms_of(
+    logits: Tensor,
+    masks: npt.NDArray[np.uint8] | None = None,
+    ignore: int | None = None,
+    name: str = "images",
+) -> npt.NDArray[np.int64]:
+    """Count the log-odds of each image: `skipshift.statistics.confidence.histograms`.
+
+    `ArgumentError` if logits hold NaN, or masks a class that the network does not have.
+    """
+    predictions = labels_of(logits)
+    flat = predictions.reshape(len(predictions), -1)
+    odds = log_odds(logits).flatten(2)
+    bins = (odds / WIDTH).floor().add(BINS // 2).clamp(0, BINS - 1).to(torch.uint8).cpu().numpy()
+    if masks is None:
+        return histograms(bins, flat)
+    own = masks.reshape(len(masks), -1)
+    largest = int(own.max(initial=0, where=True if ignore is None else own != ignore))
+    if largest >= bins.shape[1]:
+        raise ArgumentError(
+            f"masks of the {name} hold class {largest}, and the network has {bins.shape[1]} "
+            f"classes; set ignore to the value of pixels that are not to be counted"
+        )
+    return histograms(bins, flat, own, ignore)

@@ -1,0 +1,85 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import skipshift as ss
+from skipshift.cli.main import main
+from skipshift.data.images import write_png
+
+TINY = "tu-mobilenetv3_small_050"
+
+
+def run(*words):
+    with pytest.raises(SystemExit) as end:
+        main([str(word) for word in words])
+    return end.value.code
+
+
+@pytest.fixture
+def net(tmp_path):
+    torch.manual_seed(0)
+    folder = tmp_path / "run"
+    net = ss.Unet(TINY, classes=2, encoder_weights=None)
+    net.save(folder, classes=["background", "cell"])
+    return folder
+
+
+@pytest.fixture
+def images(tmp_path):
+    rng, folder = np.random.default_rng(0), tmp_path / "new"
+    for index in range(7):
+        write_png(folder / f"image-{index}.png", rng.integers(0, 256, (64, 64, 3), np.uint8))
+    return folder
+
+
+def test_estimate_writes_a_row_per_class_and_what_it_was_made_from(
+    net, small_set, images, tmp_path, capsys
+):
+    out = tmp_path / "out"
+    assert run("estimate", net, small_set, images, out, "--splits", 1) == 0
+    table = pd.read_csv(out / "estimate.csv")
+    assert list(table) == ["class", "iou", "low", "high", "method", "answered"]
+    assert len(table) == 2
+    # four test cases are fewer groups than an interval needs
+    assert not table["answered"].any()
+    assert table[["iou", "low", "high"]].isna().all(axis=None)
+    record = json.loads((out / "estimate.json").read_text())
+    assert record["network"]["name"] == "Unet"
+    assert "fewer than 6 groups" in record["verdict"]
+    assert "fewer than 6 groups" in capsys.readouterr().out
+
+
+def test_a_reference_without_masks_is_refused(net, images, tmp_path, capsys):
+    assert run("estimate", net, images, images, tmp_path / "out") == 1
+    assert "has no masks" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_score_names_the_files_and_refuses_another_network(net, images, tmp_path, capsys):
+    fingerprint, out = tmp_path / "a.npz", tmp_path / "out"
+    assert run("fingerprint", net, images, fingerprint) == 0
+    assert run("score", net, fingerprint, images, out) == 0
+    table = pd.read_csv(out / "scores.csv")
+    assert list(table) == ["case", "p", "layer", "iou"]
+    assert list(table["case"]) == [f"image-{index}" for index in range(7)]
+    assert table["p"].between(0, 1, inclusive="right").all()
+    assert json.loads((out / "score.json").read_text())["images"] == 7
+    other = tmp_path / "other"
+    ss.Unet(TINY, classes=2, encoder_weights=None).save(other)
+    capsys.readouterr()
+    assert run("score", other, fingerprint, images, tmp_path / "none") == 1
+    assert "is of another network" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
+def test_an_old_fingerprint_is_read_and_cannot_be_scored_against(net, images, tmp_path, capsys):
+    fingerprint, old = tmp_path / "a.npz", tmp_path / "old.npz"
+    assert run("fingerprint", net, images, fingerprint) == 0
+    with np.load(fingerprint) as archive:
+        np.savez(old, **{name: archive[name] for name in archive if name != "alone"})
+    assert str(ss.Fingerprint.load(old)) == str(ss.Fingerprint.load(fingerprint))
+    assert run("score", net, old, images, tmp_path / "out") == 1
+    assert "cannot be scored against this fingerprint" in capsys.readouterr().err

@@ -259,7 +259,9 @@ def test_a_mode_in_which_all_paths_recover_nothing_names_no_path():
     assert "Patching L1 alone recovers 15 %" in carry_sentence(table)
     table.loc[3, ["share", "low", "high"]] = [-0.4, -0.6, 0.0]
     said = carry_sentence(table)
-    assert "This mode does not work here: with all paths patched, -40 % of it comes back (95" in said
+    assert (
+        "This mode does not work here: with all paths patched, -40 % of it comes back (95" in said
+    )
     assert "L1" not in said
 
 

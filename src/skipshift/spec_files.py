@@ -36,12 +36,20 @@ def from_plain(kind: type[Spec], values: object, source: str) -> Spec:
 def read_spec(kind: type[Spec], path: Path) -> Spec:
     """Read a spec from a YAML file; relative paths in it stay as written.
 
-    `SkipshiftError` names the file and the first error in it.
+    `SkipshiftError` names the file and the first error in it, or the line of characters that cannot
+    be shown, such as an escape.
     """
     import yaml
 
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        values = yaml.safe_load(text)
+        for token in yaml.scan(text):
+            if isinstance(token, yaml.ScalarToken) and not token.value.isprintable():
+                raise SkipshiftError(
+                    f"{path}: line {token.start_mark.line + 1}: {token.value!r} has characters "
+                    f"that cannot be shown; give another text"
+                )
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise unreadable(path, "YAML", error) from None
     return from_plain(kind, values, str(path))

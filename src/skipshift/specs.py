@@ -14,6 +14,7 @@ from skipshift.names import (
 from skipshift.validation import (
     check_choices,
     check_crop,
+    check_fractions,
     check_ignore,
     check_least,
     check_metrics,
@@ -48,7 +49,10 @@ class ReadingSpec:
 
     tile: int | None = None
     """Side of the tiles that large images are cut into, a multiple of 32: all that lie wholly in an
-    image, of a whole slide those with more than half tissue. Tiles of one file are one group."""
+    image, of a whole slide those with tissue. Tiles of one file are one group."""
+
+    tissue: float = 0.5
+    """A tile of a whole slide is taken if more of it than this fraction is tissue."""
 
     mpp: float | None = None
     """Micrometres per pixel of tiles of slides; full resolution by default."""
@@ -67,6 +71,7 @@ class ReadingSpec:
         check_numbers(self)
         check_crop("crop", self.crop)
         check_crop("tile", self.tile)
+        check_fractions(self, "tissue")
         chosen = [name for name in ("crop", "resize", "tile") if getattr(self, name) is not None]
         if len(chosen) > 1:
             raise ArgumentError(f"{chosen[0]} and {chosen[1]} exclude each other")

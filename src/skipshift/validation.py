@@ -48,7 +48,9 @@ def check_fractions(spec: object, *names: str) -> None:
 
 
 def check_names(name: str, given: tuple[str, ...]) -> None:
-    """Raise `ArgumentError` unless the names in a field are distinct and none is empty."""
+    """Raise `ArgumentError` unless the names in a field are distinct and can be shown."""
+    if odd := [text for text in given if not text.isprintable()]:
+        raise ArgumentError(f"{name}: {odd[0]!r} has characters that cannot be shown")
     if not all(given) or len(set(given)) != len(given):
         raise ArgumentError(f"{name} must be distinct names, none empty, got {shown(given)}")
 

@@ -260,7 +260,9 @@ def test_an_error_in_the_users_own_code_is_not_a_wrong_argument(skipshift, tmp_p
     monkeypatch.chdir(tmp_path)
     (tmp_path / "faulty.py").write_text("def net():\n    raise ValueError('my own')\n")
     (tmp_path / "net.pt").touch()
-    code, _, err = skipshift("profile", "net.pt", "a", "b", "o", "--builder", "faulty:net")
+    write_discs(tmp_path, np.random.default_rng(0))
+    words = ("images", "brightness:0.5", "o", "--builder", "faulty:net")
+    code, _, err = skipshift("profile", "net.pt", *words)
     assert code == 1
     assert err == "skipshift: unexpected ValueError: my own (add --debug to see where)\n"
 
@@ -506,7 +508,7 @@ def test_a_fingerprint_stands_for_a_set_of_images(skipshift, small_set, run_fold
     assert "both.npz: was made with preprocess unit, not zscore; add --preprocess unit" in err
     code, _, err = skipshift("profile", run_folder, both, small_set, "o", "--bins", "50")
     assert code == 1
-    assert "pooling and bins must be those of the fingerprint, average and 100" in err
+    assert "--pooling and --bins must be those of the fingerprint, average and 100" in err
 
 
 def test_carry_writes_a_table_and_pictures_and_says_what_it_found(skipshift, small_set, run_folder):

@@ -123,6 +123,9 @@ def test_tiles_of_a_slide_are_those_with_tissue(tmp_path, rng):
     coarse = find_set(str(tmp_path), ReadingSpec(tile=128, mpp=0.5))
     assert [item.part for item in coarse.items] == [(0, 0)]
     assert read_found(coarse).images.shape == (1, 128, 128, 3)
+    with pytest.raises(SkipshiftError, match=r"no tile of 512 with more than 0\.5 tissue"):
+        find_set(str(tmp_path), ReadingSpec(tile=512))
+    assert len(find_set(str(tmp_path), ReadingSpec(tile=512, tissue=0.1)).items) == 1
 
 
 def test_a_folder_of_slides_is_told_to_be_tiled(tmp_path):

@@ -73,6 +73,11 @@ def test_a_spec_survives_its_file(tmp_path):
             "training.ignore must be left out; set ignore",
         ),
         ("manifest: m.csv\nclasses: [a, '']", "classes must be distinct names, none empty"),
+        (
+            'manifest: m.csv\nclasses: [a, "b\\e[0m"]',
+            r"line 2: 'b\\x1b\[0m' has characters that cannot be shown",
+        ),
+        ('manifest: m.csv\nclasses: [a, "\\u202eb"]', r"line 2: '\\u202eb' has characters that"),
         ("a: [", "cannot be read as YAML"),
         ("- 1", "Input should be a dictionary"),
     ],
@@ -82,6 +87,12 @@ def test_a_fault_in_a_study_file_is_one_line_that_names_it(tmp_path, text, fault
     with pytest.raises(SkipshiftError, match=rf"s\.yaml: .*{fault}") as error:
         read_spec(StudySpec, tmp_path / "s.yaml")
     assert "\n" not in str(error.value)
+
+
+def test_any_text_that_can_be_shown_is_a_class_name(tmp_path):
+    names = ["<script>alert(1)</script>", "\"'", "$\\frac"]
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump({"manifest": "m.csv", "classes": names}))
+    assert read_spec(StudySpec, tmp_path / "s.yaml").classes == tuple(names)
 
 
 @pytest.mark.parametrize(

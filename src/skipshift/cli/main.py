@@ -1,5 +1,6 @@
 """The command line: parses words into a spec, runs its command, reports an error in one line."""
 
+import contextlib
 import logging
 import os
 import shlex
@@ -32,7 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = DEBUG in words
     with warnings.catch_warnings():
-        warnings.showwarning = _show_warning
+        warnings.showwarning = lambda message, category, *rest: _show_warning(
+            with_dashes(_one_line(message), _arguments(words)), category, *rest
+        )
         COMMAND.set(shlex.join(["skipshift", *words]))
         code = _run([word for word in words if word != DEBUG], debug)
     sys.exit(code)
@@ -162,9 +165,8 @@ def _command(run: Callable[..., str]) -> Callable[[Any], None]:
     kind = run.__annotations__["spec"]
 
     def command(spec: Any) -> None:
-        if getattr(getattr(spec, "running", None), "verbose", False):
-            _speak()
-        text = run(spec, show)
+        with _spoken(getattr(getattr(spec, "running", None), "verbose", False)):
+            text = run(spec, show)
         try:
             print(text, flush=True)
         except BrokenPipeError:
@@ -175,14 +177,20 @@ def _command(run: Callable[..., str]) -> Callable[[Any], None]:
     return command
 
 
-def _speak() -> None:
-    """Print what the library logs."""
+@contextlib.contextmanager
+def _spoken(verbose: bool) -> Iterator[None]:
+    """Print what the library logs, as long as the context lasts: all of it, or warnings."""
     log = logging.getLogger("skipshift")
-    if not log.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("skipshift: %(message)s"))
-        log.addHandler(handler)
-    log.setLevel(logging.INFO)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("skipshift: %(message)s"))
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO if verbose else logging.WARNING)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
 
 
 def _add(parent: App, name: str, run: Callable[..., str]) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import functools
 import os
+import re
 import subprocess
 import sys
 import time
@@ -217,12 +218,21 @@ def same_logits(found: Tensor, expected: Tensor) -> bool:
     return moved <= max(1, (MOVED if rough else MOVED / 100) * labels[0].size)
 
 
+_FIXED_BATCH = re.compile(r"\.shape\[0\] to be equal to (\d+)")
+"""What torch.export says where the number of images is not that of the export."""
+
+
 def run(net: nn.Module, images: Tensor) -> Any:
     """Run a network; `ArgumentError` if it cannot take images of this shape."""
     try:
         return net(images)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0]
+        if fixed := _FIXED_BATCH.search(reason):
+            raise ArgumentError(
+                f"the network was exported for batches of {fixed[1]}, got {len(images)} images; "
+                f"set batch_size {fixed[1]}, or export it with a dynamic batch"
+            ) from error
         raise ArgumentError(f"the network cannot run on {tuple(images.shape)}: {reason}") from error
 
 

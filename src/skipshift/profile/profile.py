@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +92,10 @@ class Profile:
         from skipshift.page.charts import profile_figure
 
         return profile_figure(self.of(measure, pooling), label)
+
+    def _repr_html_(self) -> str:
+        shown = self.of().drop(columns=["behind", "behind_low", "behind_high", "groups", "least_p"])
+        return f"<p>{escape(self.verdict())}</p>{shown.round(3).to_html(index=False)}"
 
     def save(self, folder: Path, about: Mapping[str, Any] | None = None) -> None:
         """Write layers.csv and channels.parquet, and settings and other fields as profile.json.

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from html import escape
 
 import pandas as pd
 from torch import nn
@@ -94,4 +95,4 @@ class Remedies:
 
     def _repr_html_(self) -> str:
         top = self.table.head(10).round(3).to_html(index=False)
-        return f"<p>{self.verdict()}</p>{top}"
+        return f"<p>{escape(self.verdict())}</p>{top}"

@@ -257,7 +257,7 @@ def _files(source: str, reading: ReadingSpec, labelled: bool) -> list[Item]:
 def _parts(item: Item, depth: int, reading: ReadingSpec) -> Iterator[Item]:
     """Images that a file gives: itself, its slices, or its tiles."""
     if reading.tile is not None:
-        for corner in tile_corners(item.file, reading.tile, reading.mpp):
+        for corner in tile_corners(item.file, reading.tile, reading.mpp, reading.tissue):
             yield replace(item, part=corner)
     elif depth > 1:
         yield from (replace(item, part=number) for number in range(depth))

@@ -12,9 +12,6 @@ from skipshift.data.slices import PICTURES, read_slices, shape_of
 from skipshift.data.slides.reader import ENDINGS, Slide, open_slide, states_levels
 from skipshift.errors import SkipshiftError
 
-LEAST_TISSUE = 0.5
-"""A tile of a slide is kept if more of it than this is tissue, as `prepare` does."""
-
 Corner = tuple[int, int]
 """x and y of the upper left corner, in pixels of the file."""
 
@@ -27,16 +24,16 @@ def is_slide(file: Path) -> bool:
     )
 
 
-def tile_corners(file: Path, side: int, mpp: float | None) -> list[Corner]:
+def tile_corners(file: Path, side: int, mpp: float | None, tissue: float) -> list[Corner]:
     """Find the tiles that lie wholly in an image, row by row; of a slide those with tissue.
 
-    `SkipshiftError` if there are none.
+    ``tissue`` is the fraction of a tile above which it is kept. `SkipshiftError` if there are none.
     """
     if is_slide(file):
         with open_slide(file) as slide:
             step = slide.downsample(mpp)
-            corners = grid_corners(map_tissues(slide, ()), side * step, LEAST_TISSUE)
-        what = f"no tile of {side} x {side} pixels with tissue; choose a smaller --tile or --mpp"
+            corners = grid_corners(map_tissues(slide, ()), side * step, tissue)
+        what = f"no tile of {side} with more than {tissue:g} tissue; choose a smaller --tissue"
     else:
         _, height, width, _ = shape_of(file)
         corners = [

@@ -33,7 +33,7 @@ def remedy(spec: RemedyRunSpec, progress: Progress = silent) -> str:
 
 
 def diagnose(spec: DiagnoseSpec, progress: Progress = silent) -> str:
-    """Diagnose a shift on one page."""
+    """Diagnose a shift on one page; `SkipshiftError` if the reference is a fingerprint."""
     import json
 
     from skipshift.page.diagnosis_page import write_diagnosis_page

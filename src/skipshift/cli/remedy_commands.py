@@ -48,7 +48,7 @@ def _write_remedy_page(spec: RemedyRunSpec, found: "Remedies", about: Mapping[st
 
 
 def diagnose(spec: DiagnoseSpec, progress: Progress = silent) -> str:
-    """Diagnose a shift on one page."""
+    """Diagnose a shift on one page; `SkipshiftError` if the reference is a fingerprint."""
     import json
 
     from skipshift.page.diagnosis_page import diagnosis_findings

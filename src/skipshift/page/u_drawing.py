@@ -290,7 +290,8 @@ def _remedy(places: _Places, links: Sequence[Link], best: tuple[str, str] | None
     label = f"remedy: {remedy} at {place}"
     skip = next((link for link in links if link.name == place), None)
     # a skip with a layer of its own is marked there
-    place = next((n for n in places if _NAME.fullmatch(n) and _level(n) == place), place)
+    own = (n for n in places if n[0] == "s" and _NAME.fullmatch(n) and _level(n) == place)
+    place = next(own, place)
     if place not in places and skip is not None and {skip.source, skip.target} <= places.keys():
         x1, y1, x2, y2 = _between(places[skip.source], places[skip.target])
         middle = (x1 + x2) / 2, (y1 + y2) / 2

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from skipshift.page.example_pictures import Examples
-from skipshift.page.outside import Names
+from skipshift.page.outside import MOST, Names
 from skipshift.page.shell import data_uri, render, write_page
 from skipshift.page.style import to_svg
 from skipshift.page.tables import flat
@@ -162,5 +162,6 @@ def subject(names: Names, about: Mapping[str, Any]) -> str:
     """Say what a page is about, from its settings; empty without any."""
     if "net" not in about:
         return ""
-    sets = [names(str(about[key])) for key in ("reference", "shifted", "manifest") if key in about]
-    return f"{' against '.join(sets)}, in {names(str(about['net']))}"
+    keys = ("reference", "shifted", "manifest", "net")
+    *sets, net = (names(str(about[key]), 2 * MOST) for key in keys if key in about)
+    return f"{' against '.join(sets)}, in {net}"

@@ -158,20 +158,21 @@ def _places(names: Sequence[str], links: Sequence[Link]) -> dict[str, tuple[floa
         }
     strides = sorted({_stride(name) for name in names})
     down = [name for name in names if name[0] in "eb"]
-    crowd = sum(_stride(name) == strides[-1] for name in down[:-1])
-    middle = _GAP + 2 * (WIDE + 8) * max(0, crowd - 1)
-    right = _EDGE + (len(strides) - 1) * _STEP * 2 + middle + WIDE
+    right = _EDGE + (len(strides) - 1) * _STEP * 2 + _GAP + WIDE
+    crowded = any(_stride(name) == strides[-1] for name in down[:-1])
     found: dict[str, tuple[float, float]] = {}
     taken: dict[tuple[int, float], int] = {}
     for name in (n for n in names if n[0] != "s"):
         side, level = (1 if name[0] == "d" else 0), strides.index(_stride(name))
         x = float(right - level * _STEP if side else _EDGE + level * _STEP)
         if name in down[-1:]:
-            x = (_EDGE + right) / 2
+            # in a row of its own where an encoder stage has its stride: skips would cross it
+            found[name] = ((_EDGE + right) / 2, _TOP + (level + crowded) * _STEP)
+            continue
         again = taken.get((side, level), 0)
         taken[side, level] = again + 1
         # a second block of a stride stands towards the middle
-        shift = 0 if name in down[-1:] else again * (WIDE + 8) * (1 - 2 * side)
+        shift = again * (WIDE + 8) * (1 - 2 * side)
         found[name] = (x + shift, _TOP + level * _STEP)
     ends = {link.name: link for link in links}
     for name in (n for n in names if n[0] == "s"):
@@ -288,10 +289,13 @@ def _remedy(places: _Places, links: Sequence[Link], best: tuple[str, str] | None
     remedy, place = best
     label = f"remedy: {remedy} at {place}"
     skip = next((link for link in links if link.name == place), None)
-    if skip is not None and {skip.source, skip.target} <= places.keys():
+    # a skip with a layer of its own is marked there
+    own = (n for n in places if n[0] == "s" and _NAME.fullmatch(n) and _level(n) == place)
+    place = next(own, place)
+    if place not in places and skip is not None and {skip.source, skip.target} <= places.keys():
         x1, y1, x2, y2 = _between(places[skip.source], places[skip.target])
-        high = max(HIGH - 8, abs(y2 - y1) + 24)
-        ring = Box(x1 + 4, min(y1, y2) - 18, x2 - x1 - 8, high, "", REMEDY, 3, False, "mark")
+        middle = (x1 + x2) / 2, (y1 + y2) / 2
+        ring = Box(middle[0] - 50, middle[1] - 32, 100, 48, "", REMEDY, 3, False, "mark")
     elif place in places:
         x, y = places[place]
         ring = Box(x - 5, y - 5, WIDE + 10, HIGH + 10, "", REMEDY, 3, False, "mark")

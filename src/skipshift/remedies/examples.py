@@ -77,7 +77,7 @@ def _seen(
             mask = None if masks is None else _counted(masks[i], setting.spec.ignore)
             ends = before[i], None if after is None else after[i]
             ious = (np.nan, np.nan) if idle else _ious(mask, *ends)
-            pixels = images[i].float().numpy()
+            pixels = batch[i].float().cpu().numpy()
             yield _Seen(pixels, mask, *ends, ious, str(data.groups[number]))
 
 
@@ -116,7 +116,9 @@ def _chosen(data: Labelled, ranks: list[float]) -> Mapping[int, str]:
     if not known:
         return {}
     names = ("worst", "median") if data.masks is not None else ("most changed", "median")
-    return {int(known[len(known) // 2]): names[1], int(known[0]): names[0]}
+    found = {int(known[0]): names[0]}
+    found.setdefault(int(known[len(known) // 2]), names[1])
+    return found
 
 
 def _window(images: list[npt.NDArray[np.float32]]) -> tuple[float, float]:

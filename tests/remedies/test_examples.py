@@ -1,0 +1,52 @@
+import numpy as np
+import pytest
+import torch
+
+import skipshift as ss
+from skipshift.remedies.examples import cases_to_show
+from skipshift.specs import RemedySpec
+from skipshift.statistics.counts import count, iou
+from toy_unet import labels, toy_images, toy_net
+
+FEW = RemedySpec(folds=2, remedies=("adabn",), places=("all",))
+
+
+def away():
+    return (0.4 * toy_images(12, seed=1) + 60).astype(np.uint8)
+
+
+@pytest.fixture
+def net():
+    return toy_net(torch.from_numpy(toy_images(40)).float() / 255)
+
+
+def test_the_worst_and_the_median_image_are_shown(net):
+    truth = labels(net, toy_images(12, seed=1))
+    found = ss.remedy(net, toy_images(12), away(), truth, spec=FEW)
+    shown = cases_to_show(found)
+    with torch.no_grad():
+        predicted = labels(net, away())
+    scores = [
+        float(np.nanmean(iou(count(t[None], p[None], int(truth.max()) + 1)[0, 1:])))
+        for t, p in zip(truth, predicted, strict=True)
+    ]
+    own = [case for case in shown if case.title.startswith("shifted")]
+    assert own[0].ious[0] == pytest.approx(min(scores))
+    assert own[1].ious[0] == pytest.approx(sorted(scores)[6])
+    number = int(np.argmin(scores))
+    assert own[0].title == f"shifted set, worst: image {number + 1} of 12"
+    np.testing.assert_array_equal(own[0].before, predicted[number])
+    np.testing.assert_array_equal(own[0].mask, truth[number])
+    np.testing.assert_array_equal(own[0].image, away()[number].transpose(1, 2, 0))
+
+
+def test_without_masks_the_image_that_changes_most_is_shown(net):
+    found = ss.remedy(net, toy_images(12), away(), spec=FEW)
+    shown = cases_to_show(found)
+    if found.best is None:
+        assert shown == []
+        return
+    mended = found.network()
+    own = [case for case in shown if case.title.startswith("shifted")]
+    changed = (labels(mended, away()) != labels(net, away())).mean((1, 2))
+    assert (own[0].before != own[0].after).mean() == pytest.approx(changed.max())

@@ -135,7 +135,7 @@ def score(spec: ScoreSpec, progress: Progress = silent) -> str:
     from skipshift.data.sources import read_set
     from skipshift.estimate.scoring import score_images
     from skipshift.profile.fingerprints import read_fingerprint
-    from skipshift.records import write_json, write_table
+    from skipshift.records import IMAGE_SCORES, write_json, write_table
 
     reference = read_fingerprint(str(spec.fingerprint))
     preprocess = reference.making.preprocess
@@ -147,7 +147,7 @@ def score(spec: ScoreSpec, progress: Progress = silent) -> str:
             net, reference, batches, _cases(spec.images, given.groups), spec.output,
             spec.activation, spec.batch_size,
         )  # fmt: skip
-    write_table(spec.out / "scores.csv", table)
+    write_table(spec.out / "scores.csv", table, IMAGE_SCORES)
     odd = int((table["p"] < 0.05).sum())
     record = {"images": len(table), "unlike": odd, "level": 0.05}
     write_json(spec.out / "score.json", record | _about(spec, net))

@@ -340,8 +340,7 @@ def read_json(path: Path) -> Any:
 
 
 IMAGE_SCORES = "image-scores.csv"
-"""Name in `TABLE_COLUMNS` of the command score's scores.csv, which has other columns than a study's.
-"""
+"""Name in `TABLE_COLUMNS` of scores.csv of the command score, unlike that of a study."""
 
 
 def write_table(path: Path, frame: pd.DataFrame, table: str | None = None) -> None:

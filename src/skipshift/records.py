@@ -205,6 +205,7 @@ TABLE_COLUMNS: Mapping[str, Mapping[str, str]] = {
         "method": "str",
         "answered": "str",
     },
+    "image-scores.csv": {"case": "str", "p": "float64", "layer": "str", "iou": "float64"},
     "evidence.parquet": {
         **_GRID,
         **_PAIR,
@@ -344,6 +345,10 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise unreadable(path, "JSON", error) from None
+
+
+IMAGE_SCORES = "image-scores.csv"
+"""Name in `TABLE_COLUMNS` of scores.csv of the command score, unlike that of a study."""
 
 
 def write_table(path: Path, frame: pd.DataFrame, table: str | None = None) -> None:

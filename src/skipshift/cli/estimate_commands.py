@@ -136,7 +136,7 @@ def score(spec: ScoreSpec, progress: Progress = silent) -> str:
     from skipshift.estimate.scoring import score_images
     from skipshift.profile.fingerprints import Fingerprint, read_fingerprint
     from skipshift.profile.inputs import read_input, read_matching
-    from skipshift.records import write_json, write_table
+    from skipshift.records import IMAGE_SCORES, write_json, write_table
 
     found = find_set(spec.images, spec.reading)
     reference = read_fingerprint(str(spec.fingerprint))
@@ -152,7 +152,7 @@ def score(spec: ScoreSpec, progress: Progress = silent) -> str:
             network.net, reference, given.images, [item.case for item in found.items],
             spec.output, spec.activation, spec.batch_size,
         )  # fmt: skip
-    write_table(spec.out / "scores.csv", table)
+    write_table(spec.out / "scores.csv", table, IMAGE_SCORES)
     odd = int((table["p"] < LEVEL).sum())
     about = {"images": given.about}
     record = made_from(network, about, fingerprint=spec.fingerprint, reading=spec.reading)

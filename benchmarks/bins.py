@@ -14,9 +14,9 @@ import numpy as np
 
 from benchmarks.truth import SPEC, Design, measured, truth
 from skipshift.networks.checkpoints import load_net
-from skipshift.profile.inputs import Reading, read_inputs
+from skipshift.profile.inputs import find_inputs, read_inputs
 from skipshift.profile.profiling import profile_shift
-from skipshift.specs import ProfileSpec
+from skipshift.specs import ProfileSpec, ReadingSpec
 
 BINS = (20, 50, 100, 200, "fd")
 
@@ -41,7 +41,7 @@ def network(net: str, reference: str, shifted: str, crop: int | None) -> None:
     """Print the excess of each layer of a network."""
     tables = {}
     for bins in BINS:
-        first, second = read_inputs(reference, shifted, Reading(crop=crop))
+        first, second = read_inputs(find_inputs(reference, shifted, ReadingSpec(crop=crop)))
         spec, labels = ProfileSpec(bins=bins, permutation_draws=0), (first.groups, second.groups)
         profile = profile_shift(
             load_net(Path(net)), first.images, second.images, groups=labels, spec=spec

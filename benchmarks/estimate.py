@@ -29,10 +29,11 @@ import pandas as pd
 import scipy.optimize
 import torch
 from scipy.stats import spearmanr
-from skipshift.data.sources import read_labelled
 
 import skipshift as ss
 from skipshift.data.batches import stack_cases
+from skipshift.data.manifest import read_cases
+from skipshift.data.sets.sources import read_test_rows
 from skipshift.estimate.estimating import Calibration, calibrate
 from skipshift.estimate.measuring import log_odds
 from skipshift.names import ORIGINAL, paper_shifts
@@ -64,7 +65,7 @@ class Network:
 
 def of_study(manifest: str, runs: Path) -> Iterator[Network]:
     """Yield the runs of a study with the shifts of the paper."""
-    images, masks, groups = stack_cases(read_labelled(manifest, 2, CROP))
+    images, masks, groups = stack_cases(list(read_cases(read_test_rows(manifest), 2, CROP)))
     half = np.isin(groups, np.unique(groups)[::2])
     home = _set("reference", images[half], masks[half], np.array(groups)[half])
     rest = images[~half], masks[~half], np.array(groups)[~half]

@@ -21,9 +21,11 @@ import pandas as pd
 import torch
 
 import skipshift as ss
+from skipshift.data.sets.sources import find_pair
 from skipshift.names import paper_shifts
 from skipshift.networks.features import as_input
-from skipshift.remedies.inputs import read_inputs
+from skipshift.remedies.inputs import RemedyInputs, read_inputs
+from skipshift.specs import ReadingSpec
 
 CROP = 128
 FEATURES = ("adabn", "moments", "quantile")
@@ -35,10 +37,14 @@ LOST = 0.02
 """IoU that a shift must cost for `question` to ask where it comes back."""
 
 
+def _read(net: torch.nn.Module, reference: str, shifted: str, crop: int = CROP) -> RemedyInputs:
+    return read_inputs(net, find_pair(reference, shifted, ReadingSpec(crop=crop)))
+
+
 def null(net: Path, manifest: str, splits: int = 20, crop: int = CROP) -> None:
     """Print how often a remedy is recommended between halves of the same cases."""
     network = ss.load_net(net)
-    given = read_inputs(network, (manifest, manifest), crop=crop)
+    given = _read(network, manifest, manifest, crop)
     images = np.concatenate(list(given.images[0]))
     masks, groups = given.masks[0], np.array(given.groups[0])
     assert masks is not None
@@ -57,7 +63,7 @@ def null(net: Path, manifest: str, splits: int = 20, crop: int = CROP) -> None:
 def cost(net: Path, manifest: str) -> None:
     """Print the time of all label-free remedies, in bare forward passes of both sets."""
     network = ss.load_net(net)
-    given = read_inputs(network, (manifest, "brightness:0.75"), crop=CROP)
+    given = _read(network, manifest, "brightness:0.75")
     sets = [np.concatenate(list(batches)) for batches in given.images]
     start = time.perf_counter()
     with torch.no_grad():
@@ -80,7 +86,7 @@ def question(manifest: str, *nets: str) -> None:
     rows = []
     for net, shift in product(nets, paper_shifts()):
         network = ss.load_net(net)
-        given = read_inputs(network, (manifest, shift), crop=CROP)
+        given = _read(network, manifest, shift)
         # a search of one remedy tells what is lost
         specs = [ss.RemedySpec(remedies=r, paired=True, folds=2) for r in (("minmax",), FEATURES)]
         tried = (network, *given.images, given.masks, given.groups)

@@ -1,12 +1,14 @@
 """Batches of stored images, preprocessed each time they are read."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from skipshift.data.images import Pixels
+from skipshift.data.manifest import Case
 from skipshift.data.preprocess import Preprocess, prepare
 from skipshift.progress import Progress, silent
 
@@ -33,3 +35,10 @@ class Batches:
         starts = range(0, len(self.images), self.size)
         parts = [self.images[start : start + self.size] for start in starts]
         return (prepare(part, self.preprocess) for part in self.progress(parts, self.label))
+
+
+def stack_cases(cases: Sequence[Case]) -> tuple[Pixels, Pixels, list[str]]:
+    """Stack cases of one size: images (N, H, W, C), masks (N, H, W), and the group of each."""
+    images = np.stack([case.image for case in cases])
+    masks = np.stack([case.mask for case in cases])
+    return images, masks, [case.group for case in cases]

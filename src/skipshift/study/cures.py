@@ -2,11 +2,10 @@
 
 from collections.abc import Iterator
 
-import numpy as np
 import pandas as pd
 
 from skipshift import records
-from skipshift.data.batches import Batches
+from skipshift.data.batches import Batches, stack_cases
 from skipshift.data.images import Pixels
 from skipshift.data.manifest import Case
 from skipshift.data.preprocess import preprocess_of
@@ -67,14 +66,9 @@ def _sets(
     sides: _Sides, size: int
 ) -> tuple[tuple[Batches, Batches], tuple[Pixels, Pixels], tuple[list[str], list[str]]]:
     """Images, masks and groups of both sides."""
-    (home, truth, own), (away, others, theirs) = map(_stacked, sides)
+    (home, truth, own), (away, others, theirs) = map(stack_cases, sides)
     unit = preprocess_of("unit")
     return (Batches(home, unit, size), Batches(away, unit, size)), (truth, others), (own, theirs)
-
-
-def _stacked(cases: list[Case]) -> tuple[Pixels, Pixels, list[str]]:
-    images = np.stack([case.image for case in cases])
-    return images, np.stack([case.mask for case in cases]), [case.group for case in cases]
 
 
 def _write(study: Study, run: Run, name: str, table: str, parts: list[pd.DataFrame]) -> None:

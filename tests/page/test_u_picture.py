@@ -131,3 +131,11 @@ def test_the_files_for_papers_hold_the_texts_of_the_picture(tmp_path):
     write_u(tmp_path, drawing)
     heads = {"u.svg": b"<svg", "u.pdf": b"%PDF", "u.png": b"\x89PNG"}
     assert all((tmp_path / name).read_bytes().startswith(head) for name, head in heads.items())
+
+
+def test_a_remedy_of_a_skip_is_marked_on_its_line():
+    drawing = draw_u(profile(), LINKS, None, ("prune", "L1"))
+    line = line_of(drawing, "L1")
+    ring = next(s for i in drawing.items if i.told.startswith("remedy") for s in i.shapes)
+    assert ring.x < (line.x1 + line.x2) / 2 < ring.x + ring.wide
+    assert ring.y < line.y1 < ring.y + ring.high

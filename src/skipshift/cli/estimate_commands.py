@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -14,8 +14,11 @@ from skipshift.progress import Progress, silent
 from skipshift.specs import Activation, ReadingSpec
 from skipshift.validation import check_least
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 LEVEL = 0.05
-"""An image whose p is below is unlike the reference."""
+"""An image whose p is below is unlike the reference, where so small a p can be."""
 
 
 @dataclass(frozen=True)
@@ -153,16 +156,27 @@ def score(spec: ScoreSpec, progress: Progress = silent) -> str:
             spec.output, spec.activation, spec.batch_size,
         )  # fmt: skip
     write_table(spec.out / "scores.csv", table, IMAGE_SCORES)
-    odd = int((table["p"] < LEVEL).sum())
+    odd, told = _unlike(table["p"], len(reference.alone))
     about = {"images": given.about}
     record = made_from(network, about, fingerprint=spec.fingerprint, reading=spec.reading)
     write_json(spec.out / "score.json", {"unlike": odd, "level": LEVEL} | record)
     least = table.sort_values("p", kind="stable").head(10).round(3).to_string(index=False)
-    said = (
-        f"{odd} of {len(table)} images are unlike the reference (p < {LEVEL}); of images that are "
-        f"like it, one in 20 is."
+    return "\n\n".join([least, told, units(network, about), f"scores: {spec.out / 'scores.csv'}"])
+
+
+def _unlike(p: "pd.Series[float]", known: int) -> tuple[int | None, str]:
+    """Count images below the level and say so; None where the known images are too few for it."""
+    least = 1 / (known + 1)
+    if least >= LEVEL:
+        return None, (
+            f"The fingerprint has {known} images, so that no p is below {least:.3f}, and none can "
+            f"be told to be unlike the reference at {LEVEL}: that needs {round(1 / LEVEL)} images."
+        )
+    odd = int((p < LEVEL).sum())
+    return odd, (
+        f"{odd} of {len(p)} images are unlike the reference (p < {LEVEL}); of images that are "
+        f"like it, at most one in {round(1 / LEVEL)} is, on average."
     )
-    return "\n\n".join([least, said, units(network, about), f"scores: {spec.out / 'scores.csv'}"])
 
 
 def _classes(net: Path) -> tuple[str, ...]:

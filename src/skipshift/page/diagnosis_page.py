@@ -59,6 +59,9 @@ class Diagnosed(NamedTuple):
     cases: Sequence[Case] = ()
     """Images to show."""
 
+    estimate: str = ""
+    """What the IoU on shifted images without masks is estimated at, in words."""
+
 
 def diagnosis_findings(found: Diagnosed, about: Mapping[str, Any] = {}) -> Findings:
     """Lay the page of a diagnosis out.
@@ -71,7 +74,7 @@ def diagnosis_findings(found: Diagnosed, about: Mapping[str, Any] = {}) -> Findi
     names = Names()
     found = _named(found, names)
     *answers, sure = diagnosis_answers(
-        found.layers, found.carried, found.remedies, found.facts, found.cause
+        found.layers, found.carried, found.remedies, found.facts, found.cause, found.estimate
     )
     return Findings(
         "Diagnosis",

@@ -27,9 +27,11 @@ def diagnosis_verdict(
     table: pd.DataFrame,
     facts: Facts,
     cause: str,
+    estimate: str = "",
 ) -> str:
     """Say in a few sentences what the shift is, where it is seen, what it costs, what to do."""
-    return " ".join(text for _, text in diagnosis_answers(layers, carried, table, facts, cause))
+    answers = diagnosis_answers(layers, carried, table, facts, cause, estimate)
+    return " ".join(text for _, text in answers)
 
 
 def diagnosis_answers(
@@ -38,12 +40,13 @@ def diagnosis_answers(
     table: pd.DataFrame,
     facts: Facts,
     cause: str,
+    estimate: str = "",
 ) -> list[tuple[str, str]]:
-    """Question and answer of each part of a diagnosis."""
+    """Question and answer of each part of a diagnosis; ``estimate`` is of the IoU, in words."""
     return [
         ("Is it the scanner or a mistake?", cause_sentence(layers, cause)),
         ("Where does it show?", profile_verdict(layers)),
-        ("What does it cost?", _cost(carried, facts)),
+        ("What does it cost?", _cost(carried, facts, estimate)),
         ("What can be done?", remedies_verdict(table, facts)),
         ("How sure is this?", _units(layers, facts)),
     ]
@@ -65,11 +68,11 @@ def cause_sentence(layers: pd.DataFrame, cause: str) -> str:
     )
 
 
-def _cost(carried: pd.DataFrame | None, facts: Facts) -> str:
+def _cost(carried: pd.DataFrame | None, facts: Facts, estimate: str) -> str:
     if carried is not None:
         return carry_sentence(carried)
     if not facts.masks:
-        return "Not known: the shifted images have no masks."
+        return f"The shifted images have no masks. {estimate or 'The loss is not known.'}"
     inside = (
         f", {facts.in_domain:.3f} on the reference" if facts.in_domain == facts.in_domain else ""
     )

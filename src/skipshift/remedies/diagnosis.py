@@ -8,6 +8,8 @@ import pandas as pd
 from torch import nn
 
 from skipshift.errors import ArgumentError
+from skipshift.estimate.estimating import Estimate, estimated
+from skipshift.estimate.settings import EstimateSpec
 from skipshift.networks.as_found import evaluating
 from skipshift.networks.features import Images
 from skipshift.page.diagnosis_page import Diagnosed
@@ -43,6 +45,9 @@ class Diagnosis:
     causes: Cause = field(repr=False)
     """What was left beside a reference with each mistake."""
 
+    estimate: Estimate | None = None
+    """IoU estimated from confidence; None unless only the reference has masks."""
+
     @property
     def layer(self) -> str | None:
         """Layer of the largest excess among those clear of their noise floor; None if none is."""
@@ -58,8 +63,12 @@ class Diagnosis:
     def verdict(self) -> str:
         """Say in a few sentences what the cause is, where it enters, what it costs, what to do."""
         return diagnosis_verdict(
-            self.profile.of(), self.carry, self.remedies.table, self.remedies.facts, self.cause
-        )
+            self.profile.of(), self.carry, self.remedies.table, self.remedies.facts, self.cause,
+            self._estimated(),
+        )  # fmt: skip
+
+    def _estimated(self) -> str:
+        return "" if self.estimate is None else self.estimate.verdict()
 
     def found(self) -> Diagnosed:
         """Collect what the page shows."""
@@ -72,6 +81,7 @@ class Diagnosis:
             self.causes.table,
             [Link(*link) for link in links_of(self.remedies.setting.net)],
             cases_to_show(self.remedies),
+            self._estimated(),
         )
 
     def record(self) -> dict[str, Any]:
@@ -85,6 +95,7 @@ class Diagnosis:
             "remedy": None if best is None else best.remedy,
             "place": None if best is None else best.place,
             "gain": None if best is None or np.isnan(gain) else gain,
+            "estimate": None if self.estimate is None else self.estimate.rows(),
             "verdict": self.verdict(),
         }
 
@@ -105,8 +116,9 @@ def diagnose(
 ) -> Diagnosis:
     """Tell where a shift enters a network, whether it is a mistake, what it costs, what to do.
 
-    Profile, activation patching (paired sets with masks) and remedies in one go; the arguments are
-    those of `skipshift.remedy`. `ArgumentError` names the argument at fault.
+    Profile, activation patching (paired sets with masks), remedies, and an estimate of the IoU
+    where only the reference has masks, in one go; the arguments are those of `skipshift.remedy`.
+    `ArgumentError` names the argument at fault.
     """
     return examine(remedy(net, reference, shifted, masks, groups, spec))
 
@@ -126,7 +138,19 @@ def examine(remedies: Remedies) -> Diagnosis:
     carried = None
     if spec.paired and home.masks is not None and away.masks is not None:
         carried = _carried(net, home, away, spec)
-    return Diagnosis(causes.name, profile, carried, remedies, causes)
+    guess = None
+    if home.masks is not None and away.masks is None:
+        guess = _guess(net, home, away, spec)
+    return Diagnosis(causes.name, profile, carried, remedies, causes, guess)
+
+
+def _guess(net: nn.Module, home: Labelled, away: Labelled, spec: RemedySpec) -> Estimate:
+    settings = EstimateSpec(
+        ignore=spec.ignore, output=spec.output, activation=spec.activation,
+        batch_size=spec.batch_size, seed=spec.seed,
+    )  # fmt: skip
+    images, groups = (home.images, away.images), (home.groups, away.groups)
+    return estimated(net, images, home.masks, groups, settings)
 
 
 def _carried(

@@ -6,7 +6,7 @@ from torch import nn
 import skipshift as ss
 from skipshift.errors import ArgumentError, SkipshiftError
 from skipshift.estimate.calibration_shifts import KINDS, Shift, calibration_shifts
-from skipshift.estimate.estimating import Calibration, Meta, excess
+from skipshift.estimate.estimating import Calibration, Meta, _part, excess
 from skipshift.estimate.measuring import Measured, log_odds, measure
 from skipshift.networks.as_found import evaluating
 from skipshift.networks.outputs import Output
@@ -238,3 +238,12 @@ def test_of_each_image_only_pooled_features_are_kept(net):
     assert kept[0] == kept[1]
     logits = 4 * 2 * 32 * 32
     assert kept[0] < logits / 50
+
+
+def test_groups_of_a_rare_class_are_given_shifts():
+    masks = np.zeros((30, 4, 4), np.uint8)
+    masks[::4, 0, 0] = 1
+    data = labelled("reference", np.zeros((30, 3, 4, 4), np.uint8), masks, None, False)
+    part = _part(data, ss.EstimateSpec(images=8))
+    assert masks[part].any((1, 2)).sum() >= 6
+    assert part.sum() < 16

@@ -163,7 +163,7 @@ def test_a_single_image_is_told_and_leaves_nothing_behind(search, small_set, tmp
     shutil.copy(next((small_set.parent / "images").iterdir()), tmp_path / "single")
     code, _, err = search(shifted=tmp_path / "single")
     assert code == 1
-    assert "shifted must have at least 2 groups, to fit on some and judge on others, got 1" in err
+    assert "SHIFTED must have at least 2 groups, to fit on some and judge on others, got 1" in err
     assert not (tmp_path / "o").exists()
 
 

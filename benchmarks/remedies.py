@@ -1,14 +1,14 @@
 """What remedies claim where nothing is shifted, what they cost, and whether carry predicts them.
 
     python -m benchmarks.remedies null NET MANIFEST [SPLITS [CROP]]
-    python -m benchmarks.remedies cost NET MANIFEST
-    python -m benchmarks.remedies question MANIFEST NET [NET ...]
+    python -m benchmarks.remedies cost NET MANIFEST [CROP]
+    python -m benchmarks.remedies question CROP MANIFEST NET [NET ...]
 
 ``null`` divides the test cases into random halves, with and without masks of the second, and counts
-how often a remedy is recommended. ``cost`` prints the time of all label-free remedies beside bare
-forward passes of both sets. ``question`` asks whether the place of the largest headroom is that of
+how often a remedy is recommended. ``cost`` prints what all label-free remedies take, in bare forward
+passes of both sets. ``question`` asks whether the place of the largest headroom is that of
 the largest gain: a row per network, shift and place as CSV, then the tests of `answer`. All on
-centred crops of 128 pixels, unless another side is given.
+centred crops of CROP pixels, by default 128.
 """
 
 import sys
@@ -25,6 +25,7 @@ from skipshift.data.sets.sources import find_pair
 from skipshift.names import paper_shifts
 from skipshift.networks.features import as_input
 from skipshift.remedies.inputs import RemedyInputs, read_inputs
+from skipshift.remedies.pairs import JOIN
 from skipshift.specs import ReadingSpec
 
 CROP = 128
@@ -60,33 +61,44 @@ def null(net: Path, manifest: str, splits: int = 20, crop: int = CROP) -> None:
     print({kind: f"{number} of {splits}" for kind, number in claimed.items()})
 
 
-def cost(net: Path, manifest: str) -> None:
-    """Print the time of all label-free remedies, in bare forward passes of both sets."""
+def cost(net: Path, manifest: str, crop: int = CROP) -> None:
+    """Print what all label-free remedies cost, in passes over both sets: by pixels, and by time.
+
+    Pixels are counted as they enter the network, those of resampled and flipped images too. The
+    backward passes of `tent` are in the time alone.
+    """
     network = ss.load_net(net)
-    given = _read(network, manifest, "brightness:0.75")
+    given = _read(network, manifest, "brightness:0.75", crop)
     sets = [np.concatenate(list(batches)) for batches in given.images]
+    pixels = 0
+
+    def counted(_module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        nonlocal pixels
+        pixels += inputs[0][:, 0].numel()
+
+    network.register_forward_pre_hook(counted)
     start = time.perf_counter()
     with torch.no_grad():
         for images in sets:
             for first in range(0, len(images), 8):
                 batch = torch.from_numpy(images[first : first + 8])
                 network(as_input(batch, next(network.parameters())))
-    bare = time.perf_counter() - start
+    seconds, bare, pixels = time.perf_counter() - start, pixels, 0
     start = time.perf_counter()
     found = ss.remedy(network, *sets, given.masks, given.groups)
     whole = time.perf_counter() - start
-    places = len(found.table["place"].unique())
-    passes = whole / bare
-    print(f"{len(found.table)} remedies at {places} places: {passes:.0f} bare passes of both sets")
-    print(f"that is {passes / (places + 2):.2f} times (places + 2)")
+    places = sum(JOIN not in place for place in found.table["place"].unique())
+    print(f"{len(found.table)} remedies at {places} places; passes over both sets:")
+    for what, passes in (("pixels", pixels / bare), ("time", whole / seconds)):
+        print(f"by {what} {passes:.1f}, {passes / (places + 2):.2f} times (places + 2)", flush=True)
 
 
-def question(manifest: str, *nets: str) -> None:
+def question(crop: int, manifest: str, *nets: str) -> None:
     """Print headroom and largest gain of every network, shift and place, and what they answer."""
     rows = []
     for net, shift in product(nets, paper_shifts()):
         network = ss.load_net(net)
-        given = _read(network, manifest, shift)
+        given = _read(network, manifest, shift, crop)
         # a search of one remedy tells what is lost
         specs = [ss.RemedySpec(remedies=r, paired=True, folds=2) for r in (("minmax",), FEATURES)]
         tried = (network, *given.images, given.masks, given.groups)
@@ -143,6 +155,6 @@ if __name__ == "__main__":
     if part == "null":
         null(Path(words[0]), words[1], *map(int, words[2:]))
     elif part == "cost":
-        cost(Path(words[0]), words[1])
+        cost(Path(words[0]), words[1], *map(int, words[2:]))
     else:
-        question(*words)
+        question(int(words[0]), *words[1:])

@@ -60,9 +60,13 @@ class Setting:
         """Statistics of the shifted set, pooled as those of the reference are."""
         return gather(self.net, self.places, self.shifted, self.spec, self.known.pooling)
 
-    def behind(self, change: Change, place: Place) -> "Setting":
-        """Put a change of the input before all that is fitted, at one place."""
-        return replace(self, shifted=replace(self.shifted, before=change), places=(place,))
+    def behind(self, change: Change, place: Place, without: int | None) -> "Setting":
+        """Put a change of the input, fitted without a fold, before all that is fitted at a place.
+
+        The images of that fold are left out.
+        """
+        shifted = replace(self.shifted, before=change, without=without)
+        return replace(self, shifted=shifted, places=(place,))
 
 
 Fit = Callable[[int | None, float], Change]

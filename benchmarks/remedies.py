@@ -5,8 +5,8 @@
     python -m benchmarks.remedies question CROP MANIFEST NET [NET ...]
 
 ``null`` divides the test cases into random halves, with and without masks of the second, and counts
-how often a remedy is recommended. ``cost`` prints what all label-free remedies take, in bare forward
-passes of both sets. ``question`` asks whether the place of the largest headroom is that of
+how often a remedy is recommended. ``cost`` prints what all label-free remedies take, in bare
+forward passes of both sets. ``question`` asks whether the place of the largest headroom is that of
 the largest gain: a row per network, shift and place as CSV, then the tests of `answer`. All on
 centred crops of CROP pixels, by default 128.
 """

@@ -241,6 +241,11 @@ def _add(found: Gathered, name: str, fold: int, value: Tensor, sample: Tensor, f
     found.samples[name][fold].append(sample)
 
 
+def has_statistics(module: nn.Module) -> bool:
+    """Whether a module keeps running statistics, as a batch norm does."""
+    return getattr(module, "running_mean", None) is not None
+
+
 def norm_sums(
     net: nn.Module, names: Sequence[str], data: Folded, batch_size: int
 ) -> Mapping[str, Sums]:

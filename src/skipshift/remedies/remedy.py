@@ -356,7 +356,7 @@ def _headroom(setting: Setting) -> dict[str, float]:
     home, away = setting.home.data, setting.shifted.data
     if home.masks is None or away.masks is None:
         return {}
-    paths = {place.name: place.address for place in setting.places if place.address is not None}
+    paths = {place.name: place.mapped for place in setting.places if place.mapped is not None}
     spec = CarrySpec(
         paths=paths,
         precision="fp32",

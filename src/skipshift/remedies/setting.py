@@ -71,7 +71,7 @@ class Setting:
         return tuple(name for name in ran if has_statistics(self.net.get_submodule(name)))
 
     def norms(self, names: tuple[str, ...]) -> Mapping[str, Sums]:
-        """Add up what batch norms read of the shifted set, those of them that run before recomputed.
+        """Add up what batch norms read of the shifted set, each behind those already recomputed.
 
         The first norms of a network read the same whether those behind them are recomputed or not.
         """

@@ -117,19 +117,18 @@ def trained(folder: Path, name: str, domain: str) -> None:
 def question(crop: int, manifest: str, *nets: str) -> None:
     """Print headroom and largest gain of every network, shift and place, and what they answer."""
     rows = []
-    for net, shift in product(nets, paper_shifts()):
+    for shift, net in product(paper_shifts(), nets):
         network = ss.load_net(net)
         given = _read(network, manifest, shift, crop)
-        # a search of one remedy tells what is lost
-        specs = [ss.RemedySpec(remedies=r, paired=True, folds=2) for r in (("minmax",), FEATURES)]
         tried = (network, *given.images, given.masks, given.groups)
-        facts = ss.remedy(*tried, specs[0]).facts
+        # a search of one remedy tells what is lost
+        facts = ss.remedy(*tried, ss.RemedySpec(remedies=("minmax",), folds=2)).facts
         if facts.in_domain - facts.iou <= LOST:
             print(
                 f"# {Path(net).name}, {shift}: lost {facts.in_domain - facts.iou:.3f}", flush=True
             )
             continue
-        found = ss.remedy(*tried, specs[1])
+        found = ss.remedy(*tried, ss.RemedySpec(remedies=FEATURES, paired=True, folds=2))
         best = found.table.groupby("place", as_index=False)[["gain", "headroom"]].max()
         layers = {p.name: p.address for p in found.setting.places if p.address is not None}
         profile = ss.profile_shift(network, *given.images, layers, given.groups, QUICK).of()

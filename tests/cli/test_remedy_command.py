@@ -41,7 +41,7 @@ def test_remedy_writes_its_table_and_says_why_nothing_is_recommended(search, tmp
         ("adabn", "d2"),
         ("minmax+adabn", "input+d2"),
     }
-    assert table["in_domain"].notna().all()
+    assert (table["in_domain"].notna() == (table["gain"] > 0.01)).all()
     assert table["headroom"].isna().sum() == 1  # of the pair
     about = json.loads((tmp_path / "o/remedy.json").read_text())
     assert about["complete"]
@@ -156,6 +156,16 @@ def test_masks_with_255_name_the_option(search, small_set, tmp_path):
     assert "as in --ignore 255" in err
     assert len(err.strip().splitlines()) == 1
     assert not (tmp_path / "o").exists()
+
+
+def test_of_three_classes_255_names_the_option_too(search, small_set, tmp_path):
+    Unet(TINY, 3).save(tmp_path / "net", classes=["background", "cell", "other"])
+    void = painted(small_set, tmp_path, lambda mask: np.where(mask == 0, np.uint8(255), mask))
+    code, _, err = search(shifted=void)
+    assert code == 1
+    assert "mask has labels 255, but the classes are 0..2" in err
+    assert "as in --ignore 255" in err
+    assert len(err.strip().splitlines()) == 1
 
 
 def test_a_single_image_is_told_and_leaves_nothing_behind(search, small_set, tmp_path):

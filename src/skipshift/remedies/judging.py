@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
@@ -42,7 +42,7 @@ class Judged:
 
     home: Counts
     """Likewise on the reference, by the change that was fitted on all shifted images; of no group
-    where that has no images, or was not looked at."""
+    where that has no images, or was not run on."""
 
     pixels: npt.NDArray[np.int64]
     """(classes,): predicted pixels on the shifted set."""
@@ -74,12 +74,8 @@ def collapsed(judged: Judged, plain: Judged) -> bool:
 
     Without images of the reference, a class that the unmended network predicts on the shifted set.
     """
-    return _lost(judged.pixels, plain)
-
-
-def _lost(pixels: npt.NDArray[np.int64], plain: Judged) -> bool:
     known = shares_of(plain.home_pixels if plain.home_pixels.any() else plain.pixels)
-    return bool(((known >= _RARE) & (shares_of(pixels) < _MISSING * known)).any())
+    return bool(((known >= _RARE) & (shares_of(judged.pixels) < _MISSING * known)).any())
 
 
 def shares_of(pixels: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
@@ -128,7 +124,7 @@ class Judge:
             self._home = self._pass(setting.home, lambda _fold: NULL, store)
             self._labels = store.take("labels")
         start = time.perf_counter()
-        seen = self._pass(setting.shifted, lambda _fold: NULL)
+        seen = self._pass(setting.shifted.in_one, lambda _fold: NULL)
         self.permuted = self._measured(seen, permutations=True).permuted
         self.plain = self._judged(seen, self._home, NULL, start)
 
@@ -138,19 +134,23 @@ class Judge:
         return self._last.name
 
     def __call__(self, fit: Fit, weight: float, fitted: bool, start: float) -> Judged:
-        """Judge a remedy; ``fitted`` ones are fitted anew without each fold.
+        """Judge a remedy on the shifted set; ``fitted`` ones are fitted anew without each fold."""
+        data = self.setting.shifted if fitted else self.setting.shifted.in_one
+        changes = [fit(fold if fitted else None, weight) for fold in range(data.number)]
+        return self._judged(self._pass(data, changes.__getitem__), _UNSEEN, changes[0], start)
 
-        Where a class is all but gone, what it would cost on the reference is not looked at.
-        """
-        whole = fit(None, weight)
-        folds = range(self.setting.shifted.number)
-        changes = {fold: fit(fold, weight) if fitted else whole for fold in folds}
-        seen = self._pass(self.setting.shifted, changes.__getitem__)
-        home = self.setting.home
-        at_home = _UNSEEN
-        if home is not None and not _lost(seen.pixels, self.plain):
-            at_home = self._pass(home, lambda _: whole)
-        return self._judged(seen, at_home, whole, start)
+    def at_home(self, judged: Judged, change: Change, start: float) -> Judged:
+        """Add what a change that was fitted on all shifted images does on the reference."""
+        assert self.setting.home is not None
+        home = self._pass(self.setting.home, lambda _fold: change)
+        seconds = judged.seconds + time.perf_counter() - start
+        return replace(
+            judged,
+            home=home.counts,
+            home_pixels=home.pixels,
+            unchanged=home.unchanged,
+            seconds=seconds,
+        )
 
     def _judged(self, seen: _Seen, home: _Seen, change: Change, start: float) -> Judged:
         excess = self._measured(seen)

@@ -65,7 +65,7 @@ def findings(names):
     causes = pd.DataFrame({"remedy": ["flip"], "cause": ["flip"], "clear": [3], "left": [0.9]})
     tried = remedies_table(list(names))
     diagnosed = Diagnosed(
-        layers, carried_table(names), tried, facts(names[5]), "none", causes, links,
+        layers, carried_table(names), tried, facts(names[5]), "none", True, causes, links,
         [case(name) for name in names],
     )  # fmt: skip
     return {

@@ -14,13 +14,16 @@ to OUT. Centred crops of 128 pixels.
 """
 
 import contextlib
+import functools
 import io
+import multiprocessing
 import sys
+import time
 import unittest.mock
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -112,26 +115,33 @@ def _set(name: str, images: Any, masks: Any, groups: Any) -> Labelled:
 
 def pairs(out: Path, manifest: str, runs: Path, trained: Path | None = None) -> None:
     """Print how estimates do on every network and domain."""
-    torch.set_num_threads(1)
-    networks = [*of_study(manifest, runs)]
-    for network in [*networks, *([] if trained is None else of_trained(trained))]:
-        file = out / f"{network.name}.csv"
-        if not file.exists():
-            out.mkdir(parents=True, exist_ok=True)
-            pd.DataFrame(_rows(network)).to_csv(file, index=False)
-        print(f"{network.name}: done", flush=True)
+    out.mkdir(parents=True, exist_ok=True)
+    networks = chain(of_study(manifest, runs), () if trained is None else of_trained(trained))
+    left = (network for network in networks if not (out / f"{network.name}.csv").exists())
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        for name, rows, seconds in pool.imap_unordered(_judged, left):
+            rows.to_csv(out / f"{name}.csv", index=False)
+            print(f"{name}: {seconds:.0f} s of one core", flush=True)
     report(pd.concat([pd.read_csv(file) for file in sorted(out.glob("*.csv"))]))
+
+
+def _judged(network: Network) -> tuple[str, pd.DataFrame, float]:
+    torch.set_num_threads(1)
+    start = time.process_time()
+    rows = pd.DataFrame(_rows(network))
+    return network.name, rows, time.process_time() - start
 
 
 def _rows(network: Network) -> Iterator[dict[str, Any]]:
     with evaluating(network.net):
         calibration = calibrate(network.net, network.home, ss.EstimateSpec())
+        without = functools.cache(calibration.without)
         plain = _logits(calibration, network.home)
         models = dict(_moval(plain, network.home.masks))
         for domain, data in network.away.items():
             family = FAMILIES.get(domain.partition(":")[0], "")
             blind = Labelled(data.name, data.images, None, data.groups)
-            found = calibration.without(family).estimate(calibration.measured(blind))
+            found = without(family).estimate(calibration.measured(blind))
             logits = _logits(calibration, data)
             truth = _truth(logits, data.masks)
             others = {name: _dice(model, logits) for name, model in models.items()}
@@ -206,8 +216,7 @@ def _dice(model: Any, logits: torch.Tensor) -> Any:
 def report(rows: pd.DataFrame) -> None:
     """Print coverage, mean errors and the share answered, by the kind of network and together."""
     rows = rows.dropna(subset=["true"])
-    kinds = rows["network"].str.rpartition("-")[2].where(~rows["network"].str.contains("fold"))
-    for name, part in [*rows.groupby(kinds.fillna("study")), ("all", rows)]:
+    for name, part in _parts(rows):
         known = part[part["answered"]]
         inside = (known["low"] <= known["true"]) & (known["true"] <= known["high"])
         errors = {n: _error(known, n) for n in rows if n == "iou" or n.startswith("MOVAL")}
@@ -221,6 +230,20 @@ def report(rows: pd.DataFrame) -> None:
                   f"{best} {errors[best]:.3f}")  # fmt: skip
         print(f"  all pairs: best of MOVAL {min(whole.values()):.3f}")
         print(f"  not answered: {part.loc[~part['answered'], 'reason'].value_counts().to_dict()}")
+
+
+def _parts(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Split pairs by whether choices were made while looking at their networks."""
+    own = rows["network"]
+    study, hearts = own.str.contains("fold"), own.str.endswith("hearts")
+    looked_at = study | hearts | (own == "smp-nuclei")
+    yield "study (looked at)", rows[study]
+    for at in ("nuclei", "hearts"):
+        yield f"{at} (looked at)", rows[looked_at & own.str.endswith(at)]
+    for at in ("nuclei", "purple", "malaria"):
+        yield at, rows[~looked_at & own.str.endswith(at)]
+    yield "all that were not looked at", rows[~looked_at]
+    yield "all", rows
 
 
 def _error(rows: pd.DataFrame, name: str) -> float:

@@ -47,7 +47,7 @@ def test_estimate_writes_a_row_per_class_and_what_it_was_made_from(
     assert not table["answered"].any()
     assert table[["iou", "low", "high"]].isna().all(axis=None)
     record = json.loads((out / "estimate.json").read_text())
-    assert record["network"]["name"] == "Unet"
+    assert record["network"]["name"] == str(net)
     assert "fewer than 6 groups" in record["verdict"]
     assert "fewer than 6 groups" in capsys.readouterr().out
 
@@ -66,7 +66,7 @@ def test_score_names_the_files_and_refuses_another_network(net, images, tmp_path
     assert list(table) == ["case", "p", "layer", "iou"]
     assert list(table["case"]) == [f"image-{index}" for index in range(7)]
     assert table["p"].between(0, 1, inclusive="right").all()
-    assert json.loads((out / "score.json").read_text())["images"] == 7
+    assert json.loads((out / "score.json").read_text())["images"]["images"] == 7
     other = tmp_path / "other"
     ss.Unet(TINY, classes=2, encoder_weights=None).save(other)
     capsys.readouterr()

@@ -1,7 +1,8 @@
 """IoU of images without masks: estimated from confidence, corrected by calibration shifts."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,7 +59,7 @@ class Estimate:
     """Excess of the shifted set in the network's last layer."""
 
     shifts: int
-    """Calibration shifts that were tried."""
+    """Kinds of calibration shift that were tried."""
 
     def verdict(self) -> str:
         """Say for each class of the foreground what its IoU is, or why that cannot be said."""
@@ -227,15 +228,9 @@ class Calibration:
             raise ArgumentError(f"classes must be {classes} names, got {len(names)}")
         distance = excess(self.reference, seen)
         new = Meta("", "", 0, seen.confidence.counts.sum(0), distance)
-        methods = tuple(METHODS) if self.spec.method == BEST else (self.spec.method,)
-        if not self.metas:  # a single group has no halves, and no class has enough groups
-            methods = ()
-        seen_from = {name: _looks(name, home.sum(0)[None], [new]) for name in methods}
-        known = {name: _looks(name, self.homes, self.metas) for name in methods}
-        having = (home[:, :, :, 1].sum((-1, -2)) > 0).sum(0)
         rows, reasons = [], []
         for own in range(classes):
-            value, reason = self._of_class(own, seen_from, known, int(having[own]))
+            value, reason = self._of_class(own, new)
             rows.append((names[own] if names else f"class {own}", *value, not reason))
             reasons.append(reason)
         columns = ["class", "iou", "low", "high", "method", "answered"]
@@ -244,21 +239,23 @@ class Calibration:
             tuple(reasons),
             iou(true_counts(home.sum(0))),
             distance,
-            len(KINDS),
+            len({meta.kind for meta in self.metas} - {ORIGINAL}),
         )
 
-    def _of_class(
-        self, own: int, new: Mapping[str, _Looks], known: Mapping[str, _Looks], groups: int
-    ) -> tuple[tuple[float, float, float, str], Reason]:
+    def _of_class(self, own: int, new: Meta) -> tuple[tuple[float, float, float, str], Reason]:
         nothing = (np.nan, np.nan, np.nan)
+        home = self.reference.confidence.counts
+        groups = int(home[:, own, :, 1].any((-1, -2)).sum())
         if groups < LEAST_GROUPS:
             return (*nothing, self.spec.method), "groups" if groups else "absent"
-        found = {name: self._correction(own, looks) for name, looks in known.items()}
-        method = min(found, key=lambda name: found[name].loss)
-        value, traits = new[method].values[0, own], new[method].traits[:, own]
+        if own not in self.corrections:  # never in one half of the groups and seen in the other
+            return (*nothing, self.spec.method), "wide"
+        method, correct = self.corrections[own]
+        looks = _looks(method, home.sum(0)[None], [new])
+        value, traits = looks.values[0, own], looks.traits[:, own]
         if not np.isfinite(traits).all():
             return (*nothing, method), "unlike"
-        error, half, alike = (part[0] for part in found[method](traits))
+        error, half, alike = (part[0] for part in correct(traits))
         if not alike:
             return (*nothing, method), "unlike"
         low, high = np.clip([value - error - half, value - error + half], 0, 1)
@@ -266,16 +263,29 @@ class Calibration:
             return (*nothing, method), "wide"
         return (float(np.clip(value - error, 0, 1)), float(low), float(high), method), ""
 
-    def _correction(self, own: int, looks: _Looks) -> Correction:
-        truth = iou(true_counts(np.stack([meta.counts for meta in self.metas])))[:, own]
+    @cached_property
+    def corrections(self) -> dict[int, tuple[str, Correction]]:
+        """Class -> the method that is best on left-out families, and its correction."""
+        methods = METHODS if self.spec.method == BEST else (self.spec.method,)
+        looks = {method: _looks(method, self.homes, self.metas) for method in methods}
+        truth = iou(true_counts(np.stack([meta.counts for meta in self.metas])))
+        found = {}
+        for own in range(truth.shape[1]):
+            known = {method: self._known(own, looks[method], truth) for method in methods}
+            each = [(method, correction(one)) for method, one in known.items()
+                    if len(np.unique(one.families)) > 1]  # fmt: skip
+            if each:
+                found[own] = min(each, key=lambda pair: pair[1].loss)
+        return found
+
+    def _known(self, own: int, looks: _Looks, truth: Array) -> Known:
         there = np.array([self.homes[meta.home, own, :, 1].any() for meta in self.metas])
-        kept = there & np.isfinite(truth) & np.isfinite(looks.traits[:, own]).all(-1)
+        kept = there & np.isfinite(truth[:, own]) & np.isfinite(looks.traits[:, own]).all(-1)
         kinds, families = (
             np.array([getattr(meta, name) for meta in self.metas])[kept]
             for name in ("kind", "family")
         )
-        errors = (looks.values[:, own] - truth)[kept]
-        return correction(Known(looks.traits[kept, own], errors, kinds, families))
+        return Known(looks.traits[kept, own], (looks.values - truth)[kept, own], kinds, families)
 
 
 def calibrate(
@@ -292,10 +302,10 @@ def calibrate(
     with giving_logits(net, output):
         whole = measure(net, home, layers, spec.batch_size, spec.ignore)
         plain = measure(net, few, layers, spec.batch_size, spec.ignore)
-        halves = _halves(len(plain.names), spec)
+        halves = _halves(len(plain.names), spec) if len(plain.names) >= LEAST_GROUPS else []
         metas = [*_seen(halves, plain, plain, ORIGINAL, ORIGINAL)]
         shifts = calibration_shifts(whole.low, whole.high, whole.channels)
-        for shift in progress(shifts, "calibration shifts"):
+        for shift in progress(shifts if halves else [], "calibration shifts"):
             seen = measure(net, few, layers, spec.batch_size, spec.ignore, shift)
             metas += _seen(halves, plain, seen, shift.name, KINDS[shift.name].family)
     homes = [plain.confidence.counts[one].sum(0) for one, _ in halves]
@@ -324,13 +334,19 @@ def excess(reference: Measured, shifted: Measured) -> float:
 
 
 def _part(home: Labelled, spec: EstimateSpec) -> npt.NDArray[np.bool_]:
-    """Draw whole groups until they have as many images as are to be given shifts."""
+    """Draw whole groups until they have the images that are to be given shifts.
+
+    Beyond that number those are taken too that have a class which too few have so far.
+    """
+    assert home.masks is not None
     order = np.random.default_rng((spec.seed, 0)).permutation(np.unique(home.groups))
-    taken = np.zeros(len(home.groups), bool)
-    for number, name in enumerate(order):
+    taken, having = np.zeros(len(home.groups), bool), np.zeros(256, int)
+    for name in order:
         own = home.groups == name
-        if number < LEAST_GROUPS or taken.sum() + own.sum() <= spec.images:
+        classes = np.unique(home.masks[own])
+        if (having[classes] < LEAST_GROUPS).any() or taken.sum() + own.sum() <= spec.images:
             taken |= own
+            having[classes] += 1
     return taken
 
 
@@ -340,7 +356,7 @@ _Halves = list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]
 
 def _halves(groups: int, spec: EstimateSpec) -> _Halves:
     found: _Halves = []
-    for split in range(spec.splits if groups > 1 else 0):
+    for split in range(spec.splits):
         order = np.random.default_rng((spec.seed, 1, split)).permutation(groups)
         one, other = np.sort(order[: groups // 2]), np.sort(order[groups // 2 :])
         found += [(one, other), (other, one)]

@@ -1,12 +1,14 @@
 """Networks and folders that commands are given, and the record of what a result was made from."""
 
 import logging
+import os
 from collections.abc import Mapping
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from skipshift.errors import ArgumentError, SkipshiftError
+from skipshift.names import FINGERPRINTS
 from skipshift.spec_files import to_plain
 
 if TYPE_CHECKING:
@@ -44,6 +46,16 @@ def check_folder(path: Path) -> None:
     """Raise a `SkipshiftError` unless a path is that of a folder."""
     if not path.is_dir():
         raise SkipshiftError(f"{path}: {'is not a folder' if path.exists() else 'does not exist'}")
+
+
+def check_out(out: Path) -> None:
+    """Raise a `SkipshiftError` for a place that cannot be written, before anything is computed."""
+    folder = out.absolute().parent if out.name.endswith(FINGERPRINTS) else out.absolute()
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    if not there.is_dir():
+        raise SkipshiftError(f"{there}: is a file; choose a folder to write")
+    if not os.access(there, os.W_OK):
+        raise SkipshiftError(f"{there}: cannot be written; choose a folder that you may write to")
 
 
 def check_network(source: Path, running: "RunningSpec") -> None:
@@ -126,11 +138,11 @@ def units(network: Network, sets: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def as_text(record: Mapping[str, Any]) -> dict[str, str]:
-    """Flatten a record for a page: the sets by name and unit, all else in one line each."""
+    """Flatten a record for a page: the sets by name and size, all else in one line each."""
     text = {"net": str(record["network"]["name"])}
     for name, value in record.items():
         if isinstance(value, Mapping) and "unit" in value:
-            text[name] = f"{value['name']}: {value['unit']}"
+            text[name] = f"{value['name']} ({value['images']} images, {value['groups']} groups)"
         elif isinstance(value, Mapping):
             shown = ((key, one) for key, one in value.items() if one not in (None, [], ""))
             text[name] = ", ".join(f"{key} {one}" for key, one in shown)

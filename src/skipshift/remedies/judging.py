@@ -78,6 +78,16 @@ def collapsed(judged: Judged, plain: Judged) -> bool:
     return bool(((known >= _RARE) & (shares_of(judged.pixels) < _MISSING * known)).any())
 
 
+def ruined(judged: Judged, plain: Judged) -> bool:
+    """Whether a class is all but gone on the reference, or it was not run there."""
+    known = shares_of(plain.home_pixels)
+    if not plain.home_pixels.any():
+        return False
+    if not judged.home_pixels.any():
+        return True
+    return bool(((known >= _RARE) & (shares_of(judged.home_pixels) < _MISSING * known)).any())
+
+
 def shares_of(pixels: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """Share of each class; NaN where nothing was predicted."""
     total = pixels.sum()

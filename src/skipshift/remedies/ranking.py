@@ -9,7 +9,7 @@ import pandas as pd
 
 from skipshift.page.remedy_sentences import Facts, Recommended
 from skipshift.records import TABLE_COLUMNS
-from skipshift.remedies.judging import Judge, Judged, collapsed, shares_of
+from skipshift.remedies.judging import Judge, Judged, collapsed, ruined, shares_of
 from skipshift.remedies.places import Place
 from skipshift.remedies.setting import Remedy, Setting
 from skipshift.statistics.excess import difference
@@ -228,11 +228,13 @@ def _best_by_excess(
 ) -> int | None:
     """Return the row that leaves the least excess, if that is clearly less than before.
 
-    A pair, only if it leaves clearly less than the best single remedy.
+    Without masks nothing tells that a change which ruins the reference is right elsewhere, so such
+    rows are passed over. A pair, only if it leaves clearly less than the best single remedy.
     """
     # what a pruned skip no longer tells cannot differ
     cut = table["remedy"].str.split("+").map(lambda names: "prune" in names)
-    fit = table[~table["collapsed"] & table["excess_left"].notna() & ~cut]
+    bad = [one is not None and ruined(one.judged, plain) for one in fitted]
+    fit = table[~table["collapsed"] & table["excess_left"].notna() & ~cut & ~np.array(bad)]
     best, least = None, plain
     for kind in (fit[~_are_pairs(fit)], fit[_are_pairs(fit)]):
         for index in kind.sort_values("excess_left", kind="stable").index[:1]:

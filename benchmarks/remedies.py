@@ -3,6 +3,7 @@
     python -m benchmarks.remedies null NET MANIFEST [SPLITS [CROP]]
     python -m benchmarks.remedies cost NET MANIFEST [CROP]
     python -m benchmarks.remedies trained FOLDER NAME DOMAIN
+    python -m benchmarks.remedies slides FOLDER NAME SLIDES SLIDES [SLIDES ...]
     python -m benchmarks.remedies question CROP MANIFEST NET [NET ...]
 
 ``null`` divides the test cases into random halves, with and without masks of the second, and counts
@@ -11,7 +12,8 @@ forward passes of both sets. ``question`` asks whether the place of the largest 
 the largest gain: a row per network, shift and place as CSV, then the tests of `answer`. All on
 centred crops of CROP pixels, by default 128. ``trained`` prints what remedies do for a network of
 `benchmarks.trained` on another domain of its set; its reference are the groups it was not trained
-on.
+on. ``slides`` does so without masks, between tiles of folders of slides; each tile is a group, so
+intervals are those of a slide's tiles and say nothing of other slides.
 """
 
 import sys
@@ -109,9 +111,24 @@ def trained(folder: Path, name: str, domain: str) -> None:
     images, masks, groups = zip(tuple(part[unseen] for part in sets[0]), sets[1], strict=True)
     inputs = [np.moveaxis(one, -1, 1) for one in images]
     found = ss.remedy(load(folder, name), *inputs, masks, groups)
-    print(f"{name} on {domain}: {found.verdict()}")
+    _show(found, f"{name} on {domain}")
+
+
+def slides(folder: Path, name: str, reference: str, *shifted: str) -> None:
+    """Print what label-free remedies leave of the excess between tiles of slides, without masks."""
+    for slide in shifted:
+        reading = ReadingSpec(tile=256, tissue=0.02, sample=12)
+        network = load(folder, name)
+        given = read_inputs(network, find_pair(reference, slide, reading))
+        _show(ss.remedy(network, *given.images), f"{name} on {Path(slide).name}")
+
+
+def _show(found: ss.Remedies, what: str) -> None:
+    print(f"{what}: {found.verdict()}")
     columns = ["remedy", "place", "iou", "gain", "low", "high", "p_adjusted", "in_domain", "harm"]
-    print(found.table[columns].head(8).round(3).to_string(index=False), flush=True)
+    columns += ["excess_left", "excess_low", "excess_high", "unchanged"]
+    print(found.table[columns].dropna(axis=1, how="all").head(8).round(3).to_string(index=False))
+    sys.stdout.flush()
 
 
 def question(crop: int, manifest: str, *nets: str) -> None:
@@ -176,7 +193,7 @@ if __name__ == "__main__":
         null(Path(words[0]), words[1], *map(int, words[2:]))
     elif part == "cost":
         cost(Path(words[0]), words[1], *map(int, words[2:]))
-    elif part == "trained":
-        trained(Path(words[0]), *words[1:])
+    elif part in ("trained", "slides"):
+        {"trained": trained, "slides": slides}[part](Path(words[0]), *words[1:])
     else:
         question(int(words[0]), *words[1:])

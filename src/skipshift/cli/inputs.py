@@ -61,17 +61,21 @@ def check_out(out: Path) -> None:
 def check_network(source: Path, running: "RunningSpec") -> None:
     """Check what can be checked before anything is read.
 
-    `SkipshiftError` if there is no such network, `ArgumentError` for an unknown preprocessing.
+    `SkipshiftError` if there is no such network, `ArgumentError` for an unknown preprocessing, or
+    where the files of the network tell that it must be named.
     """
     from skipshift.data.preprocess import preprocess_of
+    from skipshift.networks.input_values import AUTO, preprocess_on_file
 
-    if running.preprocess != "auto":
+    if running.preprocess != AUTO:
         preprocess_of(running.preprocess)
     if not source.exists():
         raise SkipshiftError(
             f"{source}: does not exist; NET must be a run folder, an smp or nnU-Net folder, a "
             f"MONAI bundle, an archive of torch.export or TorchScript, or weights"
         )
+    if running.preprocess == AUTO:
+        preprocess_on_file(source)
 
 
 def load_network(source: Path, running: "RunningSpec") -> Network:
@@ -84,7 +88,7 @@ def load_network(source: Path, running: "RunningSpec") -> Network:
 
     from skipshift.networks.checkpoints import load_net
     from skipshift.networks.inference import best_device
-    from skipshift.networks.input_values import settle_preprocess
+    from skipshift.networks.input_values import AUTO, settle_preprocess
 
     check_network(source, running)
     if running.jobs is not None:
@@ -97,7 +101,7 @@ def load_network(source: Path, running: "RunningSpec") -> Network:
             f"device must be one that this machine has, such as cpu, got {device!r}"
         ) from None
     net = load_net(
-        source, running.builder, None if running.preprocess == "auto" else running.preprocess
+        source, running.builder, None if running.preprocess == AUTO else running.preprocess
     )
     name, brought = settle_preprocess(source, net, running.preprocess)
     network = Network(net.to(device), source, name, brought, device)

@@ -97,12 +97,18 @@ def _layers(net: nn.Module, example: Tensor) -> tuple[dict[str, str], dict[str, 
     if not known:
         addresses = layers_of(net, None, example)
         return addresses, dict.fromkeys(addresses, "")
-    levels = {address: name for name, address in paths_of(net).items()}
-    names = {levels.get(layer.address, layer.name): layer for layer in known}
+    places = place_names(net)
+    names = {places[layer.name]: layer for layer in known}
     return (
         {name: layer.address for name, layer in names.items()},
         {name: layer.kind for name, layer in names.items()},
     )
+
+
+def place_names(net: nn.Module) -> dict[str, str]:
+    """Layer of a known architecture, as a profile names it -> its place: s2 -> L1."""
+    levels = {address: name for name, address in paths_of(net).items()}
+    return {layer.name: levels.get(layer.address, layer.name) for layer in known_layers(net)}
 
 
 def _observe(

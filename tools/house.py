@@ -38,9 +38,9 @@ ROOMS = {
     "paper_numbers report review",
     "profile": "fingerprints inputs layerwise fingerprinting profile profiling",
     "patching": "cached_forward inputs paths labelled feeds patcher trial behind carry",
+    "estimate": "settings calibration_shifts measuring estimating prevalence scoring",
     "remedies": "places gathering setting feature_remedies input_remedies last_layer judging "
     "ranking pairs result remedy mistakes likeness causes examples diagnosis kept inputs",
-    "estimate": "settings calibration_shifts measuring estimating prevalence scoring",
     "study": "loggers training evaluation made contents grid sets cures opening steps workers "
     "cluster views study plan demo export",
     "cli": "arguments inputs remedy_commands estimate_commands commands help_text words main",

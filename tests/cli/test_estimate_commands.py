@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import skipshift as ss
+from skipshift.cli.estimate_commands import _unlike
 from skipshift.cli.main import main
 from skipshift.data.images import write_png
 
@@ -66,13 +67,22 @@ def test_score_names_the_files_and_refuses_another_network(net, images, tmp_path
     assert list(table) == ["case", "p", "layer", "iou"]
     assert list(table["case"]) == [f"image-{index}" for index in range(7)]
     assert table["p"].between(0, 1, inclusive="right").all()
-    assert json.loads((out / "score.json").read_text())["images"]["images"] == 7
+    record = json.loads((out / "score.json").read_text())
+    assert record["images"]["images"] == 7
+    assert record["unlike"] is None
+    assert "has 7 images, so that no p is below 0.125" in capsys.readouterr().out
     other = tmp_path / "other"
     ss.Unet(TINY, classes=2, encoder_weights=None).save(other)
     capsys.readouterr()
     assert run("score", other, fingerprint, images, tmp_path / "none") == 1
     assert "is of another network" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
+
+
+def test_images_are_counted_at_the_level_from_twenty_of_the_reference_on():
+    p = pd.Series([0.04, 0.05, 0.5])
+    assert _unlike(p, 19)[0] is None
+    assert _unlike(p, 20)[0] == 1
 
 
 def test_an_old_fingerprint_is_read_and_cannot_be_scored_against(net, images, tmp_path, capsys):

@@ -49,6 +49,18 @@ def test_without_a_shift_nothing_is_named_or_recommended(net):
     assert "No mistake was looked for" in found.verdict()
 
 
+def test_the_cost_is_estimated_where_only_the_reference_has_masks(net):
+    home, away = toy_images(12), (0.7 * toy_images(12, seed=1)).astype(np.uint8)
+    truth = labels(net, home)
+    found = ss.diagnose(net, home, away, (truth, None), spec=FEW)
+    alone = ss.estimate(net, home, truth, away)
+    assert found.estimate.verdict() == alone.verdict()
+    assert f"The shifted images have no masks. {alone.verdict()}" in found.verdict()
+    rows = json.loads(json.dumps(found.record()))["estimate"]
+    assert [row["class"] for row in rows] == list(alone.table["class"])
+    assert [row["answered"] for row in rows] == list(alone.table["answered"])
+
+
 def test_the_record_and_the_notebook_say_what_the_verdict_says(net):
     away = (0.4 * toy_images(40, seed=1) + 60).astype(np.uint8)
     truth = labels(net, toy_images(40, seed=1))

@@ -79,7 +79,7 @@ def diagnose(spec: DiagnoseSpec, progress: Progress = silent) -> str:
     write_json(spec.out / "diagnosis.json", record)
     if spec.json:
         return json.dumps(record, indent=2)
-    lines = [f"{question} {answer}" for question, answer in diagnosis_answers(*shown[:6])]
+    lines = [f"{question} {answer}" for question, answer in diagnosis_answers(*shown[:7])]
     return "\n".join([*lines, told, f"page: {spec.out / REPORT}"])
 
 

@@ -65,6 +65,13 @@ class Estimate:
         """Say for each class of the foreground what its IoU is, or why that cannot be said."""
         return estimate_verdict(self.table, self.reasons, self.home)
 
+    def rows(self) -> list[dict[str, Any]]:
+        """List the rows of the table, with None for what is not known."""
+        return [
+            {str(name): None if value != value else value for name, value in row.items()}
+            for row in self.table.to_dict("records")
+        ]
+
     def record(self) -> dict[str, Any]:
         """Collect what ``estimate.json`` holds."""
         return {

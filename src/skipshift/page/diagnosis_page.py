@@ -55,6 +55,9 @@ class Diagnosed(NamedTuple):
     differ: bool
     """Whether the search for a cause told the sets apart."""
 
+    estimate: str
+    """What the IoU on shifted images without masks is estimated at, in words; or empty."""
+
     causes: pd.DataFrame
     """``remedy, cause, clear, left`` of every mistake that was tried."""
 
@@ -75,7 +78,7 @@ def diagnosis_findings(found: Diagnosed, about: Mapping[str, Any] = {}) -> Findi
     """
     names = Names()
     found = _named(found, names)
-    *answers, sure = diagnosis_answers(*found[:6])
+    *answers, sure = diagnosis_answers(*found[:7])
     return Findings(
         "Diagnosis",
         subject(names, about),

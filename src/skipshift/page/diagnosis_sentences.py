@@ -27,9 +27,10 @@ def diagnosis_verdict(
     facts: Facts,
     cause: str,
     differ: bool,
+    estimate: str = "",
 ) -> str:
     """Say in a few sentences what the shift is, where it is seen, what it costs, what to do."""
-    answers = diagnosis_answers(layers, carried, table, facts, cause, differ)
+    answers = diagnosis_answers(layers, carried, table, facts, cause, differ, estimate)
     return " ".join(text for _, text in answers)
 
 
@@ -40,6 +41,7 @@ def diagnosis_answers(
     facts: Facts,
     cause: str,
     differ: bool,
+    estimate: str = "",
 ) -> list[tuple[str, str]]:
     """Question and answer of each part of a diagnosis.
 
@@ -47,11 +49,13 @@ def diagnosis_answers(
     ----------
     differ
         Whether the search for a cause told the sets apart; else it looked for none.
+    estimate
+        What the IoU on shifted images without masks is estimated at, in words.
     """
     return [
         ("Is it the scanner or a mistake?", cause_sentence(cause, differ)),
         ("Where does it show?", profile_verdict(layers)),
-        ("What does it cost?", _cost(carried, facts)),
+        ("What does it cost?", _cost(carried, facts, estimate)),
         ("What can be done?", remedies_verdict(table, facts)),
         ("How sure is this?", _units(layers, facts)),
     ]
@@ -73,11 +77,11 @@ def cause_sentence(cause: str, differ: bool) -> str:
     )
 
 
-def _cost(carried: pd.DataFrame | None, facts: Facts) -> str:
+def _cost(carried: pd.DataFrame | None, facts: Facts, estimate: str) -> str:
     if carried is not None:
         return carry_sentence(carried)
     if not facts.masks:
-        return "Not known: the shifted images have no masks."
+        return f"The shifted images have no masks. {estimate or 'The loss is not known.'}"
     inside = (
         f", {facts.in_domain:.3f} on the reference" if facts.in_domain == facts.in_domain else ""
     )

@@ -8,6 +8,8 @@ import pandas as pd
 from torch import nn
 
 from skipshift.errors import ArgumentError
+from skipshift.estimate.estimating import Estimate, estimated
+from skipshift.estimate.settings import EstimateSpec
 from skipshift.networks.as_found import evaluating
 from skipshift.networks.features import Images
 from skipshift.page.diagnosis_page import Diagnosed
@@ -44,6 +46,9 @@ class Diagnosis:
     causes: Cause = field(repr=False)
     """What was left beside a reference with each mistake."""
 
+    estimate: Estimate | None = None
+    """IoU estimated from confidence; None unless only the reference has masks."""
+
     @property
     def layer(self) -> str | None:
         """Layer of the largest excess among those clear of their noise floor; None if none is."""
@@ -69,9 +74,12 @@ class Diagnosis:
             cases_to_show(self.remedies),
         )
 
-    def _known(self) -> tuple[pd.DataFrame, pd.DataFrame | None, pd.DataFrame, Facts, str, bool]:
+    def _known(
+        self,
+    ) -> tuple[pd.DataFrame, pd.DataFrame | None, pd.DataFrame, Facts, str, bool, str]:
         table, facts = self.remedies.table, self.remedies.facts
-        return self.profile.of(), self.carry, table, facts, self.cause, self.causes.clear
+        estimate = "" if self.estimate is None else self.estimate.verdict()
+        return self.profile.of(), self.carry, table, facts, self.cause, self.causes.clear, estimate
 
     def record(self) -> dict[str, Any]:
         """Collect what ``diagnosis.json`` holds."""
@@ -84,6 +92,7 @@ class Diagnosis:
             "remedy": None if best is None else best.remedy,
             "place": None if best is None else best.place,
             "gain": None if best is None or np.isnan(gain) else gain,
+            "estimate": None if self.estimate is None else self.estimate.rows(),
             "verdict": self.verdict(),
         }
 
@@ -104,8 +113,9 @@ def diagnose(
 ) -> Diagnosis:
     """Tell where a shift enters a network, whether it is a mistake, what it costs, what to do.
 
-    Profile, activation patching (paired sets with masks) and remedies in one go; the arguments are
-    those of `skipshift.remedy`. `ArgumentError` names the argument at fault.
+    Profile, activation patching (paired sets with masks), remedies, and an estimate of the IoU
+    where only the reference has masks, in one go; the arguments are those of `skipshift.remedy`.
+    `ArgumentError` names the argument at fault.
     """
     return examine(remedy(net, reference, shifted, masks, groups, spec))
 
@@ -125,7 +135,19 @@ def examine(remedies: Remedies) -> Diagnosis:
     carried = None
     if spec.paired and home.masks is not None and away.masks is not None:
         carried = _carried(net, home, away, spec)
-    return Diagnosis(causes.name, profile, carried, remedies, causes)
+    guess = None
+    if home.masks is not None and away.masks is None:
+        guess = _guess(net, home, away, spec)
+    return Diagnosis(causes.name, profile, carried, remedies, causes, guess)
+
+
+def _guess(net: nn.Module, home: Labelled, away: Labelled, spec: RemedySpec) -> Estimate:
+    settings = EstimateSpec(
+        ignore=spec.ignore, output=spec.output, activation=spec.activation,
+        batch_size=spec.batch_size, seed=spec.seed,
+    )  # fmt: skip
+    images, groups = (home.images, away.images), (home.groups, away.groups)
+    return estimated(net, images, home.masks, groups, settings)
 
 
 def _carried(

@@ -59,8 +59,9 @@ def find_cause(setting: Setting) -> Cause:
     The reference with the mistake is compared with the shifted set as it is, so that nothing that
     the mistake lost has to be brought back: in the images and in all layers, by values and by where
     they lie. A mistake can be the cause if the sets as they are differ at `LEVEL`, no layer does
-    beside the reference with the mistake, and at most `REST` of the squared excess is left. Of several within `REST` of the least, the cause is the one whose images are most like
-    the shifted ones. The network sees only mistakes that the images alone do not exclude.
+    beside the reference with the mistake, and at most `REST` of the squared excess is left. Of
+    several within `REST` of the least, the cause is the one whose images are most like the shifted
+    ones. The network sees only mistakes that the images alone do not exclude.
     """
     asked = _Question(setting)
     rows, left = [], {}

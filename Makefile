@@ -10,7 +10,7 @@ QUICK := -m "not slow and not ray and not browser"
 # where the values that tests assert come out of convolutions
 NUMERICS := tests/networks tests/patching tests/profile tests/study
 
-.PHONY: install demo test test-all test-numerics lint types map bench lock
+.PHONY: install demo test test-all test-numerics lint types map bench lock pictures
 
 install: $(STAMP)
 
@@ -23,6 +23,10 @@ $(STAMP): requirements.lock pyproject.toml
 
 demo: $(STAMP)
 	$(BIN)/skipshift demo $(OUT) --size $(SIZE) $(if $(SMEAR),--smear $(SMEAR))
+
+# the README's picture of the network, from the demo
+pictures: demo
+	cp $(OUT)/diagnosis/u.png docs/pictures/u.png
 
 test: $(STAMP)
 	$(BIN)/pytest $(PARALLEL) $(QUICK)

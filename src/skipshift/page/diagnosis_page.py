@@ -28,7 +28,7 @@ SHOWN = 15
 _NOTE = "Images as the network is given them."
 _MASKED = (
     " Of a set with masks, the worst and the median by the mean IoU of the foreground before the "
-    "remedy."
+    "remedy, of images that have any."
 )
 _CHANGED = (
     " Of a set without masks, the one of which the remedy changes most pixels, and the median."

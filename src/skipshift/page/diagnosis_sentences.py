@@ -70,7 +70,10 @@ def cause_sentence(cause: str, differ: bool) -> str:
             f"left."
         )
     if not differ:
-        return "No mistake was looked for: these groups of images are not told apart."
+        return (
+            "No mistake was looked for: that takes clearer evidence that the sets differ than "
+            "these groups of images give."
+        )
     return (
         "No mistake that was tried (orientation, order of axes and channels, inversion, range, "
         "normalisation, spacing) explains it: made on the reference, each leaves a shift."

@@ -41,9 +41,9 @@ class _Seen(NamedTuple):
 def cases_to_show(remedies: Remedies) -> list[Case]:
     """Choose the worst and the median image of each set.
 
-    Worst by the mean IoU of the foreground before the remedy. A set without masks is ordered by the
-    share of pixels that the remedy changes, most first; without a remedy, by the share that is
-    predicted to be foreground, least first.
+    Worst by the mean IoU of the foreground before the remedy, of masks that have any. A set without
+    masks is ordered by the share of pixels that the remedy changes, most first; without a remedy,
+    by the share that is predicted to be foreground, least first.
     """
     setting, best = remedies.setting, remedies.best
     change = None if best is None else remedies.change(*best)
@@ -108,7 +108,7 @@ def _iou(mask: Labels | None, labels: Labels) -> float:
 def _rank(seen: _Seen) -> float:
     """Say by what images are ordered, the worst first; NaN of a mask without foreground."""
     if seen.mask is not None:
-        return seen.ious[0]
+        return seen.ious[0] if (seen.mask % LARGEST_LABEL).any() else float("nan")
     if seen.after is None:
         return float((seen.before > 0).mean())
     return -float((seen.before != seen.after).mean())

@@ -151,9 +151,7 @@ def _rest(study: Study, left: Sequence[Run], execution: ExecutionSpec) -> str:
     if not left:
         return "left    nothing"
     # a baseline if there is one, which alone is patched and cured
-    firsts: dict[str, Run] = {}
-    for run in sorted(left, key=_is_baseline, reverse=True):
-        firsts.setdefault(run.encoder, run)
+    firsts = {run.encoder: run for run in sorted(left, key=_is_baseline)}
     costs = {encoder: probe(study, run) for encoder, run in firsts.items()}
     jobs = min(execution.jobs or study.spec.jobs, len(left))
     # jobs in excess of the cores share them and gain nothing

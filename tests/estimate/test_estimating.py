@@ -7,8 +7,10 @@ import skipshift as ss
 from skipshift.errors import ArgumentError, SkipshiftError
 from skipshift.estimate.calibration_shifts import KINDS, Shift, calibration_shifts
 from skipshift.estimate.estimating import Calibration, Meta, excess
-from skipshift.estimate.measuring import Measured, log_odds
+from skipshift.estimate.measuring import Measured, log_odds, measure
+from skipshift.networks.as_found import evaluating
 from skipshift.networks.outputs import Output
+from skipshift.patching.labelled import labelled
 from skipshift.statistics.confidence import BINS, WIDTH, Confidence, histograms, true_counts
 from skipshift.statistics.counts import iou
 from toy_unet import labels, toy_images, toy_net
@@ -222,3 +224,17 @@ def test_a_fingerprint_of_another_network_or_without_scores_is_refused(net, home
         ss.score(net, fingerprint.merge(ss.fingerprint(net, home // 2, fingerprint)), home)
     with pytest.raises(ArgumentError, match="images must be 3 x 32 x 32"):
         ss.score(net, fingerprint, home[:, :, :16])
+
+
+def test_of_each_image_only_pooled_features_are_kept(net):
+    layers, kept = {"d1": "join"}, []
+    for number in (4, 16):
+        groups = np.arange(number) % 4
+        data = labelled("shifted", toy_images(number), None, groups, False)
+        with evaluating(net):
+            seen = measure(net, data, layers, 8)
+        assert seen.confidence.counts.shape == (4, 2, 2, 2, BINS)
+        kept.append(sum(part.nbytes for part in (seen.groups, *seen.features.values())) / number)
+    assert kept[0] == kept[1]
+    logits = 4 * 2 * 32 * 32
+    assert kept[0] < logits / 50

@@ -33,6 +33,10 @@ _RARE = 1e-3
 """Share of the reference's pixels below which a class may go missing."""
 
 
+Offered = npt.NDArray[np.bool_] | None
+"""(folds,): those whose others offer a pair; None for a single remedy."""
+
+
 @dataclass(frozen=True)
 class Judged:
     """What a change does on both sets; every image is judged by a fit that did not see its fold."""
@@ -143,11 +147,18 @@ class Judge:
         """Name of the layer in which the excess is measured: the last; empty if none is known."""
         return self._last.name
 
-    def __call__(self, fit: Fit, weight: float, fitted: bool, start: float) -> Judged:
-        """Judge a remedy on the shifted set; ``fitted`` ones are fitted anew without each fold."""
-        data = self.setting.shifted if fitted else self.setting.shifted.in_one
-        changes = [fit(fold if fitted else None, weight) for fold in range(data.number)]
-        return self._judged(self._pass(data, changes.__getitem__), _UNSEEN, changes[0], start)
+    def __call__(
+        self, fit: Fit, weight: float, fitted: bool, start: float, folds: Offered = None
+    ) -> Judged:
+        """Judge a remedy on the shifted set; ``fitted`` ones are fitted anew without each fold.
+
+        On other folds than ``folds`` it stands for the network as it is.
+        """
+        data = self.setting.shifted if fitted or folds is not None else self.setting.shifted.in_one
+        own = range(data.number) if folds is None else np.flatnonzero(folds).tolist()
+        changes = {fold: fit(fold if fitted else None, weight) for fold in own}
+        seen = self._pass(data, lambda fold: changes.get(fold, NULL))
+        return self._judged(seen, _UNSEEN, changes[own[0]], start)
 
     def at_home(self, judged: Judged, change: Change, start: float) -> Judged:
         """Add what a change that was fitted on all shifted images does on the reference."""

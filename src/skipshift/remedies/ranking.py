@@ -4,12 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from skipshift.page.remedy_sentences import Facts, Recommended
 from skipshift.records import TABLE_COLUMNS
-from skipshift.remedies.judging import Judge, Judged, collapsed, ruined, shares_of
+from skipshift.remedies.judging import Judge, Judged, Offered, collapsed, ruined, shares_of
 from skipshift.remedies.places import Place
 from skipshift.remedies.setting import Remedy, Setting
 from skipshift.statistics.excess import difference
@@ -30,8 +29,7 @@ class Row:
     judged: Mapping[float, Judged] | str = ""
     """By weight; or why it could not be fitted."""
 
-    folds: npt.NDArray[np.bool_] | None = None
-    """(folds,): of a pair, the folds whose others offer it; None of a single remedy."""
+    folds: Offered = None
 
     @property
     def by_weight(self) -> Mapping[float, Judged]:

@@ -215,7 +215,9 @@ def _tried(judge: Judge, known: Known, row: Row) -> Row | None:
     try:
         for weight in one.weights:
             if weight not in found and (fit := offer()) is not None:
-                found[weight] = known[keys[weight]] = judge(fit, weight, one.fitted, start)
+                found[weight] = known[keys[weight]] = judge(
+                    fit, weight, one.fitted, start, row.folds
+                )
                 start = time.perf_counter()
         row = replace(row, judged={weight: found[weight] for weight in one.weights})
         best = joined(row, judge)

@@ -76,7 +76,8 @@ def cause_sentence(cause: str, differ: bool) -> str:
         )
     return (
         "No mistake that was tried (orientation, order of axes and channels, inversion, range, "
-        "normalisation, spacing) explains it: made on the reference, each leaves a shift."
+        "normalisation, spacing) explains how the sets differ: made on the reference, each leaves "
+        "a difference in the images or in a layer."
     )
 
 

@@ -1,14 +1,19 @@
 """What remedies claim where nothing is shifted, what they cost, and whether carry predicts them.
 
     python -m benchmarks.remedies null NET MANIFEST [SPLITS [CROP]]
-    python -m benchmarks.remedies cost NET MANIFEST
-    python -m benchmarks.remedies question MANIFEST NET [NET ...]
+    python -m benchmarks.remedies cost NET MANIFEST [CROP]
+    python -m benchmarks.remedies trained FOLDER NAME DOMAIN
+    python -m benchmarks.remedies slides FOLDER NAME SLIDES SLIDES [SLIDES ...]
+    python -m benchmarks.remedies question CROP MANIFEST NET [NET ...]
 
 ``null`` divides the test cases into random halves, with and without masks of the second, and counts
-how often a remedy is recommended. ``cost`` prints the time of all label-free remedies beside bare
+how often a remedy is recommended. ``cost`` prints what all label-free remedies take, in bare
 forward passes of both sets. ``question`` asks whether the place of the largest headroom is that of
 the largest gain: a row per network, shift and place as CSV, then the tests of `answer`. All on
-centred crops of 128 pixels, unless another side is given.
+centred crops of CROP pixels, by default 128. ``trained`` prints what remedies do for a network of
+`benchmarks.trained` on another domain of its set; its reference are the groups it was not trained
+on. ``slides`` does so without masks, between tiles of folders of slides; each tile is a group, so
+intervals are those of a slide's tiles and say nothing of other slides.
 """
 
 import sys
@@ -21,15 +26,20 @@ import pandas as pd
 import torch
 
 import skipshift as ss
+from benchmarks.trained import HOMES, NETWORKS, SIDE, cases, load, seen
 from skipshift.data.sets.sources import find_pair
 from skipshift.names import paper_shifts
 from skipshift.networks.features import as_input
 from skipshift.remedies.inputs import RemedyInputs, read_inputs
+from skipshift.remedies.pairs import JOIN
 from skipshift.specs import ReadingSpec
 
 CROP = 128
 FEATURES = ("adabn", "moments", "quantile")
 """Label-free remedies that act at any place, from which `question` takes the best."""
+
+TIED = 1e-3
+"""Difference of IoU that does not tell two places apart."""
 
 QUICK = ss.ProfileSpec(permutation_draws=0)
 
@@ -60,47 +70,86 @@ def null(net: Path, manifest: str, splits: int = 20, crop: int = CROP) -> None:
     print({kind: f"{number} of {splits}" for kind, number in claimed.items()})
 
 
-def cost(net: Path, manifest: str) -> None:
-    """Print the time of all label-free remedies, in bare forward passes of both sets."""
+def cost(net: Path, manifest: str, crop: int = CROP) -> None:
+    """Print what all label-free remedies cost, in passes over both sets: by pixels, and by time.
+
+    Pixels are counted as they enter the network, those of resampled and flipped images too. The
+    backward passes of `tent` are in the time alone.
+    """
     network = ss.load_net(net)
-    given = _read(network, manifest, "brightness:0.75")
+    given = _read(network, manifest, "brightness:0.75", crop)
     sets = [np.concatenate(list(batches)) for batches in given.images]
+    pixels = 0
+
+    def counted(_module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        nonlocal pixels
+        pixels += inputs[0][:, 0].numel()
+
+    network.register_forward_pre_hook(counted)
     start = time.perf_counter()
     with torch.no_grad():
         for images in sets:
             for first in range(0, len(images), 8):
                 batch = torch.from_numpy(images[first : first + 8])
                 network(as_input(batch, next(network.parameters())))
-    bare = time.perf_counter() - start
+    seconds, bare, pixels = time.perf_counter() - start, pixels, 0
     start = time.perf_counter()
     found = ss.remedy(network, *sets, given.masks, given.groups)
     whole = time.perf_counter() - start
-    places = len(found.table["place"].unique())
-    passes = whole / bare
-    print(f"{len(found.table)} remedies at {places} places: {passes:.0f} bare passes of both sets")
-    print(f"that is {passes / (places + 2):.2f} times (places + 2)")
+    places = sum(JOIN not in place for place in found.table["place"].unique())
+    print(f"{len(found.table)} remedies at {places} places; passes over both sets:")
+    for what, passes in (("pixels", pixels / bare), ("time", whole / seconds)):
+        print(f"by {what} {passes:.1f}, {passes / (places + 2):.2f} times (places + 2)", flush=True)
 
 
-def question(manifest: str, *nets: str) -> None:
+def trained(folder: Path, name: str, domain: str) -> None:
+    """Print what label-free remedies gain and cost for a trained network on another domain."""
+    at = NETWORKS[name][1]
+    home = HOMES[at]
+    sets = [cases(folder / "sets", at, which, SIDE) for which in (home.domain, domain)]
+    unseen = ~seen(home, sets[0][2])
+    images, masks, groups = zip(tuple(part[unseen] for part in sets[0]), sets[1], strict=True)
+    inputs = [np.moveaxis(one, -1, 1) for one in images]
+    found = ss.remedy(load(folder, name), *inputs, masks, groups)
+    _show(found, f"{name} on {domain}")
+
+
+def slides(folder: Path, name: str, reference: str, *shifted: str) -> None:
+    """Print what label-free remedies leave of the excess between tiles of slides, without masks."""
+    for slide in shifted:
+        reading = ReadingSpec(tile=256, tissue=0.02, sample=12)
+        network = load(folder, name)
+        given = read_inputs(network, find_pair(reference, slide, reading))
+        _show(ss.remedy(network, *given.images), f"{name} on {Path(slide).name}")
+
+
+def _show(found: ss.Remedies, what: str) -> None:
+    print(f"{what}: {found.verdict()}")
+    columns = ["remedy", "place", "iou", "gain", "low", "high", "p_adjusted", "in_domain", "harm"]
+    columns += ["excess_left", "excess_low", "excess_high", "unchanged"]
+    print(found.table[columns].dropna(axis=1, how="all").head(8).round(3).to_string(index=False))
+    sys.stdout.flush()
+
+
+def question(crop: int, manifest: str, *nets: str) -> None:
     """Print headroom and largest gain of every network, shift and place, and what they answer."""
     rows = []
-    for net, shift in product(nets, paper_shifts()):
+    for shift, net in product(paper_shifts(), nets):
         network = ss.load_net(net)
-        given = _read(network, manifest, shift)
-        # a search of one remedy tells what is lost
-        specs = [ss.RemedySpec(remedies=r, paired=True, folds=2) for r in (("minmax",), FEATURES)]
+        given = _read(network, manifest, shift, crop)
         tried = (network, *given.images, given.masks, given.groups)
-        facts = ss.remedy(*tried, specs[0]).facts
+        # a search of one remedy tells what is lost
+        facts = ss.remedy(*tried, ss.RemedySpec(remedies=("minmax",), folds=2)).facts
         if facts.in_domain - facts.iou <= LOST:
             print(
                 f"# {Path(net).name}, {shift}: lost {facts.in_domain - facts.iou:.3f}", flush=True
             )
             continue
-        found = ss.remedy(*tried, specs[1])
+        found = ss.remedy(*tried, ss.RemedySpec(remedies=FEATURES, paired=True, folds=2))
         best = found.table.groupby("place", as_index=False)[["gain", "headroom"]].max()
-        profile = ss.profile_shift(network, *given.images, None, given.groups, QUICK).of()
-        excess = profile.set_index("layer")["excess"]
-        best["excess"] = [excess.get(_layer(place), np.nan) for place in best["place"]]
+        layers = {p.name: p.address for p in found.setting.places if p.address is not None}
+        profile = ss.profile_shift(network, *given.images, layers, given.groups, QUICK).of()
+        best["excess"] = best["place"].map(profile.set_index("layer")["excess"])
         known = best.query("place not in ('input', 'all')").dropna()
         loss = found.facts.in_domain - found.facts.iou
         rows.append(known.assign(net=Path(net).name, shift=shift, loss=loss))
@@ -109,33 +158,33 @@ def question(manifest: str, *nets: str) -> None:
         answer(pd.concat(rows, ignore_index=True), by)
 
 
-def _layer(place: str) -> str:
-    """Layer of the profile whose tensor a place maps: a skip is the encoder's map at its stride."""
-    return f"e{2 ** int(place[1:])}" if place.startswith("L") else place
-
-
 def answer(cells: pd.DataFrame, by: str, draws: int = 9999) -> None:
     """Test whether a column predicts gain within network and shift, by permuting it over places.
 
-    The statistic is the slope of gain on it with a mean for each network and shift; and how often
-    the place of its largest value is that of the largest gain.
+    Of all places, and of skips and bottleneck alone: what is fed to the last block is all that the
+    logits see, so its headroom is all that was lost. The statistic is the slope of gain on the
+    column with a mean for each network and shift. Places are permuted in each network and shift by
+    itself, and alike in all, since all share what is typical of a place. Then how often the place
+    of the largest value, one drawn of those that tie, is that of the largest gain.
     """
-    keys, both = cells["net"] + cells["shift"], cells[["gain", by]]
-    centred = both - both.groupby(keys).transform("mean")
-    gain, headroom = centred["gain"].to_numpy(), centred[by].to_numpy()
-    slope = gain @ headroom / (headroom @ headroom)
-    rng, parts = np.random.default_rng(0), [np.flatnonzero(keys == key) for key in keys.unique()]
-    larger = 1
-    for _ in range(draws):
-        mixed = headroom.copy()
-        for part in parts:
-            mixed[part] = rng.permutation(mixed[part])
-        larger += gain @ mixed >= gain @ headroom
-    tops = [cells.iloc[part] for part in parts]
-    same = [one["gain"].idxmax() == one[by].idxmax() for one in tops]
-    chance = np.mean([1 / len(one) for one in tops])
-    print(f"{by}: slope {slope:.3f}, p {larger / (draws + 1):.4f}, {len(parts)} networks x shifts")
-    print(f"same place in {np.mean(same):.2f}, by chance {chance:.2f}")
+    crossing = cells["place"].str.fullmatch(r"L\d|bottleneck")
+    for what, own in (("all places", cells), ("skips and bottleneck", cells[crossing])):
+        wide = [own.pivot(index=["net", "shift"], columns="place", values=v) for v in ("gain", by)]
+        gain, told = (table.to_numpy() for table in wide)
+        centred = [values - values.mean(1, keepdims=True) for values in (gain, told)]
+        slope = (centred[0] * centred[1]).sum() / (centred[1] ** 2).sum()
+        rng = np.random.default_rng(0)
+        alone = [rng.permuted(centred[1], axis=1) for _ in range(draws)]
+        alike = [centred[1][:, rng.permutation(told.shape[1])] for _ in range(draws)]
+        observed = (centred[0] * centred[1]).sum()
+        larger = [
+            sum((centred[0] * m).sum() >= observed for m in drawn) for drawn in (alone, alike)
+        ]
+        p = [(1 + number) / (draws + 1) for number in larger]
+        best, top = (values >= values.max(1, keepdims=True) - TIED for values in (gain, told))
+        hits = ((best & top).sum(1) / top.sum(1)).mean()
+        print(f"{by}, {what} ({told.shape[1]}), {len(told)} networks x shifts: slope {slope:.3f},")
+        print(f"p {p[0]:.4f}, alike {p[1]:.4f}; same place {hits:.2f}, chance {best.mean():.2f}")
 
 
 if __name__ == "__main__":
@@ -143,6 +192,8 @@ if __name__ == "__main__":
     if part == "null":
         null(Path(words[0]), words[1], *map(int, words[2:]))
     elif part == "cost":
-        cost(Path(words[0]), words[1])
+        cost(Path(words[0]), words[1], *map(int, words[2:]))
+    elif part in ("trained", "slides"):
+        {"trained": trained, "slides": slides}[part](Path(words[0]), *words[1:])
     else:
-        question(*words)
+        question(int(words[0]), *words[1:])

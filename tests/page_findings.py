@@ -4,7 +4,13 @@ import numpy as np
 import pandas as pd
 
 from skipshift import records
-from skipshift.page.command_pages import carry_findings, evaluation_findings, profile_findings
+from skipshift.page.command_pages import (
+    carry_findings,
+    estimate_findings,
+    evaluation_findings,
+    profile_findings,
+    scores_findings,
+)
 from skipshift.page.diagnosis_page import Diagnosed, diagnosis_findings, remedy_findings
 from skipshift.page.example_pictures import Case
 from skipshift.page.remedy_sentences import Facts, Recommended
@@ -65,7 +71,7 @@ def findings(names):
     causes = pd.DataFrame({"remedy": ["flip"], "cause": ["flip"], "clear": [3], "left": [0.9]})
     tried = remedies_table(list(names))
     diagnosed = Diagnosed(
-        layers, carried_table(names), tried, facts(names[5]), "none", causes, links,
+        layers, carried_table(names), tried, facts(names[5]), "none", True, "", causes, links,
         [case(name) for name in names],
     )  # fmt: skip
     return {
@@ -74,7 +80,11 @@ def findings(names):
         "profile": profile_findings(layers, links, about),
         "carry": carry_findings(carried_table(names), (names, links), about),
         "evaluate": evaluation_findings(iou.assign(cases=9), about),
+        "estimate": estimate_findings(iou.assign(method="threshold", answered=True), "0.5", about),
+        "score": scores_findings(
+            pd.DataFrame({"case": names, "p": 0.5, "layer": names, "iou": 0.5}), "None.", about
+        ),
     }, about
 
 
-PAGES = ("diagnose", "remedy", "profile", "carry", "evaluate", "study")
+PAGES = ("diagnose", "remedy", "profile", "carry", "evaluate", "estimate", "score", "study")

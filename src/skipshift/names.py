@@ -47,6 +47,15 @@ PAPER_SHIFTS: Mapping[str, tuple[float, ...]] = {
 ORIGINAL = "original"
 """Domain name of images without a synthetic shift."""
 
+ESTIMATES = (
+    "average confidence",
+    "difference of confidence",
+    "temperature",
+    "threshold",
+    "calibrated",
+)
+"""Methods that estimate the IoU from confidence alone."""
+
 DISTANCE_NAMES = (
     "hellinger",
     "jensen-shannon",

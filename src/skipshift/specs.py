@@ -285,8 +285,9 @@ class RemedySpec:
     """Images per forward pass."""
 
     memory: float = 1.0
-    """GiB to keep: samples of feature maps, predictions and pooled features of the reference. Fewer
-    are sampled, or they go to a temporary folder; nothing else outlives its batch."""
+    """GiB to keep: samples of feature maps, fewer where they would take more, and the reference's
+    predictions, which go to a temporary folder beyond it. Not counted are the pooled features of
+    the last layer, of both sets; nothing else outlives its batch."""
 
     seed: int = 0
     """Seed of the folds, the labelled images and the positions that quantiles are taken from."""

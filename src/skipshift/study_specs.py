@@ -197,7 +197,9 @@ class StudySpec:
     and those of its domains that show the same cases (activation patching)."""
 
     remedies: bool = False
-    """Search remedies for each baseline and each of profile_shifts."""
+    """Search remedies for each baseline and each of profile_shifts: those without labels, at the
+    input, in the encoder, in the whole network and at the three layers of largest excess.
+    ``--plan`` tells how long that takes."""
 
     trackers: tuple[Tracker, ...] = ()
     """Loggers of training curves besides each run's history.csv: tensorboard, mlflow, wandb."""

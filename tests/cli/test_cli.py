@@ -26,7 +26,7 @@ from skipshift.specs import ProfileSpec
 
 COMMANDS = [
     "demo", "synth", "prepare", "register", "check", "study", "evaluate", "profile", "fingerprint",
-    "carry", "remedy", "diagnose", "export", "report",
+    "carry", "remedy", "diagnose", "estimate", "score", "export", "report",
 ]  # fmt: skip
 
 
@@ -50,7 +50,7 @@ def test_every_command_is_in_the_readme_and_has_help(skipshift):
 @pytest.mark.parametrize(
     ("words", "fault"),
     [
-        (["bogus"], "diagnose, export, report (see skipshift --help)"),
+        (["bogus"], "score, export, report (see skipshift --help)"),
         (["synth"], "OUT is missing (see skipshift synth --help)"),
         (["synth", "o", "--images", "many"], "--images must be a whole number, got many"),
         (["synth", "o", "--cells", "9", "3"], "1 <= LOW <= HIGH, got 9,3"),
@@ -399,7 +399,8 @@ def test_profile_writes_tables_and_a_picture(skipshift, small_set, run_folder):
     assert code == 0
     assert "e32" in shown
     names = {path.name for path in out.iterdir()}
-    assert names == {"layers.csv", "channels.parquet", "profile.json", "profile.svg"}
+    pictures = {"profile.svg", "report.html", "u.svg", "u.pdf", "u.png"}
+    assert names == {"layers.csv", "channels.parquet", "profile.json", *pictures}
     assert len(read_table(out / "layers.csv", PROFILE_LAYERS)) == 10
 
 
@@ -524,7 +525,9 @@ def test_carry_writes_a_table_and_pictures_and_says_what_it_found(skipshift, sma
     about = json.loads((out / "carry.json").read_text())
     assert about["paths"]["L1"] == "decoder.blocks.3(skip_connection)"
     assert about["settings"]["subsets"] is True
-    assert {path.suffix for path in out.iterdir()} == {".csv", ".json", ".svg", ".png"}
+    names = {path.name for path in out.iterdir()}
+    pictures = {"carry.svg", "carry.png", "report.html", "u.svg", "u.pdf", "u.png"}
+    assert names == {"carry.csv", "carry.json", *pictures}
 
 
 def test_carry_pairs_two_domains_by_the_names_of_their_cases(skipshift, small_set, run_folder):

@@ -10,7 +10,7 @@ from torch import nn
 from skipshift.networks.checkpoints import load_net
 from skipshift.networks.unet import Unet
 from skipshift.records import read_table
-from skipshift.remedies import feature_remedies
+from skipshift.remedies import feature_remedies, remedy
 from skipshift.remedies.judging import Judge
 
 TINY = "tu-mobilenetv3_small_050"
@@ -41,7 +41,7 @@ def test_remedy_writes_its_table_and_says_why_nothing_is_recommended(search, tmp
         ("adabn", "d2"),
         ("minmax+adabn", "input+d2"),
     }
-    assert table["in_domain"].notna().all()
+    assert (table["in_domain"].notna() == (table["gain"] > 0.01)).all()
     assert table["headroom"].isna().sum() == 1  # of the pair
     about = json.loads((tmp_path / "o/remedy.json").read_text())
     assert about["complete"]
@@ -55,8 +55,10 @@ def test_remedy_writes_its_table_and_says_why_nothing_is_recommended(search, tmp
 
 @pytest.mark.parametrize("taken", ["adabn@d2", "minmax@input", "minmax+adabn@input+d2"])
 def test_a_taken_remedy_is_written_as_a_network_that_every_command_loads(
-    search, skipshift, small_set, tmp_path, taken
+    search, skipshift, small_set, tmp_path, monkeypatch, taken
 ):
+    # what is taken is compared on the reference, whether it helps or not
+    monkeypatch.setattr(remedy, "costs_asked", lambda one, _judge: not len(one.judged.home))
     code, _, err = search("--take", taken)
     assert code == 0, err
     code, _, err = skipshift("evaluate", tmp_path / "o/mended", small_set, tmp_path / "iou")
@@ -158,12 +160,22 @@ def test_masks_with_255_name_the_option(search, small_set, tmp_path):
     assert not (tmp_path / "o").exists()
 
 
+def test_of_three_classes_255_names_the_option_too(search, small_set, tmp_path):
+    Unet(TINY, 3).save(tmp_path / "net", classes=["background", "cell", "other"])
+    void = painted(small_set, tmp_path, lambda mask: np.where(mask == 0, np.uint8(255), mask))
+    code, _, err = search(shifted=void)
+    assert code == 1
+    assert "mask has labels 255, but the classes are 0..2" in err
+    assert "as in --ignore 255" in err
+    assert len(err.strip().splitlines()) == 1
+
+
 def test_a_single_image_is_told_and_leaves_nothing_behind(search, small_set, tmp_path):
     (tmp_path / "single").mkdir()
     shutil.copy(next((small_set.parent / "images").iterdir()), tmp_path / "single")
     code, _, err = search(shifted=tmp_path / "single")
     assert code == 1
-    assert "shifted must have at least 2 groups, to fit on some and judge on others, got 1" in err
+    assert "SHIFTED must have at least 2 groups, to fit on some and judge on others, got 1" in err
     assert not (tmp_path / "o").exists()
 
 

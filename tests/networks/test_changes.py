@@ -7,6 +7,7 @@ from torch import nn
 from skipshift.networks import changes
 from skipshift.networks.changes import MAPS, Axes, Change, Mended, arguments
 from skipshift.networks.quantile_map import quantiles_of
+from skipshift.networks.stain_maps import Macenko, Reinhard
 from toy_unet import ToyUnet
 
 SAMPLES = torch.linspace(0, 1, 300)[:, None].expand(-1, 3)
@@ -21,6 +22,8 @@ MADE = [
     changes.Resampled(2.0, 8),
     changes.MeanOverFlips(2),
     changes.QuantileMap.between(SAMPLES, SAMPLES**3),
+    Reinhard(torch.tensor([60.0, 10, -5]), torch.tensor([12.0, 4, 3])),
+    Macenko(torch.tensor([[0.56, 0.22], [0.72, 0.8], [0.41, 0.56]]), torch.tensor([1.9, 1.0])),
 ]
 
 

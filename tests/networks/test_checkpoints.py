@@ -145,6 +145,11 @@ def test_a_mended_nnunet_fold_is_an_nnunet_results_folder(results, tmp_path):
     )
     assert list(owner) == list(mended)
     assert list(owner["network_weights"]) == list(mended["network_weights"])
+    with torch.no_grad():
+        expected = Change(weights={name: value}).logits(net, IMAGES)
+        net.load_state_dict(mended["network_weights"])
+        assert torch.equal(net(IMAGES), expected)
+        assert torch.equal(again(IMAGES), expected)
 
 
 def test_of_several_folds_one_must_be_named(results):

@@ -5,6 +5,8 @@ import pytest
 import segmentation_models_pytorch as smp
 import torch
 
+from skipshift.cli.arguments import RunningSpec
+from skipshift.cli.inputs import check_network
 from skipshift.data.preprocess import PREPROCESS, preprocess_of
 from skipshift.errors import ArgumentError
 from skipshift.networks.input_values import settle_preprocess
@@ -61,6 +63,16 @@ def test_a_network_that_says_nothing_needs_its_preprocessing_named(tmp_path):
     net.save_pretrained(tmp_path)
     with pytest.raises(ArgumentError, match=r"preprocess must be named, since .* give preprocess"):
         settle_preprocess(tmp_path, net)
+
+
+def test_what_the_files_do_not_say_is_told_before_a_network_is_loaded(tmp_path):
+    config = {"encoder_name": TINY, "encoder_weights": None}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ArgumentError, match="preprocess must be named"):
+        check_network(tmp_path, RunningSpec())
+    check_network(tmp_path, RunningSpec(preprocess="unit"))
+    (tmp_path / "config.json").write_text(json.dumps(config | {"encoder_weights": "imagenet"}))
+    check_network(tmp_path, RunningSpec())
 
 
 def test_standardise_needs_a_mean_for_each_channel():

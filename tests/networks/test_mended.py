@@ -1,5 +1,6 @@
 import json
 
+import monai
 import pytest
 import segmentation_models_pytorch as smp
 import torch
@@ -54,6 +55,39 @@ def test_changed_weights_alone_load_as_their_owner_has_them(tmp_path):
         expected = change.logits(net, IMAGES)
         assert torch.equal(again(IMAGES), expected)
         assert torch.equal(owner(IMAGES), expected)
+
+
+def test_a_mended_file_of_weights_is_read_by_torch_alone(tmp_path):
+    net = ToyUnet().eval()
+    torch.save(net.state_dict(), tmp_path / "net.pt")
+    change = Change(weights={"norm.running_mean": torch.rand(4)})
+    save_mended(tmp_path / "mended", net, change, tmp_path / "net.pt", {})
+    owner = ToyUnet().eval()
+    owner.load_state_dict(torch.load(tmp_path / "mended/net.pt", weights_only=True))
+    with torch.no_grad():
+        assert torch.equal(owner(IMAGES), change.logits(net, IMAGES))
+
+
+def test_a_mended_bundle_is_built_by_monai(tmp_path):
+    parts = {"spatial_dims": 2, "in_channels": 3, "out_channels": 2, "channels": [4, 8],
+             "strides": [2], "norm": "batch"}  # fmt: skip
+    net = monai.networks.nets.UNet(**parts).eval()
+    for folder in ("configs", "models"):
+        (tmp_path / "bundle" / folder).mkdir(parents=True)
+    config = {"network_def": {"_target_": "UNet", **parts}}
+    (tmp_path / "bundle/configs/inference.json").write_text(json.dumps(config))
+    torch.save(net.state_dict(), tmp_path / "bundle/models/model.pt")
+    name, value = next((k, v) for k, v in net.state_dict().items() if k.endswith("running_mean"))
+    change = Change(weights={name: torch.rand_like(value)})
+    save_mended(tmp_path / "mended", net, change, tmp_path / "bundle", {})
+    parser = monai.bundle.ConfigParser()
+    parser.read_config(tmp_path / "mended/configs/inference.json")
+    owner = parser.get_parsed_content("network_def").eval()
+    owner.load_state_dict(torch.load(tmp_path / "mended/models/model.pt", weights_only=True))
+    with torch.no_grad():
+        expected = change.logits(net, IMAGES)
+        assert torch.equal(owner(IMAGES), expected)
+        assert torch.equal(load_net(tmp_path / "mended")(IMAGES), expected)
 
 
 def test_a_mended_run_folder_is_a_run_folder(tmp_path):

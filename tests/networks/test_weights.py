@@ -126,9 +126,10 @@ def test_torchscript_is_evaluated_and_says_that_its_layers_are_hidden(folder, sm
     net = nn.Sequential(nn.Conv2d(3, 1, 3, padding=1), nn.Sigmoid())
     torch.jit.trace(net, IMAGES).save(folder / "net.pt")
     words = ["evaluate", "net.pt", str(small_set), "out", "--precision", "fp32"]
+    how = ["--preprocess", "unit"]
     for given, code in (
-        (words, 0),
-        (["profile", "net.pt", str(small_set), str(small_set), "o"], 1),
+        ([*words, *how], 0),
+        (["profile", "net.pt", str(small_set), str(small_set), "o", *how], 1),
     ):
         with pytest.raises(SystemExit) as done:
             main(given)

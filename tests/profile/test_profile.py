@@ -1,4 +1,5 @@
 from dataclasses import replace
+from html import escape
 
 import numpy as np
 import pandas as pd
@@ -280,3 +281,12 @@ def test_sets_of_different_sizes_can_be_compared(net, images, rng):
     larger = rng.integers(0, 256, (10, 3, 96, 96), dtype=np.uint8)
     layers = ss.profile_shift(net, images, larger).layers
     assert layers["distance"].between(0, 1).all()
+
+
+def test_a_notebook_shows_the_verdict_and_names_as_text(rng):
+    given = [{"average": {"<b>&": features(rng, shift=s)["average"]["a"]}} for s in (0, 3)]
+    profile = profile_features((given[0], given[1]), UNPAIRED, QUICK)
+    shown = profile._repr_html_()
+    assert escape(profile.verdict()) in shown
+    assert "&lt;b&gt;&amp;" in shown
+    assert "<b>" not in shown

@@ -22,6 +22,7 @@ def net():
 
 def test_the_worst_and_the_median_image_are_shown(net):
     truth = labels(net, toy_images(12, seed=1))
+    truth[3] = 0  # nothing to find: no foreground whose IoU could be the worst
     found = ss.remedy(net, toy_images(12), away(), truth, spec=FEW)
     shown = cases_to_show(found)
     with torch.no_grad():
@@ -30,9 +31,11 @@ def test_the_worst_and_the_median_image_are_shown(net):
         float(np.nanmean(iou(count(t[None], p[None], int(truth.max()) + 1)[0, 1:])))
         for t, p in zip(truth, predicted, strict=True)
     ]
+    assert scores[3] == 0
+    scores[3] = np.inf
     own = [case for case in shown if case.title.startswith("shifted")]
     assert own[0].ious[0] == pytest.approx(min(scores))
-    assert own[1].ious[0] == pytest.approx(sorted(scores)[6])
+    assert own[1].ious[0] == pytest.approx(sorted(scores)[5])
     number = int(np.argmin(scores))
     assert own[0].title == f"shifted set, worst: image {number + 1} of 12"
     np.testing.assert_array_equal(own[0].before, predicted[number])
@@ -41,12 +44,19 @@ def test_the_worst_and_the_median_image_are_shown(net):
 
 
 def test_without_masks_the_image_that_changes_most_is_shown(net):
-    found = ss.remedy(net, toy_images(12), away(), spec=FEW)
-    shown = cases_to_show(found)
-    if found.best is None:
-        assert shown == []
-        return
+    dark = (0.4 * toy_images(40, seed=1)).astype(np.uint8)
+    found = ss.remedy(net, toy_images(40), dark, spec=RemedySpec(folds=2, remedies=("brightness",)))
     mended = found.network()
-    own = [case for case in shown if case.title.startswith("shifted")]
-    changed = (labels(mended, away()) != labels(net, away())).mean((1, 2))
+    own = [case for case in cases_to_show(found) if case.title.startswith("shifted")]
+    changed = (labels(mended, dark) != labels(net, dark)).mean((1, 2))
     assert (own[0].before != own[0].after).mean() == pytest.approx(changed.max())
+
+
+def test_without_masks_and_remedy_the_image_with_least_foreground_is_shown(net):
+    images = toy_images(12, seed=1)
+    shown = cases_to_show(ss.remedy(net, toy_images(12), images, spec=FEW))
+    foreground = (labels(net, images) > 0).mean((1, 2))
+    own = [case for case in shown if case.title.startswith("shifted")]
+    assert [(case.before > 0).mean() for case in own] == [foreground.min(), np.sort(foreground)[6]]
+    assert own[0].title.startswith("shifted set, least foreground")
+    assert own[0].after is own[0].mask is None

@@ -6,12 +6,14 @@ from PIL import Image
 
 import skipshift as ss
 from skipshift.data.manifest import COLUMNS
+from skipshift.data.sets.sources import find_pair
 from skipshift.errors import ArgumentError, SkipshiftError
 from skipshift.networks.changes import Resampled
 from skipshift.networks.stain_maps import Macenko, Reinhard
+from skipshift.profile.inputs import find_inputs
 from skipshift.remedies.inputs import read_inputs
 from skipshift.remedies.remedy import search
-from skipshift.specs import FingerprintSpec, RemedySpec
+from skipshift.specs import FingerprintSpec, ReadingSpec, RemedySpec
 from toy_unet import labels, toy_images, toy_net
 
 
@@ -119,10 +121,11 @@ def test_the_spacing_of_two_manifests_is_their_ratio(tmp_path, net, home):
             rows.append([case, image.name, mask.name, domain, case, "test", "", text])
         names.append(tmp_path / f"{domain}.csv")
         pd.DataFrame(rows, columns=[*COLUMNS, "spacing"]).to_csv(names[-1], index=False)
-    found = read_inputs(net, (str(names[0]), str(names[1])))
+    found = read_inputs(net, find_pair(str(names[0]), str(names[1])))
     assert found.spacing == pytest.approx((2.0, 1 / 0.375))
-    assert read_inputs(net, (str(names[0]), "brightness:0.5")).spacing == (1.0, 1.0)
-    assert read_inputs(net, (str(names[0]), str(tmp_path / "a.csv"))).digest() != found.digest()
+    shift = read_inputs(net, find_pair(str(names[0]), "brightness:0.5"))
+    assert shift.spacing == (1.0, 1.0)
+    assert shift.about["shifted"]["digest"] != found.about["shifted"]["digest"]
 
 
 @pytest.fixture
@@ -192,6 +195,11 @@ def test_a_diagnosis_needs_images(net, home, printed):
         ss.diagnose(net, printed, home, labels(net, home), spec=spec)
 
 
-def test_a_shift_of_a_fingerprint_is_told(net):
+def test_a_shift_of_a_fingerprint_is_told():
     with pytest.raises(SkipshiftError, match=r"a.npz: is a fingerprint, and brightness:0.5 needs"):
-        read_inputs(net, ("a.npz", "brightness:0.5"))
+        find_inputs("a.npz", "brightness:0.5", ReadingSpec())
+
+
+def test_a_fingerprint_of_the_shifted_set_is_refused(net):
+    with pytest.raises(SkipshiftError, match=r"a.npz: is a fingerprint; give the shifted images"):
+        read_inputs(net, ("b.npz", "a.npz"))

@@ -3,6 +3,8 @@ import torch
 from torch import nn
 
 import architectures
+from skipshift.networks.changes import Affine, Change
+from skipshift.networks.hooks import captured
 from skipshift.networks.unet import Unet
 from skipshift.remedies.places import places_of
 from toy_unet import ToyUnet
@@ -24,6 +26,23 @@ def test_places_of_our_unet_are_its_layers_with_their_modules():
     assert "encoder.layer2.0.downsample.0" in places["e8"].modules
     assert all(n.startswith("decoder.blocks.3.") for n in places["d2"].modules)
     assert places["L1"].modules == ()
+
+
+def test_a_map_of_a_stage_reaches_all_behind_it_and_one_of_a_skip_its_reader():
+    net, images = Unet("resnet18").eval(), torch.rand(1, 3, 64, 64)
+    places = {p.name: p for p in places_of(net, images)}
+    assert places["e2"].mapped == "encoder.relu"
+    assert places["e8"].mapped == "encoder.layer2"
+    assert places["L1"].mapped == places["L1"].address
+    with torch.no_grad():
+        deep = {}
+        for name in ("e2", "L1"):
+            change = Change(maps={places[name].mapped: Affine(torch.ones(1), torch.ones(1))})
+            with captured(net, {"deep": "encoder.layer4"}, lambda _, value: value) as seen:
+                change.logits(net, images)
+            deep[name] = seen["deep"]
+        assert torch.equal(deep["L1"], net.encoder(images)[-1])
+        assert not torch.allclose(deep["e2"], deep["L1"])
 
 
 @pytest.mark.parametrize("name", NETWORKS)

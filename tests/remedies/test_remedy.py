@@ -132,6 +132,15 @@ def test_a_remedy_that_diverges_is_told_and_the_others_go_on(net, home, monkeypa
         found.network("tent", "all")
 
 
+def test_the_reference_is_asked_only_of_what_helps(net, home):
+    spec = quick(remedies=("adabn", "minmax", "turn-90"), margin=0.02)
+    found = ss.remedy(net, home, dimmed(home), (labels(net, home),) * 2, spec=spec)
+    helps = found.table["gain"].gt(0.02) & ~found.table["collapsed"]
+    assert 0 < helps.sum() < len(helps)
+    for column in ("in_domain", "harm", "unchanged"):
+        assert (found.table[column].notna() == helps).all()
+
+
 def test_headroom_of_paired_sets_is_what_patching_brings_back(net, home):
     found = ss.remedy(
         net, home, dimmed(home), labels(net, home), spec=quick(remedies=("moments",), paired=True)

@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 
 from skipshift.data.manifest import read_cases, read_manifest
+from skipshift.page.outside import Names
 from skipshift.page.pictures import views_figure
 from skipshift.page.study_results import read_views
 from skipshift.records import VIEWS, read_table
@@ -57,7 +58,7 @@ def test_written_views_are_read_as_they_were_and_drawn(small_set, tmp_path):
     first = (study.out / VIEWS).read_bytes()
     write_views(study)
     assert (study.out / VIEWS).read_bytes() == first
-    views = read_views(study.out)
+    views = read_views(study.out, Names())
     best = chosen_places(study.cases[study.cases["split"] == "test"], 2, None)
     np.testing.assert_array_equal(views[0][1]["image"], best[0][1].image)
     table = read_table(study.out / "tables" / "domains.csv")
@@ -70,4 +71,4 @@ def test_a_study_of_one_domain_has_no_views(small_set, tmp_path):
         StudySpec(manifest=small_set, training=TrainingSpec(crop=32)), tmp_path / "study"
     )
     write_views(study)
-    assert read_views(study.out) == []
+    assert read_views(study.out, Names()) == []

@@ -36,7 +36,11 @@ FAULTS = {
     "empty": lambda _: b"",
     "gone": None,
 }
-OF_RUN = [f"{RUN}/{name}" for names in FILES.values() for name in names] + [f"{RUN}/made.json"]
+CURES = ("carry.csv", "remedies.csv")
+"""Steps that are done only if the study asks for them."""
+
+ASKED = {step: names for step, names in FILES.items() if step not in CURES}
+OF_RUN = [f"{RUN}/{name}" for names in ASKED.values() for name in names] + [f"{RUN}/made.json"]
 OF_STUDY = ["environment.json", "check.json", "contents.json", "splits.csv", "study.yaml"]
 TABLES = [
     f"tables/{name}"

@@ -129,7 +129,8 @@ class EvaluateSpec:
     """Manifest whose test cases are evaluated."""
 
     out: Path
-    """Folder to write: cases.parquet and iou.csv; metrics.parquet and .csv with --metrics."""
+    """Folder to write: report.html, cases.parquet, iou.csv and evaluate.json; metrics.parquet and
+    metrics.csv with --metrics."""
 
     running: Running = field(default_factory=RunningSpec, kw_only=True)
     """The network, and where it runs."""
@@ -171,8 +172,9 @@ class ProfileRunSpec:
     """Images of the new domain (target domain), their fingerprint, or a shift."""
 
     out: Path
-    """Folder to write: layers.csv, channels.parquet, profile.json and profile.svg, which shows the
-    first distance and pooling; profile-DISTANCE-POOLING.svg show the others."""
+    """Folder to write: report.html, the network as u.svg, u.pdf and u.png, layers.csv,
+    channels.parquet, profile.json and profile.svg, which shows the first distance and pooling;
+    profile-DISTANCE-POOLING.svg show the others."""
 
     reading: Reading = field(default_factory=ReadingSpec, kw_only=True)
     """How the images are read."""
@@ -261,7 +263,8 @@ class CarryRunSpec:
     """Shift of the reference such as brightness:0.75, or MANIFEST#domain, paired by case name."""
 
     out: Path
-    """Folder to write: carry.csv, carry.json, carry.svg, carry.png."""
+    """Folder to write: report.html, the network as u.svg, u.pdf and u.png, carry.csv, carry.json,
+    carry.svg and carry.png."""
 
     reading: Reading = field(default_factory=ReadingSpec, kw_only=True)
     """How the images are read."""
@@ -300,8 +303,8 @@ class RemedyRunSpec:
     need not be paired with the reference."""
 
     out: Path
-    """Folder to write: remedies.csv, remedy.json, and mended/, the network with the recommended
-    remedy, which can be given as NET."""
+    """Folder to write: report.html, the network as u.svg, u.pdf and u.png, remedies.csv,
+    remedy.json, and mended/, the network with the recommended remedy, which can be given as NET."""
 
     reading: Reading = field(default_factory=ReadingSpec, kw_only=True)
     """How the images are read."""
@@ -343,8 +346,8 @@ class DiagnoseSpec:
     """Images of the new domain (target domain), likewise, or a shift such as brightness:0.75."""
 
     out: Path
-    """Folder to write: report.html, diagnosis.json, layers.csv, remedies.csv, mended/, and
-    carry.csv where SHIFTED is a shift of the reference."""
+    """Folder to write: report.html, the network as u.svg, u.pdf and u.png, diagnosis.json,
+    layers.csv, remedies.csv, mended/, and carry.csv of paired sets with masks."""
 
     reading: Reading = field(default_factory=ReadingSpec, kw_only=True)
     """How the images are read."""

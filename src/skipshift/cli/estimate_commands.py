@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from skipshift.cli.arguments import Reading, Running, RunningSpec
-from skipshift.cli.inputs import check_network, load_network, made_from, units
+from skipshift.cli.inputs import as_text, check_network, load_network, made_from, units
 from skipshift.errors import SkipshiftError, naming
 from skipshift.estimate.settings import EstimateSpec
 from skipshift.progress import Progress, silent
@@ -43,7 +43,7 @@ class EstimateRunSpec:
     used; or a shift of the reference such as brightness:0.75."""
 
     out: Path
-    """Folder to write: estimate.csv and estimate.json."""
+    """Folder to write: report.html, estimate.csv and estimate.json."""
 
     reading: Reading = field(default_factory=ReadingSpec, kw_only=True)
     """How the images are read."""
@@ -74,7 +74,7 @@ class ScoreSpec:
     """Images to score: a folder, a manifest, or MANIFEST#domain."""
 
     out: Path
-    """Folder to write: scores.csv and score.json."""
+    """Folder to write: report.html, scores.csv and score.json."""
 
     reading: Reading = field(default_factory=ReadingSpec, kw_only=True)
     """How the images are read."""
@@ -99,8 +99,10 @@ def estimate(spec: EstimateRunSpec, progress: Progress = silent) -> str:
     """Estimate the IoU on images without masks; `SkipshiftError` if the reference has none."""
     from skipshift.data.sets.sources import find_pair
     from skipshift.estimate.estimating import estimated
+    from skipshift.page.command_pages import estimate_findings
+    from skipshift.page.findings import write_findings
     from skipshift.profile.fingerprints import Fingerprint
-    from skipshift.records import write_json, write_table
+    from skipshift.records import REPORT, write_json, write_table
     from skipshift.remedies.inputs import read_inputs
 
     settings = spec.settings
@@ -126,8 +128,10 @@ def estimate(spec: EstimateRunSpec, progress: Progress = silent) -> str:
     write_table(spec.out / "estimate.csv", found.table.assign(answered=answered))
     about = made_from(network, inputs.about, reading=spec.reading, settings=settings)
     write_json(spec.out / "estimate.json", found.record() | about)
+    text = as_text(about)
+    write_findings(spec.out, estimate_findings(found.table, found.verdict(), text), text)
     parts = [found.table.round(3).to_string(index=False, na_rep="-"), found.verdict()]
-    return "\n\n".join([*parts, units(network, inputs.about), f"estimate: {spec.out}"])
+    return "\n\n".join([*parts, units(network, inputs.about), f"page: {spec.out / REPORT}"])
 
 
 def score(spec: ScoreSpec, progress: Progress = silent) -> str:
@@ -137,10 +141,16 @@ def score(spec: ScoreSpec, progress: Progress = silent) -> str:
     """
     from skipshift.data.sets.sources import find_set
     from skipshift.estimate.scoring import score_images
+    from skipshift.page.command_pages import scores_findings
+    from skipshift.page.findings import write_findings
     from skipshift.profile.fingerprints import Fingerprint, read_fingerprint
-    from skipshift.profile.inputs import read_input, read_matching
-    from skipshift.records import IMAGE_SCORES, write_json, write_table
+    from skipshift.profile.inputs import find_input, read_input, read_matching
+    from skipshift.records import IMAGE_SCORES, REPORT, write_json, write_table
 
+    if not isinstance(find_input(str(spec.fingerprint), spec.reading), str):
+        raise SkipshiftError(
+            f"{spec.fingerprint}: holds images; give their fingerprint, by skipshift fingerprint"
+        )
     found = find_set(spec.images, spec.reading)
     reference = read_fingerprint(str(spec.fingerprint))
     running = spec.running
@@ -158,10 +168,14 @@ def score(spec: ScoreSpec, progress: Progress = silent) -> str:
     write_table(spec.out / "scores.csv", table, IMAGE_SCORES)
     odd, told = _unlike(table["p"], len(reference.alone))
     about = {"images": given.about}
-    record = made_from(network, about, fingerprint=spec.fingerprint, reading=spec.reading)
+    record = made_from(network, about, fingerprint=str(spec.fingerprint), reading=spec.reading)
     write_json(spec.out / "score.json", {"unlike": odd, "level": LEVEL} | record)
+    text = as_text(record)
+    write_findings(spec.out, scores_findings(table, told, text), text)
     least = table.sort_values("p", kind="stable").head(10).round(3).to_string(index=False)
-    return "\n\n".join([least, told, units(network, about), f"scores: {spec.out / 'scores.csv'}"])
+    more = f"(the first 10 of {len(table)})" if len(table) > 10 else ""
+    parts = [f"{least}\n{more}".strip("\n"), told, units(network, about)]
+    return "\n\n".join([*parts, f"page: {spec.out / REPORT}"])
 
 
 def _unlike(p: "pd.Series[float]", known: int) -> tuple[int | None, str]:

@@ -1,12 +1,14 @@
 """Networks and folders that commands are given, and the record of what a result was made from."""
 
 import logging
+import os
 from collections.abc import Mapping
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from skipshift.errors import ArgumentError, SkipshiftError
+from skipshift.names import FINGERPRINTS
 from skipshift.spec_files import to_plain
 
 if TYPE_CHECKING:
@@ -46,20 +48,34 @@ def check_folder(path: Path) -> None:
         raise SkipshiftError(f"{path}: {'is not a folder' if path.exists() else 'does not exist'}")
 
 
+def check_out(out: Path) -> None:
+    """Raise a `SkipshiftError` for a place that cannot be written, before anything is computed."""
+    folder = out.absolute().parent if out.name.endswith(FINGERPRINTS) else out.absolute()
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    if not there.is_dir():
+        raise SkipshiftError(f"{there}: is a file; choose a folder to write")
+    if not os.access(there, os.W_OK):
+        raise SkipshiftError(f"{there}: cannot be written; choose a folder that you may write to")
+
+
 def check_network(source: Path, running: "RunningSpec") -> None:
     """Check what can be checked before anything is read.
 
-    `SkipshiftError` if there is no such network, `ArgumentError` for an unknown preprocessing.
+    `SkipshiftError` if there is no such network, `ArgumentError` for an unknown preprocessing, or
+    where the files of the network tell that it must be named.
     """
     from skipshift.data.preprocess import preprocess_of
+    from skipshift.networks.input_values import AUTO, preprocess_on_file
 
-    if running.preprocess != "auto":
+    if running.preprocess != AUTO:
         preprocess_of(running.preprocess)
     if not source.exists():
         raise SkipshiftError(
             f"{source}: does not exist; NET must be a run folder, an smp or nnU-Net folder, a "
             f"MONAI bundle, an archive of torch.export or TorchScript, or weights"
         )
+    if running.preprocess == AUTO:
+        preprocess_on_file(source)
 
 
 def load_network(source: Path, running: "RunningSpec") -> Network:
@@ -72,7 +88,7 @@ def load_network(source: Path, running: "RunningSpec") -> Network:
 
     from skipshift.networks.checkpoints import load_net
     from skipshift.networks.inference import best_device
-    from skipshift.networks.input_values import settle_preprocess
+    from skipshift.networks.input_values import AUTO, settle_preprocess
 
     check_network(source, running)
     if running.jobs is not None:
@@ -85,7 +101,7 @@ def load_network(source: Path, running: "RunningSpec") -> Network:
             f"device must be one that this machine has, such as cpu, got {device!r}"
         ) from None
     net = load_net(
-        source, running.builder, None if running.preprocess == "auto" else running.preprocess
+        source, running.builder, None if running.preprocess == AUTO else running.preprocess
     )
     name, brought = settle_preprocess(source, net, running.preprocess)
     network = Network(net.to(device), source, name, brought, device)
@@ -126,11 +142,11 @@ def units(network: Network, sets: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def as_text(record: Mapping[str, Any]) -> dict[str, str]:
-    """Flatten a record for a page: the sets by name and unit, all else in one line each."""
+    """Flatten a record for a page: the sets by name and size, all else in one line each."""
     text = {"net": str(record["network"]["name"])}
     for name, value in record.items():
         if isinstance(value, Mapping) and "unit" in value:
-            text[name] = f"{value['name']}: {value['unit']}"
+            text[name] = f"{value['name']} ({value['images']} images, {value['groups']} groups)"
         elif isinstance(value, Mapping):
             shown = ((key, one) for key, one in value.items() if one not in (None, [], ""))
             text[name] = ", ".join(f"{key} {one}" for key, one in shown)

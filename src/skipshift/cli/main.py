@@ -15,7 +15,7 @@ from cyclopts import App, Argument, CycloptsError, Parameter
 
 from skipshift.cli import commands
 from skipshift.cli.help_text import LISTS, ReflowedHelp, show_default, split_example
-from skipshift.cli.inputs import COMMAND
+from skipshift.cli.inputs import COMMAND, check_out
 from skipshift.cli.words import explain, prepare_words, split_pairs, with_dashes
 from skipshift.data.checks.findings import CheckError
 from skipshift.errors import ArgumentError, SkipshiftError, SkipshiftWarning
@@ -165,6 +165,8 @@ def _command(run: Callable[..., str]) -> Callable[[Any], None]:
     kind = run.__annotations__["spec"]
 
     def command(spec: Any) -> None:
+        if hasattr(spec, "running"):
+            check_out(spec.out)
         with _spoken(getattr(getattr(spec, "running", None), "verbose", False)):
             text = run(spec, show)
         try:

@@ -35,14 +35,18 @@ def remedy(spec: RemedyRunSpec, progress: Progress = silent) -> str:
 
 
 def _write_remedy_page(spec: RemedyRunSpec, found: "Remedies", about: Mapping[str, Any]) -> None:
+    from skipshift.networks.architectures import known_layers
     from skipshift.page.diagnosis_page import remedy_findings
     from skipshift.page.findings import write_findings
     from skipshift.page.u_drawing import Link
     from skipshift.patching.paths import links_of
     from skipshift.remedies.examples import cases_to_show
 
-    layers = [p.name for p in found.setting.places if p.kind == "layer" and p.address is not None]
-    known = layers[1:], [Link(*link) for link in links_of(found.setting.net)]
+    net, places = found.setting.net, found.setting.places
+    layers = [layer.name for layer in known_layers(net) if layer.kind != "skip"]
+    if not layers:
+        layers = [p.name for p in places if p.kind == "layer" and p.address is not None][1:]
+    known = layers, [Link(*link) for link in links_of(net)]
     shown = remedy_findings(found.table, found.facts, known, cases_to_show(found), about)
     write_findings(spec.out, shown, about)
 
@@ -75,8 +79,7 @@ def diagnose(spec: DiagnoseSpec, progress: Progress = silent) -> str:
     write_json(spec.out / "diagnosis.json", record)
     if spec.json:
         return json.dumps(record, indent=2)
-    answers = diagnosis_answers(*shown[:5], shown.estimate)
-    lines = [f"{question} {answer}" for question, answer in answers]
+    lines = [f"{question} {answer}" for question, answer in diagnosis_answers(*shown[:7])]
     return "\n".join([*lines, told, f"page: {spec.out / REPORT}"])
 
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from skipshift.errors import ArgumentError, SkipshiftError, unreadable
-from skipshift.names import shown
+from skipshift.names import LARGEST_LABEL, shown
 from skipshift.records import write_bytes
 
 Pixels = npt.NDArray[np.uint8]
@@ -175,6 +175,8 @@ def read_mask(path: Path, classes: int, ignore: int | None = None) -> Pixels:
     values = np.unique(labels)
     if unknown := [int(value) for value in values if value >= classes and value != ignore]:
         way_out = "name every class or correct the mask"
+        if set(values.tolist()) == {0, LARGEST_LABEL}:
+            way_out = "where 255 is the foreground, skipshift prepare folder makes class indices"
         if ignore is None:
             way_out += ", or set ignore to the value of pixels that are not to be counted"
             way_out += f", as in --ignore {unknown[0]}"

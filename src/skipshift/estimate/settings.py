@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from typing import get_args
 
 from skipshift.errors import ArgumentError
-from skipshift.names import shown
+from skipshift.names import ESTIMATES, shown
 from skipshift.specs import Activation
-from skipshift.statistics.estimates import METHODS
 from skipshift.validation import check_choices, check_ignore, check_least, check_numbers
 
 BEST = "best"
@@ -45,9 +44,9 @@ class EstimateSpec:
 
     def __post_init__(self) -> None:
         check_numbers(self)
-        if self.method not in (BEST, *METHODS):
+        if self.method not in (BEST, *ESTIMATES):
             raise ArgumentError(
-                f"method must be one of {shown((BEST, *METHODS))}, got {self.method!r}"
+                f"method must be one of {shown((BEST, *ESTIMATES))}, got {self.method!r}"
             )
         check_least(self, 1, "images", "splits", "batch_size")
         check_least(self, 0, "seed")

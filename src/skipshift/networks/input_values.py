@@ -27,41 +27,48 @@ def settle_preprocess(source: Path, net: nn.Module, given: str = AUTO) -> tuple[
     """
     if given != AUTO:
         return given, "--preprocess"
+    if (found := preprocess_on_file(source)) is not None:
+        return found
+    for module in net.modules():
+        known = getattr(module, "pretrained_cfg", None)
+        if isinstance(known, Mapping) and {"mean", "std"} <= set(known):
+            where = f"timm's pretrained_cfg of {known.get('architecture', 'the encoder')}"
+            return _named(known), where
+    raise _unsaid(source)
+
+
+def preprocess_on_file(source: Path) -> tuple[str, str] | None:
+    """Name the preprocessing that the files of a checkpoint tell, and where it comes from.
+
+    None if only the network can tell; `ArgumentError` if they tell that it must be named.
+    """
     if (source / RUN_RECORD).exists():
         return "unit", "skipshift's training"
     if (source / MENDED).exists() and "preprocess" in (about := read_json(source / MENDED)):
         return str(about["preprocess"]), MENDED
     found = trained_with(source)
-    if found is not None and found[0] is not None:
-        return found[0], f"the checkpoint ({found[1]})"
-    for where, statistics in _pretrained(source, net):
-        return _named(statistics), where
-    says = "does not say how its images were preprocessed"
+    if found is not None and found[0] is None:
+        raise _unsaid(source, f"was trained with {found[1]}, which has no name here")
     if found is not None:
-        says = f"was trained with {found[1]}, which has no name here"
-    raise ArgumentError(
+        return str(found[0]), f"the checkpoint ({found[1]})"
+    config = read_json(source / "config.json") if (source / "config.json").exists() else {}
+    if "encoder_name" not in config:
+        return None
+    if config.get("encoder_weights") is None:
+        raise _unsaid(source)
+    encoder = str(config["encoder_name"])
+    if config["encoder_weights"] == "imagenet" and encoder.startswith(_TORCHVISION):
+        return "imagenet", f"the ImageNet weights of {encoder}"
+    return None
+
+
+def _unsaid(
+    source: Path, says: str = "does not say how its images were preprocessed"
+) -> ArgumentError:
+    return ArgumentError(
         f"preprocess must be named, since {source} {says}: give preprocess unit (x / 255), "
         f"imagenet, minmax, zscore, none or module:function"
     )
-
-
-def _pretrained(source: Path, net: nn.Module) -> "list[tuple[str, Mapping[str, Any]]]":
-    """Mean and standard deviation of the weights that a network's encoder started from."""
-    config = read_json(source / "config.json") if (source / "config.json").exists() else {}
-    encoder = str(config.get("encoder_name", ""))
-    started = config.get("encoder_weights")
-    if "encoder_name" in config and started is None:
-        return []
-    if started == "imagenet" and encoder.startswith(_TORCHVISION):
-        return [
-            (f"the ImageNet weights of {encoder}", {"mean": IMAGENET_MEAN, "std": IMAGENET_STD})
-        ]
-    settings = [getattr(module, "pretrained_cfg", None) for module in net.modules()]
-    return [
-        (f"timm's pretrained_cfg of {one.get('architecture', 'the encoder')}", one)
-        for one in settings
-        if isinstance(one, Mapping) and {"mean", "std"} <= set(one)
-    ]
 
 
 def _named(statistics: Mapping[str, Any]) -> str:

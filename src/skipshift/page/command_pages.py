@@ -18,6 +18,9 @@ from skipshift.page.u_drawing import Link, draw_u, unmeasured
 
 _KINDS = ["measure", "pooling"]
 
+_SCORES = 50
+"""Images on the page of scores."""
+
 
 def profile_findings(
     layers: pd.DataFrame, links: Sequence[Link], about: Mapping[str, Any], note: str = ""
@@ -141,7 +144,9 @@ def evaluation_findings(iou: pd.DataFrame, about: Mapping[str, Any]) -> Findings
         "Evaluation",
         subject(names, about),
         [("Where is the IoU lowest?", f"{'; '.join(said)}. Whether that is more than chance is "
-          "not tested here.")],
+          "not tested here.")]
+        if iou["domain"].nunique() > 1
+        else [("What is the IoU?", f"{'; '.join(said)}.")],
         names,
         tables=[
             table(
@@ -153,3 +158,66 @@ def evaluation_findings(iou: pd.DataFrame, about: Mapping[str, Any]) -> Findings
             )
         ],
     )  # fmt: skip
+
+
+def estimate_findings(estimated: pd.DataFrame, verdict: str, about: Mapping[str, Any]) -> Findings:
+    """Lay the page of an estimate out.
+
+    Parameters
+    ----------
+    estimated
+        Columns of estimate.csv.
+    about
+        As in `profile_findings`.
+    """
+    names = Names()
+    estimated = names.table(estimated, "class")
+    return Findings(
+        "Estimate",
+        subject(names, about),
+        [("What is the IoU without masks?", verdict)],
+        names,
+        tables=[
+            table(
+                "estimate",
+                "IoU",
+                estimated,
+                ["class", "iou", "low", "high", "method", "answered"],
+                "IoU of all pixels of the set together, with its 95 % interval; empty where it "
+                "cannot be said.",
+            )
+        ],
+        sure="The interval covers domains that differ from known shifts of the reference as those "
+        "differ from each other. No interval can promise more without masks.",
+    )
+
+
+def scores_findings(scores: pd.DataFrame, said: str, about: Mapping[str, Any]) -> Findings:
+    """Lay the page of scores of single images out, the least like the reference first.
+
+    Parameters
+    ----------
+    scores
+        Columns of scores.csv.
+    about
+        Settings, of which the page names ``net``.
+    """
+    names = Names()
+    scores = names.table(scores, "case", "layer").sort_values("p", kind="stable")
+    return Findings(
+        "Scores",
+        subject(names, about),
+        [("Which images are unlike the reference?", said)],
+        names,
+        tables=[
+            table(
+                "scores",
+                "Images",
+                scores.head(_SCORES),
+                ["case", "p", "layer", "iou"],
+                f"The {min(_SCORES, len(scores))} least like the reference, of {len(scores)}; all "
+                f"are in scores.csv. p is the share of images as odd as this one, in the layer "
+                f"where they are the oddest; iou is the network's own confidence, not corrected.",
+            )
+        ],
+    )

@@ -25,13 +25,15 @@ from skipshift.page.u_drawing import Link, draw_u, unmeasured
 SHOWN = 15
 """Remedies on the page; remedies.csv has all."""
 
-_NOTE = (
-    "Images as the network is given them, the worst and the median of each set by the mean IoU of "
-    "the foreground before the remedy."
+_NOTE = "Images as the network is given them."
+_MASKED = (
+    " Of a set with masks, the worst and the median by the mean IoU of the foreground before the "
+    "remedy, of images that have any."
 )
-_UNMASKED = (
-    " Of a set without masks, those of which the remedy changes most pixels, and the median."
+_CHANGED = (
+    " Of a set without masks, the one of which the remedy changes most pixels, and the median."
 )
+_UNMASKED = " Of a set without masks, the one with the least foreground predicted, and the median."
 _FITTED = (
     " Here the remedy is the one in mended/, fitted on all shifted images; the numbers of the "
     "tables are of images that it was not fitted on."
@@ -50,6 +52,12 @@ class Diagnosed(NamedTuple):
     remedies: pd.DataFrame
     facts: Facts
     cause: str
+    differ: bool
+    """Whether the search for a cause told the sets apart."""
+
+    estimate: str
+    """What the IoU on shifted images without masks is estimated at, in words; or empty."""
+
     causes: pd.DataFrame
     """``remedy, cause, clear, left`` of every mistake that was tried."""
 
@@ -58,9 +66,6 @@ class Diagnosed(NamedTuple):
 
     cases: Sequence[Case] = ()
     """Images to show."""
-
-    estimate: str = ""
-    """What the IoU on shifted images without masks is estimated at, in words."""
 
 
 def diagnosis_findings(found: Diagnosed, about: Mapping[str, Any] = {}) -> Findings:
@@ -73,9 +78,7 @@ def diagnosis_findings(found: Diagnosed, about: Mapping[str, Any] = {}) -> Findi
     """
     names = Names()
     found = _named(found, names)
-    *answers, sure = diagnosis_answers(
-        found.layers, found.carried, found.remedies, found.facts, found.cause, found.estimate
-    )
+    *answers, sure = diagnosis_answers(*found[:7])
     return Findings(
         "Diagnosis",
         subject(names, about),
@@ -163,8 +166,11 @@ def _caption(found: Diagnosed) -> str:
 
 
 def _examples_note(cases: Sequence[Case]) -> str:
-    unmasked = _UNMASKED * any(case.mask is None for case in cases)
-    return _NOTE + unmasked + _FITTED * any(case.after is not None for case in cases)
+    mended = any(case.after is not None for case in cases)
+    masked = _MASKED * any(case.mask is not None for case in cases)
+    without = _CHANGED if mended else _UNMASKED
+    unmasked = without * any(case.mask is None for case in cases)
+    return _NOTE + masked + unmasked + _FITTED * mended
 
 
 def _tables(found: Diagnosed) -> list[Table]:

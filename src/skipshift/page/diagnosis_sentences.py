@@ -5,9 +5,8 @@ from collections.abc import Mapping
 import pandas as pd
 
 from skipshift.page.carry_sentences import carry_sentence
-from skipshift.page.profile_sentences import no_verdict, profile_verdict
+from skipshift.page.profile_sentences import profile_verdict
 from skipshift.page.remedy_sentences import Facts, remedies_verdict
-from skipshift.statistics.layer_tests import is_clear
 
 _MADE: Mapping[str, str] = {
     "turn": "the images are turned",
@@ -27,10 +26,11 @@ def diagnosis_verdict(
     table: pd.DataFrame,
     facts: Facts,
     cause: str,
+    differ: bool,
     estimate: str = "",
 ) -> str:
     """Say in a few sentences what the shift is, where it is seen, what it costs, what to do."""
-    answers = diagnosis_answers(layers, carried, table, facts, cause, estimate)
+    answers = diagnosis_answers(layers, carried, table, facts, cause, differ, estimate)
     return " ".join(text for _, text in answers)
 
 
@@ -40,11 +40,20 @@ def diagnosis_answers(
     table: pd.DataFrame,
     facts: Facts,
     cause: str,
+    differ: bool,
     estimate: str = "",
 ) -> list[tuple[str, str]]:
-    """Question and answer of each part of a diagnosis; ``estimate`` is of the IoU, in words."""
+    """Question and answer of each part of a diagnosis.
+
+    Parameters
+    ----------
+    differ
+        Whether the search for a cause told the sets apart; else it looked for none.
+    estimate
+        What the IoU on shifted images without masks is estimated at, in words.
+    """
     return [
-        ("Is it the scanner or a mistake?", cause_sentence(layers, cause)),
+        ("Is it the scanner or a mistake?", cause_sentence(cause, differ)),
         ("Where does it show?", profile_verdict(layers)),
         ("What does it cost?", _cost(carried, facts, estimate)),
         ("What can be done?", remedies_verdict(table, facts)),
@@ -52,7 +61,7 @@ def diagnosis_answers(
     ]
 
 
-def cause_sentence(layers: pd.DataFrame, cause: str) -> str:
+def cause_sentence(cause: str, differ: bool) -> str:
     """Say whether a mistake was found that explains the shift."""
     if cause in _MADE:
         return (
@@ -60,11 +69,15 @@ def cause_sentence(layers: pd.DataFrame, cause: str) -> str:
             f"layer is clear of its noise floor, and at most a quarter of the squared excess is "
             f"left."
         )
-    if no_verdict(layers) or not is_clear(layers).any():
-        return "Nothing was looked for, since no shift is detected."
+    if not differ:
+        return (
+            "No mistake was looked for: that takes clearer evidence that the sets differ than "
+            "these groups of images give."
+        )
     return (
         "No mistake that was tried (orientation, order of axes and channels, inversion, range, "
-        "normalisation, spacing) explains it: made on the reference, each leaves a shift."
+        "normalisation, spacing) explains how the sets differ: made on the reference, each leaves "
+        "a difference in the images or in a layer."
     )
 
 

@@ -162,6 +162,6 @@ def subject(names: Names, about: Mapping[str, Any]) -> str:
     """Say what a page is about, from its settings; empty without any."""
     if "net" not in about:
         return ""
-    keys = ("reference", "shifted", "manifest", "net")
+    keys = ("reference", "shifted", "manifest", "fingerprint", "images", "net")
     *sets, net = (names(str(about[key]), 2 * MOST) for key in keys if key in about)
     return f"{' against '.join(sets)}, in {net}"

@@ -109,9 +109,11 @@ def remedies_verdict(table: pd.DataFrame, facts: Facts) -> str:
     numbers = counted(int(row["parameters"]), "number")
     first = f"{what[0].upper()}{what[1:]} ({facts.best}, {numbers})"
     if not facts.masks:
+        rival = "clearly less than" if "+" in facts.best.remedy else "the least of"
         return (
             f"{first}: the excess in {facts.layer} falls from {facts.excess:.3f} to "
-            f"{row['excess_left']:.3f}, the least of {_tried(table)}. Judged by features alone, "
+            f"{row['excess_left']:.3f}, {rival} all single remedies that keep every class, of "
+            f"{_tried(table)}. Judged by features alone, "
             f"since the shifted images have no masks: whether the segmentation is better is not "
             f"known.{_kept(row)}"
         )

@@ -265,12 +265,13 @@ def _number(row: Any, key: str) -> float:
 def _block(name: str, at: tuple[float, float], row: Any, most: float, clear: bool) -> Item:
     x, y = at
     excess, low, high = (_number(row, key) for key in ("excess", "low", "high"))
-    step = min(4, int(5 * excess / most)) if excess > 0 < most else 0
+    # what may be noise has no colour
+    step = min(4, int(5 * excess / most)) if clear and excess > 0 < most else 0
     fill, ink = SCALE[step], PALE if step >= _LIGHT_INK else DARK
     if excess != excess:
         fill, ink = _UNKNOWN, DARK
     ends = f" (95 % interval {low:.3f} to {high:.3f})" if low == low else ""
-    value = f"{round(excess, 3) + 0:.3f}" if excess == excess else "-"
+    value = f"{round(excess, 3) + 0:.3f}" if excess == excess else ""
     told = f"{name}: excess {value}{ends}, {'' if clear else 'not '}clear of its noise floor"
     if excess != excess:
         told = f"{name}: excess unknown"

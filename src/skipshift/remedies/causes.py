@@ -16,15 +16,15 @@ from skipshift.remedies.likeness import Floats, Likeness, Shown, joined
 from skipshift.remedies.mistakes import CAUSES, centred, mistakes
 from skipshift.remedies.setting import Setting
 from skipshift.specs import ProfileSpec
-from skipshift.statistics.multiplicity import ALPHA
 
 NONE = "none"
 
 REST = 0.25
 """Part of the squared excess that a mistake may leave unexplained, and still be the cause."""
 
-PASSED_OVER = 0.02
-"""Share of true causes that chance passes over: level at which what is left is clear."""
+LEVEL = 0.02
+"""Level at which the sets differ, and at which what a mistake leaves is clear: chance passes over
+that share of true causes, and looks for one in that share of sets that are alike."""
 
 _GRID = {2: 8, 3: 4}
 """Cells along each side of an image, and of a volume."""
@@ -58,10 +58,10 @@ def find_cause(setting: Setting) -> Cause:
 
     The reference with the mistake is compared with the shifted set as it is, so that nothing that
     the mistake lost has to be brought back: in the images and in all layers, by values and by where
-    they lie. A mistake can be the cause if the sets as they are differ at `ALPHA`, no layer does
-    beside the reference with the mistake at `PASSED_OVER`, and at most `REST` of the squared excess
-    is left. Of several within `REST` of the least, the cause is the one whose images are most like
-    the shifted ones. The network sees only mistakes that the images alone do not exclude.
+    they lie. A mistake can be the cause if the sets as they are differ at `LEVEL`, no layer does
+    beside the reference with the mistake, and at most `REST` of the squared excess is left. Of
+    several within `REST` of the least, the cause is the one whose images are most like the shifted
+    ones. The network sees only mistakes that the images alone do not exclude.
     """
     asked = _Question(setting)
     rows, left = [], {}
@@ -70,7 +70,7 @@ def find_cause(setting: Setting) -> Cause:
         for name, made in mistakes(setting):
             found, part = asked.ask(made)
             if found is not None:
-                number = int((found.p < PASSED_OVER).sum())
+                number = int((found.p < LEVEL).sum())
                 rows.append((name, CAUSES[name], number, part))
                 if not number and part <= REST:
                     left[name] = made, part
@@ -128,7 +128,7 @@ class _Question:
             self._before[sides] = self._shown[sides].compare(
                 self._features(self._home, _AS_IS, sides)
             )
-        return bool((self._before[sides].p < ALPHA).any())
+        return bool((self._before[sides].p < LEVEL).any())
 
     def ask(self, made: nn.Module) -> tuple[Likeness | None, float]:
         """Compare with the reference with a mistake, and tell the part of the excess that is left.
@@ -141,7 +141,7 @@ class _Question:
             return None, np.nan
         shown, before = self._shown[sides], self._before[sides].excess
         found = shown.compare(self._pixels(self._home, made, sides))
-        if (found.p >= PASSED_OVER).all():
+        if (found.p >= LEVEL).all():
             found = shown.compare(self._features(self._home, made, sides))
         return found, found.excess / before
 

@@ -14,6 +14,7 @@ from skipshift.networks.as_found import evaluating
 from skipshift.networks.features import Images
 from skipshift.page.diagnosis_page import Diagnosed
 from skipshift.page.diagnosis_sentences import diagnosis_verdict
+from skipshift.page.remedy_sentences import Facts
 from skipshift.page.u_drawing import Link
 from skipshift.patching.carry import carry
 from skipshift.patching.labelled import Labelled
@@ -62,27 +63,23 @@ class Diagnosis:
 
     def verdict(self) -> str:
         """Say in a few sentences what the cause is, where it enters, what it costs, what to do."""
-        return diagnosis_verdict(
-            self.profile.of(), self.carry, self.remedies.table, self.remedies.facts, self.cause,
-            self._estimated(),
-        )  # fmt: skip
-
-    def _estimated(self) -> str:
-        return "" if self.estimate is None else self.estimate.verdict()
+        return diagnosis_verdict(*self._known())
 
     def found(self) -> Diagnosed:
         """Collect what the page shows."""
         return Diagnosed(
-            self.profile.of(),
-            self.carry,
-            self.remedies.table,
-            self.remedies.facts,
-            self.cause,
+            *self._known(),
             self.causes.table,
             [Link(*link) for link in links_of(self.remedies.setting.net)],
             cases_to_show(self.remedies),
-            self._estimated(),
         )
+
+    def _known(
+        self,
+    ) -> tuple[pd.DataFrame, pd.DataFrame | None, pd.DataFrame, Facts, str, bool, str]:
+        table, facts = self.remedies.table, self.remedies.facts
+        estimate = "" if self.estimate is None else self.estimate.verdict()
+        return self.profile.of(), self.carry, table, facts, self.cause, self.causes.clear, estimate
 
     def record(self) -> dict[str, Any]:
         """Collect what ``diagnosis.json`` holds."""

@@ -41,8 +41,9 @@ class _Seen(NamedTuple):
 def cases_to_show(remedies: Remedies) -> list[Case]:
     """Choose the worst and the median image of each set.
 
-    Worst by the mean IoU of the foreground before the remedy. A set without masks is ordered by the
-    share of pixels that the remedy changes, most first; without a remedy it shows nothing.
+    Worst by the mean IoU of the foreground before the remedy, of masks that have any. A set without
+    masks is ordered by the share of pixels that the remedy changes, most first; without a remedy,
+    by the share that is predicted to be foreground, least first.
     """
     setting, best = remedies.setting, remedies.best
     change = None if best is None else remedies.change(*best)
@@ -51,7 +52,8 @@ def cases_to_show(remedies: Remedies) -> list[Case]:
         sets = [folded.data for folded in (setting.home, setting.shifted) if folded is not None]
         for data in sets:
             ranks = [_rank(each) for each in _seen(setting, data, change)]
-            wanted = _chosen(data, ranks)
+            unmasked = "least foreground" if change is None else "most changed"
+            wanted = _chosen(ranks, unmasked if data.masks is None else "worst")
             again = enumerate(_seen(setting, data, change, set(wanted)))
             seen = {number: each for number, each in again if number in wanted}
             for number, what in wanted.items():
@@ -104,20 +106,21 @@ def _iou(mask: Labels | None, labels: Labels) -> float:
 
 
 def _rank(seen: _Seen) -> float:
-    """Say by what images are ordered, the worst first; NaN for those that are not shown."""
+    """Say by what images are ordered, the worst first; NaN of a mask without foreground."""
     if seen.mask is not None:
-        return seen.ious[0]
-    return float("nan") if seen.after is None else -float((seen.before != seen.after).mean())
+        return seen.ious[0] if (seen.mask % LARGEST_LABEL).any() else float("nan")
+    if seen.after is None:
+        return float((seen.before > 0).mean())
+    return -float((seen.before != seen.after).mean())
 
 
-def _chosen(data: Labelled, ranks: list[float]) -> Mapping[int, str]:
-    """Index -> what it is: the worst and the median of those that have a rank."""
+def _chosen(ranks: list[float], first: str) -> Mapping[int, str]:
+    """Index -> what it is: the first and the median of those that have a rank."""
     known = [i for i in np.argsort(ranks, kind="stable") if ranks[i] == ranks[i]]
     if not known:
         return {}
-    names = ("worst", "median") if data.masks is not None else ("most changed", "median")
-    found = {int(known[0]): names[0]}
-    found.setdefault(int(known[len(known) // 2]), names[1])
+    found = {int(known[0]): first}
+    found.setdefault(int(known[len(known) // 2]), "median")
     return found
 
 

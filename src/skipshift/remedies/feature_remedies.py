@@ -12,7 +12,7 @@ from skipshift.networks.changes import Affine, Change
 from skipshift.networks.features import as_input, input_like
 from skipshift.networks.losses import segmentation_loss
 from skipshift.networks.quantile_map import QuantileMap
-from skipshift.remedies.gathering import norm_sums
+from skipshift.remedies.gathering import has_statistics
 from skipshift.remedies.places import ALL, INPUT, Place, is_norm
 from skipshift.remedies.setting import Fit, Remedy, Setting
 
@@ -26,10 +26,10 @@ def adabn(setting: Setting, place: Place) -> Fit | None:
     With weight w they are (1 - w) old + w new (Schneider et al. 2020).
     """
     modules = {name: setting.net.get_submodule(name) for name in place.modules}
-    names = [n for n, m in modules.items() if getattr(m, "running_mean", None) is not None]
+    names = [n for n, m in modules.items() if has_statistics(m)]
     if not names:
         return None
-    sums = norm_sums(setting.net, names, setting.shifted, setting.spec.batch_size)
+    sums = setting.norms(tuple(names))
     state = setting.net.state_dict()
 
     def fit(without: int | None, weight: float) -> Change:
@@ -81,10 +81,10 @@ def tent(setting: Setting, place: Place) -> Fit | None:
     From recomputed statistics, which stay fixed, one pass over the images fitted on, in the order
     in which they come.
     """
-    start = adabn(setting, place)
+    start = adabn(setting, place) if place.name == ALL else None
     norms = [n for n in place.modules if is_norm(setting.net.get_submodule(n))]
     names = _parameters(setting.net, norms)
-    if place.name != ALL or start is None or not names:
+    if start is None or not names:
         return None
 
     def fit(without: int | None, weight: float) -> Change:
@@ -137,8 +137,8 @@ def at(place: Place, change: nn.Module) -> Change:
     """Change the tensor of a place."""
     if place.name == INPUT:
         return Change(inputs=(change,))
-    assert place.address is not None
-    return Change(maps={place.address: change})
+    assert place.mapped is not None
+    return Change(maps={place.mapped: change})
 
 
 def _parameters(net: nn.Module, modules: Sequence[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -39,10 +39,18 @@ class Folded:
     before: Change = field(default_factory=Change)
     """Change of the input that the images go through."""
 
+    without: int | None = None
+    """Fold whose images are left out."""
+
     @property
     def number(self) -> int:
         """Number of folds."""
         return int(self.folds.max()) + 1
+
+    @property
+    def in_one(self) -> "Folded":
+        """The same set in one fold: its batches are full."""
+        return replace(self, folds=np.zeros_like(self.folds))
 
     def batches(
         self, net: nn.Module, size: int
@@ -65,10 +73,13 @@ class Folded:
         waiting: dict[int, list[tuple[Tensor, Any, Any]]] = {f: [] for f in range(self.number)}
         for images, masks, codes in self.data.batches(size):
             for i, image in enumerate(images):
-                own = waiting[int(self.folds[codes[i]])]
+                fold = int(self.folds[codes[i]])
+                if fold == self.without:
+                    continue
+                own = waiting[fold]
                 own.append((image, None if masks is None else masks[i], codes[i]))
                 if len(own) == size:
-                    yield _batch(int(self.folds[codes[i]]), own)
+                    yield _batch(fold, own)
                     own.clear()
         for fold, own in waiting.items():
             if own:
@@ -228,6 +239,11 @@ def _add(found: Gathered, name: str, fold: int, value: Tensor, sample: Tensor, f
         found.samples[name] = [[] for _ in range(folds)]
     found.sums[name].add(fold, value)
     found.samples[name][fold].append(sample)
+
+
+def has_statistics(module: nn.Module) -> bool:
+    """Whether a module keeps running statistics, as a batch norm does."""
+    return getattr(module, "running_mean", None) is not None
 
 
 def norm_sums(

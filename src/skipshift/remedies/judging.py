@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
@@ -33,6 +33,10 @@ _RARE = 1e-3
 """Share of the reference's pixels below which a class may go missing."""
 
 
+Offered = npt.NDArray[np.bool_] | None
+"""(folds,): those whose others offer a pair; None for a single remedy."""
+
+
 @dataclass(frozen=True)
 class Judged:
     """What a change does on both sets; every image is judged by a fit that did not see its fold."""
@@ -42,7 +46,7 @@ class Judged:
 
     home: Counts
     """Likewise on the reference, by the change that was fitted on all shifted images; of no group
-    where that has no images, or was not looked at."""
+    where that has no images, or was not run on."""
 
     pixels: npt.NDArray[np.int64]
     """(classes,): predicted pixels on the shifted set."""
@@ -74,12 +78,18 @@ def collapsed(judged: Judged, plain: Judged) -> bool:
 
     Without images of the reference, a class that the unmended network predicts on the shifted set.
     """
-    return _lost(judged.pixels, plain)
-
-
-def _lost(pixels: npt.NDArray[np.int64], plain: Judged) -> bool:
     known = shares_of(plain.home_pixels if plain.home_pixels.any() else plain.pixels)
-    return bool(((known >= _RARE) & (shares_of(pixels) < _MISSING * known)).any())
+    return bool(((known >= _RARE) & (shares_of(judged.pixels) < _MISSING * known)).any())
+
+
+def ruined(judged: Judged, plain: Judged) -> bool:
+    """Whether a class is all but gone on the reference, or it was not run there."""
+    known = shares_of(plain.home_pixels)
+    if not plain.home_pixels.any():
+        return False
+    if not judged.home_pixels.any():
+        return True
+    return bool(((known >= _RARE) & (shares_of(judged.home_pixels) < _MISSING * known)).any())
 
 
 def shares_of(pixels: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
@@ -128,7 +138,7 @@ class Judge:
             self._home = self._pass(setting.home, lambda _fold: NULL, store)
             self._labels = store.take("labels")
         start = time.perf_counter()
-        seen = self._pass(setting.shifted, lambda _fold: NULL)
+        seen = self._pass(setting.shifted.in_one, lambda _fold: NULL)
         self.permuted = self._measured(seen, permutations=True).permuted
         self.plain = self._judged(seen, self._home, NULL, start)
 
@@ -137,20 +147,31 @@ class Judge:
         """Name of the layer in which the excess is measured: the last; empty if none is known."""
         return self._last.name
 
-    def __call__(self, fit: Fit, weight: float, fitted: bool, start: float) -> Judged:
-        """Judge a remedy; ``fitted`` ones are fitted anew without each fold.
+    def __call__(
+        self, fit: Fit, weight: float, fitted: bool, start: float, folds: Offered = None
+    ) -> Judged:
+        """Judge a remedy on the shifted set; ``fitted`` ones are fitted anew without each fold.
 
-        Where a class is all but gone, what it would cost on the reference is not looked at.
+        On other folds than ``folds`` it stands for the network as it is.
         """
-        whole = fit(None, weight)
-        folds = range(self.setting.shifted.number)
-        changes = {fold: fit(fold, weight) if fitted else whole for fold in folds}
-        seen = self._pass(self.setting.shifted, changes.__getitem__)
-        home = self.setting.home
-        at_home = _UNSEEN
-        if home is not None and not _lost(seen.pixels, self.plain):
-            at_home = self._pass(home, lambda _: whole)
-        return self._judged(seen, at_home, whole, start)
+        data = self.setting.shifted if fitted or folds is not None else self.setting.shifted.in_one
+        own = range(data.number) if folds is None else np.flatnonzero(folds).tolist()
+        changes = {fold: fit(fold if fitted else None, weight) for fold in own}
+        seen = self._pass(data, lambda fold: changes.get(fold, NULL))
+        return self._judged(seen, _UNSEEN, changes[own[0]], start)
+
+    def at_home(self, judged: Judged, change: Change, start: float) -> Judged:
+        """Add what a change that was fitted on all shifted images does on the reference."""
+        assert self.setting.home is not None
+        home = self._pass(self.setting.home, lambda _fold: change)
+        seconds = judged.seconds + time.perf_counter() - start
+        return replace(
+            judged,
+            home=home.counts,
+            home_pixels=home.pixels,
+            unchanged=home.unchanged,
+            seconds=seconds,
+        )
 
     def _judged(self, seen: _Seen, home: _Seen, change: Change, start: float) -> Judged:
         excess = self._measured(seen)

@@ -44,22 +44,22 @@ class TurnedBack(nn.Module):
 
 
 class Respaced(nn.Module):
-    """The inverse of resampling images by a factor for each side, or one for all.
+    """Resample images by a factor for each side, or one for all.
 
     They are cut at the centre to sides that the network takes: a side stays a multiple of the
     largest power of 2, up to 32, that divides it.
     """
 
-    def __init__(self, undone: float | Sequence[float]) -> None:
+    def __init__(self, factor: float | Sequence[float]) -> None:
         super().__init__()
-        self.undone = undone
+        self.factor = factor
 
     def forward(self, images: Tensor) -> Tensor:
         """Resample images (N, C, ...)."""
         old = images.shape[2:]
         steps = [math.gcd(side, STRIDE) for side in old]
-        factors = self.undone if isinstance(self.undone, Sequence) else [self.undone] * len(old)
-        new = [round(side / factor) for side, factor in zip(old, factors, strict=True)]
+        factors = self.factor if isinstance(self.factor, Sequence) else [self.factor] * len(old)
+        new = [round(side * factor) for side, factor in zip(old, factors, strict=True)]
         cut = [max(step, side // step * step) for side, step in zip(new, steps, strict=True)]
         new = [max(pair) for pair in zip(new, cut, strict=True)]
         return centred(resize(images, new), cut)
@@ -88,6 +88,8 @@ def _inverse(undo: nn.Module) -> nn.Module:
     if isinstance(undo, Channels):
         return Channels(tuple(map(undo.order.index, range(len(undo.order)))))
     if isinstance(undo, Resampled):
-        return Respaced(undo.factor)
+        factors = undo.factor
+        inverse = tuple(1 / f for f in factors) if isinstance(factors, tuple) else 1 / factors
+        return Respaced(inverse)
     assert isinstance(undo, Axes)
     return TurnedBack(undo)

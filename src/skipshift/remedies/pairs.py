@@ -83,7 +83,7 @@ def _joined(first: Row, second: Row, folds: npt.NDArray[np.bool_]) -> Row:
         @cache
         def behind(without: int | None) -> tuple[Change, Fit]:
             change = ahead(without, one.weights[0])
-            fit = two.offer(setting.behind(change, second.place), second.place)
+            fit = two.offer(setting.behind(change, second.place, without), second.place)
             assert fit is not None
             return change, fit
 

@@ -4,6 +4,7 @@ A layer owns the modules that run after the layer before it and up to its own te
 follow from one forward pass, whatever the network's class.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -41,10 +42,19 @@ class Place:
     kind: Kind
 
     address: str | None = None
-    """Address of the tensor that a map changes; None for the input and for parts."""
+    """Address of its tensor, as in a profile; None for the input and for parts."""
 
     modules: tuple[str, ...] = ()
     """Modules with parameters or statistics of their own, in the order in which they run."""
+
+    giver: str | None = None
+    """Module that gives the tensor, where its address is another: an encoder that returns its
+    stages together at its end has passed them on by then."""
+
+    @property
+    def mapped(self) -> str | None:
+        """Address at which a map reaches all that read the tensor."""
+        return self.giver or self.address
 
 
 def places_of(net: nn.Module, example: Tensor) -> tuple[Place, ...]:
@@ -64,8 +74,8 @@ def places_of(net: nn.Module, example: Tensor) -> tuple[Place, ...]:
     """
     net = unwrap(net)
     names, kinds = _layers(net, example)
-    ran, tensors = _observe(net, example, names)
-    owned = _owners(names, kinds, ran, tensors)
+    ran, ends, givers = _observe(net, example, names)
+    owned = _owners(names, kinds, ran, ends)
     places = [Place(INPUT, "input")]
     if ran:
         first = _first(net, ran)
@@ -74,7 +84,8 @@ def places_of(net: nn.Module, example: Tensor) -> tuple[Place, ...]:
         places.append(Place(first[0], "layer", first[0], first))
     for name, address in names.items():
         kind: Kind = "skip" if kinds[name] == "skip" else "layer"
-        places.append(Place(name, kind, address, owned[name]))
+        giver = None if kind == "skip" else givers.get(name)
+        places.append(Place(name, kind, address, owned[name], giver))
     if owned[HEAD]:
         places.append(Place(HEAD, "layer", None, owned[HEAD]))
     return (*places, *_parts(kinds, owned, ran))
@@ -86,21 +97,30 @@ def _layers(net: nn.Module, example: Tensor) -> tuple[dict[str, str], dict[str, 
     if not known:
         addresses = layers_of(net, None, example)
         return addresses, dict.fromkeys(addresses, "")
-    levels = {address: name for name, address in paths_of(net).items()}
-    names = {levels.get(layer.address, layer.name): layer for layer in known}
+    places = place_names(net)
+    names = {places[layer.name]: layer for layer in known}
     return (
         {name: layer.address for name, layer in names.items()},
         {name: layer.kind for name, layer in names.items()},
     )
 
 
+def place_names(net: nn.Module) -> dict[str, str]:
+    """Layer of a known architecture, as a profile names it -> its place: s2 -> L1."""
+    levels = {address: name for name, address in paths_of(net).items()}
+    return {layer.name: levels.get(layer.address, layer.name) for layer in known_layers(net)}
+
+
 def _observe(
     net: nn.Module, example: Tensor, addresses: Mapping[str, str]
-) -> tuple[tuple[str, ...], dict[str, int]]:
-    """Run the example; tell which modules ran, and after how many of them each layer was there."""
+) -> tuple[tuple[str, ...], dict[str, int], dict[str, str]]:
+    """Run the example; tell which modules ran, and after how many of them each layer was there.
+
+    And which module gave a layer that has no module of its own, if one did that runs once.
+    """
     ran: list[str] = []
     ended: dict[str, int] = {}
-    given: list[tuple[int, Tensor]] = []
+    given: list[tuple[int, Tensor, str]] = []
 
     def hook_for(name: str, owns: bool) -> Callable[..., None]:
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
@@ -108,7 +128,7 @@ def _observe(
                 ran.append(name)
             ended[name] = len(ran)
             if isinstance(output, Tensor):
-                given.append((len(ran), output))
+                given.append((len(ran), output, name))
 
         return hook
 
@@ -118,16 +138,20 @@ def _observe(
             hooks.callback(module.register_forward_hook(hook_for(name, owns)).remove)
         with captured(net, addresses, lambda _, tensor: (len(ran), tensor)) as layers:
             run(net, example)
-    ends = {}
+    ends, givers = {}, {}
+    calls = Counter(name for _, _, name in given)
     for name, (count, tensor) in layers.items():
         address = parse(addresses[name])
         if address.argument is None and address.part is None:
             ends[name] = ended[address.path]
         else:
             # an encoder returns its stages together at its end, each as a module gave it
-            counts = [number for number, other in given if other is tensor and number <= count]
-            ends[name] = max(counts, default=count)
-    return tuple(ran), ends
+            own = [(number, module) for number, other, module in given
+                   if other is tensor and number <= count]  # fmt: skip
+            ends[name], giver = own[-1] if own else (count, "")
+            if calls[giver] == 1:
+                givers[name] = giver
+    return tuple(ran), ends, givers
 
 
 def _owners(

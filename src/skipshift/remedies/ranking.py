@@ -4,12 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from skipshift.page.remedy_sentences import Facts, Recommended
 from skipshift.records import TABLE_COLUMNS
-from skipshift.remedies.judging import Judge, Judged, collapsed, shares_of
+from skipshift.remedies.judging import Judge, Judged, Offered, collapsed, ruined, shares_of
 from skipshift.remedies.places import Place
 from skipshift.remedies.setting import Remedy, Setting
 from skipshift.statistics.excess import difference
@@ -30,8 +29,7 @@ class Row:
     judged: Mapping[float, Judged] | str = ""
     """By weight; or why it could not be fitted."""
 
-    folds: npt.NDArray[np.bool_] | None = None
-    """(folds,): of a pair, the folds whose others offer it; None of a single remedy."""
+    folds: Offered = None
 
     @property
     def by_weight(self) -> Mapping[float, Judged]:
@@ -49,7 +47,7 @@ def ranked(
     """
     setting, plain = judge.setting, judge.plain
     masks = setting.shifted.data.masks is not None
-    fitted = [_joined(row, plain, setting.shifted.folds, masks) for row in rows]
+    fitted = [joined(row, judge) for row in rows]
     table = pd.DataFrame([_about(row, one, setting) for row, one in zip(rows, fitted, strict=True)])
     table = table.reindex(columns=list(COLUMNS))
     good = [i for i, one in enumerate(fitted) if one is not None]
@@ -62,10 +60,8 @@ def ranked(
     if setting.home is not None and setting.home.data.masks is not None and done:
         known = {i: one.judged.home for i, one in zip(good, done, strict=True)}
         known = {i: counts for i, counts in known.items() if len(counts)}
-        harms = harm_table(np.stack([plain.home, *known.values()], 1)).set_index(
-            table.index[list(known)]
-        )
-        table.loc[harms.index, list(harms)] = harms
+        harms = harm_table(np.stack([plain.home, *known.values()], 1))
+        table.loc[list(known), list(harms)] = harms.to_numpy()
     table["headroom"] = table["place"].map(dict(headroom)).astype(float)
     table["collapsed"] = [one is not None and collapsed(one.judged, plain) for one in fitted]
     for i, one in zip(good, done, strict=True):
@@ -78,7 +74,7 @@ def ranked(
 
 
 @dataclass(frozen=True)
-class _Joined:
+class Joined:
     """A remedy at a place with the weight that cross-fitting chose."""
 
     weight: float
@@ -89,24 +85,41 @@ class _Joined:
     """With the weight that is best on all folds."""
 
 
-def _joined(row: Row, plain: Judged, folds: npt.NDArray[np.int64], masks: bool) -> _Joined | None:
+def costs_asked(one: Joined, judge: Judge) -> bool:
+    """Whether a change is to be run on the reference: it gains more than the margin.
+
+    Without masks, it lowers the excess. Never if it loses a class, and only once.
+    """
+    plain, setting = judge.plain, judge.setting
+    if setting.home is None or len(one.judged.home) or collapsed(one.judged, plain):
+        return False
+    if setting.shifted.data.masks is None:
+        left, before = one.judged.excess, plain.excess
+        return left is not None and before is not None and left.value < before.value
+    values = foreground_iou(np.stack([plain.counts, one.counts], 1))[0]
+    return bool(values[1] - values[0] > setting.spec.margin)
+
+
+def joined(row: Row, judge: Judge) -> Joined | None:
+    """Choose the weight of a remedy by cross-fitting; None if it could not be fitted."""
+    plain, folds = judge.plain, judge.setting.shifted.folds
     weights = list(row.by_weight)
     if not weights:
         return None
     judged = list(row.by_weight.values())
-    if masks:
+    if judge.setting.shifted.data.masks is not None:
         counts = np.stack([one.counts for one in judged], 1)
         best = int(np.argmax(np.nan_to_num(foreground_iou(counts)[0], nan=-1.0)))
         own = choose(counts, folds).counts
         if row.folds is not None:
             own = np.where(row.folds[folds][:, None, None], own, plain.counts)
-        return _Joined(weights[best], own, judged[best])
+        return Joined(weights[best], own, judged[best])
     left = [np.inf if (e := one.excess) is None else e.value for one in judged]
     best = int(np.argmin(left))
-    return _Joined(weights[best], judged[best].counts, judged[best])
+    return Joined(weights[best], judged[best].counts, judged[best])
 
 
-def _about(row: Row, one: _Joined | None, setting: Setting) -> dict[str, object]:
+def _about(row: Row, one: Joined | None, setting: Setting) -> dict[str, object]:
     used = setting.labelled if row.remedy.labelled else None
     about = {
         "remedy": row.remedy.name,
@@ -132,7 +145,7 @@ def _excess_left(judged: Judged, same: bool) -> list[float]:
 
 
 def _facts(
-    table: pd.DataFrame, rows: Sequence[Row], fitted: Sequence[_Joined | None], judge: Judge
+    table: pd.DataFrame, rows: Sequence[Row], fitted: Sequence[Joined | None], judge: Judge
 ) -> Facts:
     setting, plain, permuted = judge.setting, judge.plain, judge.permuted
     data = setting.shifted.data
@@ -209,15 +222,17 @@ def _best_by_iou(table: pd.DataFrame, constant: float, margin: float) -> int | N
 
 
 def _best_by_excess(
-    table: pd.DataFrame, fitted: Sequence[_Joined | None], plain: Judged
+    table: pd.DataFrame, fitted: Sequence[Joined | None], plain: Judged
 ) -> int | None:
     """Return the row that leaves the least excess, if that is clearly less than before.
 
-    A pair, only if it leaves clearly less than the best single remedy.
+    Without masks nothing tells that a change which ruins the reference is right elsewhere, so such
+    rows are passed over. A pair, only if it leaves clearly less than the best single remedy.
     """
     # what a pruned skip no longer tells cannot differ
     cut = table["remedy"].str.split("+").map(lambda names: "prune" in names)
-    fit = table[~table["collapsed"] & table["excess_left"].notna() & ~cut]
+    bad = [one is not None and ruined(one.judged, plain) for one in fitted]
+    fit = table[~table["collapsed"] & table["excess_left"].notna() & ~cut & ~np.array(bad)]
     best, least = None, plain
     for kind in (fit[~_are_pairs(fit)], fit[_are_pairs(fit)]):
         for index in kind.sort_values("excess_left", kind="stable").index[:1]:

@@ -4,6 +4,7 @@ import contextlib
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -29,7 +30,7 @@ from skipshift.remedies.input_remedies import INPUT_REMEDIES
 from skipshift.remedies.judging import Judge, Judged
 from skipshift.remedies.pairs import offered
 from skipshift.remedies.places import ALL, INPUT, Place, places_of
-from skipshift.remedies.ranking import Row, ranked
+from skipshift.remedies.ranking import Row, costs_asked, joined, ranked
 from skipshift.remedies.result import Remedies
 from skipshift.remedies.setting import Remedy, Setting
 from skipshift.specs import CarrySpec, RemedySpec
@@ -169,8 +170,8 @@ class _Tries:
         """Try some more."""
         self.of += number
         for row in rows:
-            judged = _tried(judge, known, row)
-            self.rows += [] if judged is None else [replace(row, judged=judged)]
+            tried = _tried(judge, known, row)
+            self.rows += [] if tried is None else [tried]
             self.done += 1
 
 
@@ -199,23 +200,34 @@ def _named(places: Sequence[Place], name: str) -> Place:
     raise ArgumentError(f"unknown place {name!r}; choose from {shown(p.name for p in places)}")
 
 
-def _tried(judge: Judge, known: Known, row: Row) -> dict[float, Judged] | str | None:
-    """Judge a remedy at a place with each weight; None if it changes nothing, or why it fails."""
+def _tried(judge: Judge, known: Known, row: Row) -> Row | None:
+    """Judge a remedy at a place with each weight; None if it changes nothing.
+
+    What it costs on the reference is asked only if it helps, of the weight that is chosen.
+    """
     one = row.remedy
     keys = {weight: f"{one.name}@{row.place.name}@{weight:g}" for weight in one.weights}
-    found = {weight: known.get(key) for weight, key in keys.items()}
-    if missing := [weight for weight, judged in found.items() if judged is None]:
-        start = time.perf_counter()
-        fit = one.offer(judge.setting, row.place)
-        if fit is None:
-            return None
-        for weight in missing:
-            try:
-                found[weight] = known[keys[weight]] = judge(fit, weight, one.fitted, start)
-            except (ArgumentError, SkipshiftError, RuntimeError) as error:
-                return " ".join(str(error).split())
-            start = time.perf_counter()
-    return {weight: judged for weight, judged in found.items() if judged is not None}
+    found = {weight: kept for weight, key in keys.items() if (kept := known.get(key)) is not None}
+    offer = cache(lambda: one.offer(judge.setting, row.place))
+    start = time.perf_counter()
+    if len(found) < len(keys) and offer() is None:
+        return None
+    try:
+        for weight in one.weights:
+            if weight not in found and (fit := offer()) is not None:
+                found[weight] = known[keys[weight]] = judge(
+                    fit, weight, one.fitted, start, row.folds
+                )
+                start = time.perf_counter()
+        row = replace(row, judged={weight: found[weight] for weight in one.weights})
+        best = joined(row, judge)
+        if best is None or not costs_asked(best, judge) or (fit := offer()) is None:
+            return row
+        cost = judge.at_home(best.judged, fit(None, best.weight), start)
+        known[keys[best.weight]] = cost
+        return replace(row, judged={**row.by_weight, best.weight: cost})
+    except (ArgumentError, SkipshiftError, RuntimeError) as error:
+        return replace(row, judged=" ".join(str(error).split()))
 
 
 def _sets(
@@ -346,7 +358,7 @@ def _headroom(setting: Setting) -> dict[str, float]:
     home, away = setting.home.data, setting.shifted.data
     if home.masks is None or away.masks is None:
         return {}
-    paths = {place.name: place.address for place in setting.places if place.address is not None}
+    paths = {place.name: place.mapped for place in setting.places if place.mapped is not None}
     spec = CarrySpec(
         paths=paths,
         precision="fp32",

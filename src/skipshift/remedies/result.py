@@ -25,7 +25,8 @@ class Remedies:
     fitting and judging. ``iou``: on the shifted set, cross-fitted; ``gain``: above the unmended
     network, with its 95 % interval over groups (``low``, ``high``); ``p_adjusted``: of the gain,
     for all rows together. ``in_domain``: IoU on the reference if the change were kept there;
-    ``harm``: how far it is below the unmended network's, with its interval. ``headroom``: IoU that
+    ``harm``: how far it is below the unmended network's, with its interval; NaN where it does not
+    gain more than the margin (without masks, lower the excess). ``headroom``: IoU that
     comes back when the place is fed the reference's features of the same image (paired sets).
     ``excess_left``: excess in the last layer, with its interval; NaN where the change acts in that
     layer itself. ``weight``: that cross-fitting chose. ``unchanged``: share of the reference's

@@ -1,6 +1,6 @@
 """What remedies are fitted on, and the form that each of them has."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -10,7 +10,7 @@ from skipshift.networks.changes import Change
 from skipshift.networks.outputs import Output
 from skipshift.patching.labelled import Labelled
 from skipshift.profile.fingerprints import Fingerprint
-from skipshift.remedies.gathering import Folded, Gathered, gather
+from skipshift.remedies.gathering import Folded, Gathered, Sums, gather, has_statistics, norm_sums
 from skipshift.remedies.places import Place
 from skipshift.specs import RemedySpec
 
@@ -60,9 +60,32 @@ class Setting:
         """Statistics of the shifted set, pooled as those of the reference are."""
         return gather(self.net, self.places, self.shifted, self.spec, self.known.pooling)
 
-    def behind(self, change: Change, place: Place) -> "Setting":
-        """Put a change of the input before all that is fitted, at one place."""
-        return replace(self, shifted=replace(self.shifted, before=change), places=(place,))
+    @cached_property
+    def _every_norm(self) -> Mapping[str, Sums]:
+        return norm_sums(self.net, self._norm_names, self.shifted, self.spec.batch_size)
+
+    @property
+    def _norm_names(self) -> tuple[str, ...]:
+        """Batch norms of the network in the order in which they run."""
+        ran = self.places[-1].modules
+        return tuple(name for name in ran if has_statistics(self.net.get_submodule(name)))
+
+    def norms(self, names: tuple[str, ...]) -> Mapping[str, Sums]:
+        """Add up what batch norms read of the shifted set, each behind those already recomputed.
+
+        The first norms of a network read the same whether those behind them are recomputed or not.
+        """
+        if names == self._norm_names[: len(names)]:
+            return self._every_norm
+        return norm_sums(self.net, names, self.shifted, self.spec.batch_size)
+
+    def behind(self, change: Change, place: Place, without: int | None) -> "Setting":
+        """Put a change of the input, fitted without a fold, before all that is fitted at a place.
+
+        The images of that fold are left out.
+        """
+        shifted = replace(self.shifted, before=change, without=without)
+        return replace(self, shifted=shifted, places=(place,))
 
 
 Fit = Callable[[int | None, float], Change]

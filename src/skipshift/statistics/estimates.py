@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import numpy.typing as npt
 
+from skipshift.names import ESTIMATES
 from skipshift.statistics.confidence import BINS, CENTRES, Histograms, true_counts
 from skipshift.statistics.counts import iou, ratio
 
@@ -75,13 +76,9 @@ def _both(chances: Array) -> Array:
 
 _FLAT = _both(_sigmoid(CENTRES))
 
-METHODS: Mapping[str, Callable[[Histograms], Estimate]] = {
-    "average confidence": _average,
-    "difference of confidence": _difference,
-    "temperature": _temperature,
-    "threshold": _threshold,
-    "calibrated": _calibrated,
-}
+METHODS: Mapping[str, Callable[[Histograms], Estimate]] = dict(
+    zip(ESTIMATES, (_average, _difference, _temperature, _threshold, _calibrated), strict=True)
+)
 """Methods by name: confidence as it is (average confidence, Guillory et al. 2021) or less its gap
 on the set with masks (difference of confidences, ibid.); at a temperature (Guo et al. 2017) or
 above a threshold (ATC, Garg et al. 2022) that give that set's IoU; or by its own calibration curve.

@@ -13,20 +13,24 @@ from skipshift.networks.inference import best_device
 from skipshift.networks.unet import Unet
 from skipshift.patching.carry import carry
 from skipshift.progress import Progress
+from skipshift.remedies.places import ALL, ENCODER, INPUT, place_names
 from skipshift.remedies.remedy import search
 from skipshift.specs import CarrySpec, RemedySpec
 from skipshift.study.grid import Run, Study
 from skipshift.study.sets import home_rows, read_rows, shifted_cases
 
+LARGEST = 3
+"""Layers of the profile at which a study tries remedies: those of the largest excess."""
+
 _Sides = tuple[list[Case], list[Case]]
 
 
-def write_carry(study: Study, run: Run, progress: Progress) -> None:  # noqa: ARG001
+def write_carry(study: Study, run: Run, progress: Progress) -> None:
     """Measure what each skip carries, where both sets show the same cases in the same order."""
     parts = []
     spec = CarrySpec(ignore=study.spec.ignore, precision=study.precision)
     net = Unet.load(study.folder(run)).to(best_device())
-    for about, sides in _pairs(study, run):
+    for about, sides in progress(list(_pairs(study, run)), f"carry {run.name}"):
         if _paired(sides):
             images, masks, groups = _sets(sides, spec.batch_size)
             table = carry(net, *images, masks, groups, spec)
@@ -35,11 +39,17 @@ def write_carry(study: Study, run: Run, progress: Progress) -> None:  # noqa: AR
 
 
 def write_remedies(study: Study, run: Run, progress: Progress) -> None:
-    """Find the remedy of each shift; rows of all that were tried."""
+    """Find the remedy of each shift; rows of all that were tried.
+
+    Only at the input, in all of the encoder, in the whole network, and at the `LARGEST` layers: a
+    search at every place takes some times as long, and `skipshift remedy` does it for one network.
+    """
     parts = []
     net = Unet.load(study.folder(run)).to(best_device())
     for about, sides in _pairs(study, run):
-        spec = RemedySpec(ignore=study.spec.ignore, paired=_paired(sides))
+        largest = map(place_names(net).get, _largest(study, run, str(about["shifted"])))
+        places = (INPUT, ENCODER, ALL, *filter(None, largest))
+        spec = RemedySpec(places=places, ignore=study.spec.ignore, paired=_paired(sides))
         images, masks, groups = _sets(sides, spec.batch_size)
         found = search(net, images, masks, groups, spec, progress=progress)
         if not found.complete:
@@ -48,6 +58,15 @@ def write_remedies(study: Study, run: Run, progress: Progress) -> None:
         chosen = [found.best is not None and pair == tuple(found.best) for pair in rows]
         parts.append(found.table.assign(recommended=chosen, **about))
     _write(study, run, "remedies.csv", records.REMEDIED, parts)
+
+
+def _largest(study: Study, run: Run, shifted: str) -> list[str]:
+    """Layers of the largest excess in the profile of a shift, by its first distance and pooling."""
+    how = study.spec.profile
+    rows = records.read_table(study.folder(run) / "layers.csv")
+    first = (rows["measure"] == how.distances[0]) & (rows["pooling"] == how.pooling[0])
+    rows = rows[first & (rows["shifted"] == shifted)]
+    return rows.nlargest(LARGEST, "excess")["layer"].tolist()
 
 
 def _pairs(study: Study, run: Run) -> Iterator[tuple[dict[str, str | int], _Sides]]:

@@ -21,7 +21,7 @@ from scipy.special import stdtrit
 
 from skipshift.data.manifest import read_cases
 from skipshift.data.splits import split_fold
-from skipshift.names import listed, shifted_domain
+from skipshift.names import BASELINE, listed, shifted_domain
 from skipshift.networks.allocator import keep_memory
 from skipshift.statistics.comparisons import AWAY, least_p, places_of
 from skipshift.statistics.multiplicity import ALPHA, FIRST
@@ -46,6 +46,10 @@ class Cost:
     """Time and memory of a run on this machine."""
 
     seconds: float
+
+    cures: float
+    """Seconds that activation patching and remedies add to a baseline, where a study asks."""
+
     memory: float
     """Peak in bytes, of the GPU where there is one."""
 
@@ -146,18 +150,24 @@ def _rest(study: Study, left: Sequence[Run], execution: ExecutionSpec) -> str:
     """Estimate time and memory of the remaining runs from a probe of one run per encoder."""
     if not left:
         return "left    nothing"
-    firsts = {run.encoder: run for run in reversed(left)}
+    # a baseline if there is one, which alone is patched and cured
+    firsts = {run.encoder: run for run in sorted(left, key=_is_baseline)}
     costs = {encoder: probe(study, run) for encoder, run in firsts.items()}
     jobs = min(execution.jobs or study.spec.jobs, len(left))
     # jobs in excess of the cores share them and gain nothing
     parallel = min(jobs, max(1, (os.cpu_count() or 1) // study.spec.threads))
-    whole = sum(costs[run.encoder].seconds for run in left) / parallel
+    whole = sum(costs[r.encoder].seconds + _is_baseline(r) * costs[r.encoder].cures for r in left)
+    whole /= parallel
     each = ", ".join(f"{_time(cost.seconds)} with {name}" for name, cost in costs.items())
     memory = max(cost.memory for cost in costs.values()) / 2**30
     return (
         f"left    {_many(len(left), 'run')}, about {_time(whole)} on this machine with "
         f"{_many(jobs, 'job')} ({each} per run), and {memory:.1f} GiB of memory per job"
     )
+
+
+def _is_baseline(run: Run) -> bool:
+    return run.variant == BASELINE
 
 
 def _time(seconds: float) -> str:
@@ -199,7 +209,9 @@ def _probe(study: Study, run: Run) -> Cost:
     steps = max(1, len(training) * plan.crops_per_image // plan.batch_size)
     seconds = plan.epochs * (steps * step + len(validation) * image + end) + len(tests) * case
     seconds += clock.wholes["profile"] * len(tests) / profiled
-    return Cost(seconds, _peak(small, study, len(training) + len(validation) + len(tests)))
+    cures = sum(clock.wholes[word] for word in ("carry", "remedies", "pairs"))
+    cures *= len(tests) / profiled
+    return Cost(seconds, cures, _peak(small, study, len(training) + len(validation) + len(tests)))
 
 
 def _reduced(study: Study, run: Run, folder: Path) -> Study:

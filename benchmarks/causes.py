@@ -52,7 +52,7 @@ MISTAKES: Mapping[str, Callable[[int], nn.Module]] = {
         if channels == 3
         else ImageMoments(torch.zeros(1), torch.ones(1))
     ),
-    "spacing": lambda _: Respaced(1.5),
+    "spacing": lambda _: Respaced(1 / 1.5),
 }
 """Cause -> the mistake, for a number of channels."""
 

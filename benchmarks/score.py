@@ -29,7 +29,7 @@ from skipshift.cli.estimate_commands import LEVEL
 from skipshift.data.images import read_image
 from skipshift.names import paper_shifts
 from skipshift.networks.as_found import evaluating
-from skipshift.networks.inference import probabilities_of, run
+from skipshift.networks.inference import logits_of, probabilities_of, run
 from skipshift.statistics.counts import iou
 
 SIDE, SMALLER, FOLDS = 128, 3, 4
@@ -121,7 +121,7 @@ def lost(net: torch.nn.Module, trained: Path) -> tuple[npt.NDArray[np.float64], 
 
 def _looked(net: torch.nn.Module, images: Images, masks: Images) -> tuple[Any, Any]:
     with evaluating(net), torch.no_grad():
-        chances = probabilities_of(run(net, as_inputs(images)))
+        chances = probabilities_of(logits_of(run(net, as_inputs(images))))
     found = chances.argmax(1)
     counts = [[((found == 1) & (masks == 1)), ((found == 1) & (masks != 1)),
                ((found != 1) & (masks == 1))]]  # fmt: skip
@@ -130,10 +130,14 @@ def _looked(net: torch.nn.Module, images: Images, masks: Images) -> tuple[Any, A
 
 
 def auroc(odd: npt.NDArray[np.bool_], values: npt.NDArray[np.float64]) -> float:
-    """Area under the ROC curve of values that are larger where they are odd; ties count half."""
+    """Area under the ROC curve of values that are larger where they are odd; ties count half.
+
+    NaN where all or none are odd.
+    """
     ranks, number = rankdata(values), int(odd.sum())
     least = number * (number + 1) / 2
-    return float((ranks[odd].sum() - least) / (number * (len(odd) - number)))
+    pairs = number * (len(odd) - number)
+    return float((ranks[odd].sum() - least) / pairs) if pairs else np.nan
 
 
 def main(trained: Path) -> None:

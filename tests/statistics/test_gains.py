@@ -41,6 +41,15 @@ def test_harm_is_the_gain_with_its_sign_and_ends_turned(rng):
     assert np.allclose(gain["iou"], harm["in_domain"])
 
 
+def test_no_difference_of_two_iou_lies_beyond_one():
+    # two groups that lose much and little: t with one degree of freedom reaches far beyond
+    counts = drawn(np.random.default_rng(0), 2, 1)
+    counts[0, 1, 1] = [0, 500, 500]
+    harm = harm_table(counts).iloc[0]
+    assert harm["harm_low"] < harm["harm"] < harm["harm_high"]
+    assert (harm["harm_low"], harm["harm_high"]) == (-1, 1)
+
+
 def test_the_choice_of_a_fold_does_not_hang_on_its_own_masks(rng):
     counts, folds = drawn(rng, 12, 5), np.arange(12) % 3
     before = choose(counts, folds)

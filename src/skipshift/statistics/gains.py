@@ -63,7 +63,8 @@ def _differences(counts: Counts) -> tuple[Array, Array]:
         t_interval(Linear(value - values[0], (own - errors[:, 0])[:, None]), weights[:, None])
         for value, own in zip(values[1:], errors.T[1:], strict=True)
     ]
-    return values, np.array(ends, np.float64).reshape(-1, 2)
+    # a difference of two IoUs lies in [-1, 1]
+    return values, np.array(ends, np.float64).reshape(-1, 2).clip(-1, 1)
 
 
 class Choice(NamedTuple):

@@ -10,12 +10,11 @@ from torch import Tensor, nn
 
 from skipshift.errors import ArgumentError
 from skipshift.estimate.calibration_shifts import Shift
-from skipshift.names import STRIDE
 from skipshift.networks.features import as_input, input_like
 from skipshift.networks.hooks import captured
 from skipshift.networks.inference import labels_of, run
 from skipshift.networks.layers import layers_of
-from skipshift.networks.pooling import POOLINGS, vectors
+from skipshift.networks.pooling import cells_of, pooled, vectors
 from skipshift.patching.labelled import Labelled
 from skipshift.statistics.confidence import BINS, WIDTH, Confidence, histograms
 
@@ -79,12 +78,12 @@ def measure(
             if shift is not None:
                 batch = shift.images(batch)
                 masks = None if masks is None else shift.masks(masks)
-            logits, pooled = run_through(net, batch, layers)
+            logits, maps = run_through(net, batch, layers)
             own = histograms_of(logits, masks, ignore, data.name)
             if counts is None:
                 counts = np.zeros((len(names), *own.shape[1:]), np.int64)
             np.add.at(counts, codes, own)
-            for name, part in pooled.items():
+            for name, part in maps.items():
                 features[name].append(part)
     assert counts is not None
     codes = np.unique(data.groups, return_inverse=True)[1]
@@ -110,21 +109,20 @@ def run_through(
 
     `ArgumentError` names a layer whose features hold NaN or infinity.
     """
-    cells = [max(1, side // STRIDE) for side in batch.shape[2:]]
+    cells = cells_of(batch)
 
     def pool(name: str, value: Tensor) -> npt.NDArray[np.float32]:
-        fitting = [min(pair) for pair in zip(cells, value.shape[2:], strict=True)]
-        pooled = POOLINGS[pooling](value.float(), fitting, np.random.default_rng(0))
-        part = vectors(pooled).cpu().contiguous().numpy()
+        maps = pooled(value.float(), cells, pooling, np.random.default_rng(0))
+        part = vectors(maps).cpu().contiguous().numpy()
         if not np.isfinite(part).all():
             raise ArgumentError(
                 f"layer {name}: features hold NaN or infinity; check weights and inputs"
             )
         return part
 
-    with captured(net, layers, pool) as pooled:
+    with captured(net, layers, pool) as features:
         logits = run(net, batch)
-    return logits, pooled
+    return logits, features
 
 
 def histograms_of(

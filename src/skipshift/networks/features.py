@@ -11,14 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from skipshift.errors import ArgumentError
-from skipshift.names import STRIDE
 from skipshift.networks.addresses import unwrap
 from skipshift.networks.as_found import evaluating
 from skipshift.networks.feature_store import FeatureStore
 from skipshift.networks.hooks import captured
 from skipshift.networks.inference import run
 from skipshift.networks.layers import Layers, layers_of
-from skipshift.networks.pooling import POOLINGS, vectors
+from skipshift.networks.pooling import cells_of, pooled, vectors
 
 Images = npt.NDArray[Any] | Tensor | Iterable[Any]
 """(N, C, H, W) uint8 or float, or a loader of such batches (or of tuples that start with one)."""
@@ -100,7 +99,7 @@ def _passes(
             if not addresses:
                 addresses = layers_of(net, layers, images[:1])
                 rngs = {n: np.random.default_rng((seed, i)) for i, n in enumerate(addresses)}
-            cells = tuple(grid or max(1, side // STRIDE) for side in images.shape[2:])
+            cells = cells_of(images, grid)
             with captured(net, addresses, partial(_pool, pooling, rngs, cells)) as kept:
                 run(net, images)
         if missing := [name for name in addresses if name not in kept]:
@@ -127,7 +126,7 @@ def as_input(batch: Tensor, like: Tensor) -> Tensor:
 def _pool(
     pooling: Sequence[str],
     rngs: Mapping[str, np.random.Generator],
-    cells: tuple[int, ...],
+    cells: Sequence[int],
     name: str,
     output: Any,
 ) -> list[Tensor]:
@@ -140,14 +139,13 @@ def _pool(
         )
     if output.shape[1] == 0:
         raise ArgumentError(f"layer {name}: has no channels; leave it out")
-    fitting = [min(pair) for pair in zip(cells, output.shape[2:], strict=True)]
-    return [POOLINGS[kind](output, fitting, rngs[name]) for kind in pooling]
+    return [pooled(output, cells, kind, rngs[name]) for kind in pooling]
 
 
 def _on_cpu(name: str, kept: list[Tensor]) -> Iterator[npt.NDArray[np.float32]]:
     """Yield each pooled map of a layer as (N, K, D), after checking that it is finite."""
-    for pooled in kept:
-        part = vectors(pooled).cpu().contiguous().numpy()
+    for one in kept:
+        part = vectors(one).cpu().contiguous().numpy()
         if not np.isfinite(part).all():
             raise ArgumentError(
                 f"layer {name}: features hold NaN or infinity; check weights and inputs"

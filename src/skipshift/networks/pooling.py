@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from skipshift.names import STRIDE
+
 Pooling = Callable[[Tensor, Sequence[int], np.random.Generator], Tensor]
 """Feature map (N, D, *sides), number of cells along each side, generator -> (N, D, *kept)."""
 
@@ -44,6 +46,16 @@ def _none(maps: Tensor, _cells: Sequence[int], _rng: np.random.Generator) -> Ten
 
 POOLINGS: Mapping[str, Pooling] = {"average": _average, "sample": _sample, "none": _none}
 """Poolings by name. All of them copy, since a network may overwrite its feature maps."""
+
+
+def cells_of(images: Tensor, grid: int | None = None) -> list[int]:
+    """Cells along each side of images (N, C, *sides): ``grid``, or one for each 32 pixels."""
+    return [grid or max(1, side // STRIDE) for side in images.shape[2:]]
+
+
+def pooled(maps: Tensor, cells: Sequence[int], kind: str, rng: np.random.Generator) -> Tensor:
+    """Pool feature maps (N, D, *sides) to cells, fewer where the map is smaller: (N, D, *kept)."""
+    return POOLINGS[kind](maps, list(map(min, cells, maps.shape[2:])), rng)
 
 
 def vectors(pooled: Tensor) -> Tensor:

@@ -11,12 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from skipshift.errors import ArgumentError
-from skipshift.names import STRIDE
 from skipshift.networks.changes import Change
 from skipshift.networks.features import as_input, input_like
 from skipshift.networks.hooks import captured
 from skipshift.networks.inference import run
-from skipshift.networks.pooling import POOLINGS
+from skipshift.networks.pooling import cells_of, pooled
 from skipshift.patching.feeds import picked
 from skipshift.patching.labelled import Codes, Labelled, Masks
 from skipshift.profile.fingerprints import Fingerprint
@@ -164,7 +163,7 @@ def gather(
     def keep(name: str, value: Any) -> None:
         # a place without a map of features has nothing to be matched
         if isinstance(value, Tensor) and value.ndim > 2:
-            maps = value if pooling is None else pooled(value, cells, pooling, rngs)
+            maps = value if pooling is None else pooled(value.float(), cells, pooling, rngs)
             _add(found, name, fold, maps, picked(maps, each, rng).cpu(), data.number)
 
     rngs = np.random.default_rng(spec.seed)
@@ -186,17 +185,6 @@ def _channels(net: nn.Module, addresses: Mapping[str, str], batch: Tensor) -> in
     with captured(net, addresses, lambda _, value: value.shape[1]) as channels:
         run(net, batch[:1])
     return int(batch.shape[1] + sum(channels.values()))
-
-
-def cells_of(batch: Tensor) -> list[int]:
-    """Cells into which images are pooled, along each side."""
-    return [max(1, side // STRIDE) for side in batch.shape[2:]]
-
-
-def pooled(maps: Tensor, cells: Sequence[int], kind: str, rng: np.random.Generator) -> Tensor:
-    """Pool feature maps to cells, fewer where the map itself is smaller: (N, D, *cells)."""
-    sides = zip(cells, maps.shape[2:], strict=True)
-    return POOLINGS[kind](maps.float(), [min(pair) for pair in sides], rng)
 
 
 def gathered_of(given: Fingerprint, places: Sequence[Place]) -> Gathered:

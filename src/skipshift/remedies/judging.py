@@ -14,8 +14,8 @@ from skipshift.networks.changes import Change
 from skipshift.networks.feature_store import FeatureStore
 from skipshift.networks.hooks import captured
 from skipshift.networks.inference import labels_of
-from skipshift.networks.pooling import vectors
-from skipshift.remedies.gathering import Folded, cells_of, pooled
+from skipshift.networks.pooling import cells_of, pooled, vectors
+from skipshift.remedies.gathering import Folded
 from skipshift.remedies.last_layer import Measured, last_layer
 from skipshift.remedies.setting import Fit, Setting
 from skipshift.statistics.counts import count
@@ -208,7 +208,7 @@ class Judge:
 
         def pool(_name: str, value: Tensor) -> npt.NDArray[np.float32]:
             # flips of the same images come behind them
-            maps = pooled(value[: len(batch)], cells, self._last.pooling, rng)
+            maps = pooled(value[: len(batch)].float(), cells, self._last.pooling, rng)
             return vectors(maps).cpu().contiguous().numpy()
 
         with torch.no_grad():

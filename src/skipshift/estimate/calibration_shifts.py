@@ -4,7 +4,7 @@ They act on what the network takes, scaled so that the reference's values fill [
 preprocessing, bit depth and number of channels will do. Amounts run from hardly seen to severe.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from skipshift.networks.changes import resize
 
 Change = Callable[[Tensor, float], Tensor]
 """Images (N, C, *sides) in [0, 1] and an amount -> changed images, before they are clipped."""
@@ -89,7 +91,7 @@ def _sharpened(images: Tensor, amount: float) -> Tensor:
 def _coarse(images: Tensor, factor: float) -> Tensor:
     sides = images.shape[2:]
     fewer = [max(1, round(side / factor)) for side in sides]
-    return _resized(functional.interpolate(images, fewer, mode="area"), sides)
+    return resize(functional.interpolate(images, fewer, mode="area"), sides)
 
 
 def _noisy(images: Tensor, sigma: float) -> Tensor:
@@ -124,11 +126,6 @@ def zoomed(images: Tensor, factor: float, nearest: bool = False) -> Tensor:
     return functional.grid_sample(
         images, grid, mode=mode, padding_mode="reflection", align_corners=True
     )
-
-
-def _resized(images: Tensor, sides: Sequence[int]) -> Tensor:
-    mode = {3: "linear", 4: "bilinear", 5: "trilinear"}[images.ndim]
-    return functional.interpolate(images, tuple(sides), mode=mode, align_corners=False)
 
 
 def _normal(images: Tensor) -> Tensor:

@@ -111,6 +111,16 @@ def centre_crop(pixels: npt.NDArray[Level], side: int) -> npt.NDArray[Level]:
     return pixels[top : top + side, left : left + side]
 
 
+def shrink(pixels: npt.NDArray[Any], side: int, method: int = cv2.INTER_AREA) -> npt.NDArray[Any]:
+    """Resize (H, W, ...) to a longest side of at most ``side``; smaller images are not enlarged."""
+    height, width = pixels.shape[:2]
+    scale = min(1.0, side / max(height, width))
+    wide, high = (max(1, round(length * scale)) for length in (width, height))
+    small = cv2.resize(pixels, (wide, high), interpolation=method)
+    # OpenCV drops the axis of a single channel
+    return np.asarray(small).reshape(high, wide, *pixels.shape[2:])
+
+
 def square_crop(pixels: npt.NDArray[Level]) -> npt.NDArray[Level]:
     """Crop to the centred square whose side is the shorter side rounded down to a multiple of 32.
 

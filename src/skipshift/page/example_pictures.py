@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from skipshift.data.images import shrink
 from skipshift.names import LARGEST_LABEL
 from skipshift.page.pictures import (
     FALSE_NEGATIVES,
@@ -89,16 +90,16 @@ def _row(case: Case, classes: int) -> Example:
     mask, after = case.mask, case.after
 
     def drawn(labels: Pixels) -> str:
-        small = _small(labels, cv2.INTER_NEAREST)
+        small = _labels(labels)
         if mask is None:
             return _png(mask_colours(small, classes))
-        return _png(error_colours(_small(mask, cv2.INTER_NEAREST), small, classes))
+        return _png(error_colours(_labels(mask), small, classes))
 
     scores = [f"{value:.3f}" for value in case.ious if value == value]
     return Example(
         f"{case.title}, group {case.group}",
-        _jpeg(_small(case.image, cv2.INTER_AREA)),
-        "" if mask is None else _png(mask_colours(_small(mask, cv2.INTER_NEAREST), classes)),
+        _jpeg(shrink(case.image, LONGEST)),
+        "" if mask is None else _png(mask_colours(_labels(mask), classes)),
         drawn(case.before),
         "" if after is None else drawn(after),
         "" if after is None else _png(_changes(case)),
@@ -110,11 +111,11 @@ def _row(case: Case, classes: int) -> Example:
 def _changes(case: Case) -> Pixels:
     """(h, w, 3): pixels that the remedy changes, to the mask's class or away from it."""
     assert case.after is not None
-    before, after = (_small(each, cv2.INTER_NEAREST) for each in (case.before, case.after))
+    before, after = (_labels(each) for each in (case.before, case.after))
     coloured = np.full((*before.shape, 3), 255, np.uint8)
     coloured[before != after] = rgb_of(CHANGED)
     if case.mask is not None:
-        mask = _small(case.mask, cv2.INTER_NEAREST)
+        mask = _labels(case.mask)
         coloured[(before != after) & (after == mask)] = rgb_of(MENDED)
         coloured[(before == mask) & (after != mask)] = rgb_of(BROKEN)
         coloured[mask == LARGEST_LABEL] = 255
@@ -140,13 +141,8 @@ def _swatch(colour: str) -> str:
     return _png(np.full((4, 4, 3), rgb_of(colour), np.uint8))
 
 
-def _small(pixels: Pixels, interpolation: int) -> Pixels:
-    factor = LONGEST / max(pixels.shape[:2])
-    if factor >= 1:
-        return pixels
-    height, width = (max(1, round(side * factor)) for side in pixels.shape[:2])
-    small = np.asarray(cv2.resize(pixels, (width, height), interpolation=interpolation), np.uint8)
-    return small.reshape(height, width, *pixels.shape[2:])
+def _labels(labels: Pixels) -> Pixels:
+    return shrink(labels, LONGEST, cv2.INTER_NEAREST)
 
 
 def _png(pixels: Pixels) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from skipshift import records
-from skipshift.data.images import Pixels
+from skipshift.data.images import shrink
 from skipshift.data.manifest import COLUMNS, Case, parse_spacing, read_cases
 from skipshift.study.grid import Study
 
@@ -41,8 +41,8 @@ def write_views(study: Study) -> None:
         "domains": [case.domain for case in shown],
     }
     for i, case in enumerate(shown):
-        arrays[f"image-{i}"] = _small(case.image, cv2.INTER_AREA)
-        arrays[f"mask-{i}"] = _small(case.mask, cv2.INTER_NEAREST)
+        arrays[f"image-{i}"] = shrink(case.image, LONGEST)
+        arrays[f"mask-{i}"] = shrink(case.mask, LONGEST, cv2.INTER_NEAREST)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     records.write_bytes(study.out / records.VIEWS, buffer.getvalue())
@@ -111,12 +111,3 @@ def _read(rows: pd.DataFrame, classes: int, crop: int | None) -> list[Case]:
 
 def _foreground(case: Case) -> float:
     return float((case.mask > 0).mean())
-
-
-def _small(pixels: Pixels, interpolation: int) -> Pixels:
-    factor = LONGEST / max(pixels.shape[:2])
-    if factor >= 1:
-        return pixels
-    height, width = (max(1, round(side * factor)) for side in pixels.shape[:2])
-    small = np.asarray(cv2.resize(pixels, (width, height), interpolation=interpolation), np.uint8)
-    return small.reshape(height, width, *pixels.shape[2:])

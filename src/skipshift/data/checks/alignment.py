@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from skipshift.data.checks.group_tests import Numbers, mean_is_positive
 from skipshift.data.checks.orientation import ORIENTATIONS
-from skipshift.data.checks.thumbnails import Grey, shrink
+from skipshift.data.checks.thumbnails import Grey
+from skipshift.data.images import shrink
 
 SIDE = 256
 """Longest side in pixels at which outlines are compared with gradients."""

@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from skipshift.data.checks.common_detail import Shown, evidence
-from skipshift.data.checks.thumbnails import Grey, shrink, to_grey
+from skipshift.data.checks.thumbnails import Grey, to_grey
+from skipshift.data.images import shrink
 
 Floats = npt.NDArray[np.float32]
 

@@ -1,4 +1,4 @@
-"""Images converted to grey and shrunk, the input of most detectors."""
+"""Images converted to grey, the input of most detectors."""
 
 from typing import Any
 
@@ -14,10 +14,3 @@ def to_grey(image: npt.NDArray[Any]) -> Grey:
     """Convert (H, W, C), uint8 or uint16, to grey (ITU-R 601): (H, W) on the same scale."""
     grey = image[..., 0] if image.shape[2] == 1 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     return np.asarray(grey, dtype=np.float32)
-
-
-def shrink(pixels: npt.NDArray[Any], side: int, method: int = cv2.INTER_AREA) -> npt.NDArray[Any]:
-    """Resize (H, W) to a longest side of at most ``side``; smaller images are not enlarged."""
-    scale = min(1.0, side / max(pixels.shape))
-    size = [max(1, round(length * scale)) for length in pixels.shape[::-1]]
-    return np.asarray(cv2.resize(pixels, size, interpolation=method))

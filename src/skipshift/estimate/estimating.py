@@ -20,20 +20,22 @@ from skipshift.networks.as_found import evaluating
 from skipshift.networks.features import Groups, Images, as_input, input_like
 from skipshift.networks.outputs import Output, find_output, giving_logits
 from skipshift.page.estimate_sentences import Reason, estimate_verdict
-from skipshift.patching.labelled import NAMES, Labelled, Masks, labelled, subset
+from skipshift.patching.labelled import (
+    NAMES,
+    Labelled,
+    Masks,
+    are_pair,
+    check_indices,
+    labelled,
+    subset,
+)
 from skipshift.profile.layerwise import compare, draw
 from skipshift.progress import Progress, silent
 from skipshift.specs import ProfileSpec
 from skipshift.statistics.confidence import Histograms, true_counts
 from skipshift.statistics.corrected import Correction, Known, correction
 from skipshift.statistics.counts import iou
-from skipshift.statistics.estimates import METHODS
-
-LEAST_GROUPS = 6
-"""Groups of the reference that must have a class: with fewer, halves say little of new groups."""
-
-WIDEST = 0.7
-"""Width of an interval above which a class is not answered."""
+from skipshift.statistics.estimates import LEAST_GROUPS, METHODS, WIDEST
 
 _QUICK = ProfileSpec(permutation_draws=0)
 
@@ -161,18 +163,12 @@ def labelled_sets(
             "masks must be those of the reference: without them nothing tells confidence from "
             "accuracy"
         )
-    pair = isinstance(groups, tuple) and len(groups) == 2 and not isinstance(groups[1], str)
-    labels: Any = groups if pair else (groups, None)
+    labels: Any = groups if are_pair(groups) else (groups, None)
     home, away = (
         labelled(name, *each, False)
         for name, each in zip(NAMES, zip(images, (masks, None), labels, strict=True), strict=True)
     )
-    assert home.masks is not None
-    if set(np.unique(home.masks).tolist()) == {0, 255} and ignore is None:
-        raise ArgumentError(
-            "masks of the reference hold 0 and 255; give class indices: masks // 255 if 255 is the "
-            "foreground"
-        )
+    check_indices(home, ignore)
     return home, away
 
 

@@ -7,14 +7,16 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from skipshift.statistics.estimates import LEAST_GROUPS, WIDEST
+
 Reason = Literal["", "absent", "groups", "unlike", "wide"]
 """Why a class is not answered; empty where it is."""
 
 _WHY = {
     "absent": "no mask of the reference has it",
-    "groups": "fewer than 6 groups of the reference have it",
+    "groups": f"fewer than {LEAST_GROUPS} groups of the reference have it",
     "unlike": "the images are like no calibration shift of the reference",
-    "wide": "its interval would be wider than 0.7",
+    "wide": f"its interval would be wider than {WIDEST:g}",
 }
 
 

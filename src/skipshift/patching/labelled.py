@@ -70,8 +70,7 @@ def labelled_pair(
     Without groups each image is one of its own, which in paired sets is in both.
     """
     both = masks if isinstance(masks, tuple) else (masks, masks)
-    both_named = isinstance(groups, tuple) and len(groups) == 2 and np.ndim(groups[0]) == 1
-    labels: Any = groups if both_named else (groups, groups)
+    labels: Any = groups if are_pair(groups) else (groups, groups)
     sets = [labelled(*each, paired) for each in zip(NAMES, images, both, labels, strict=True)]
     sizes = [len(i) if isinstance(i, np.ndarray | Tensor) else 0 for i in images]
     if paired and sizes[0] != sizes[1] and all(sizes):
@@ -80,6 +79,26 @@ def labelled_pair(
             f"choose mode quantile, zero or mean for unpaired images"
         )
     return sets[0], sets[1]
+
+
+def are_pair(groups: Any) -> bool:
+    """Whether groups are those of two sets, None of one without, and not the labels of two images.
+
+    >>> are_pair((None, ["a", "b"])), are_pair(("a", "b"))
+    (True, False)
+    """
+    if not isinstance(groups, tuple) or len(groups) != 2:
+        return False
+    return all(own is None or np.ndim(own) == 1 for own in groups)
+
+
+def check_indices(data: Labelled, ignore: int | None) -> None:
+    """Raise `ArgumentError` for masks of 0 and 255, which are no class indices."""
+    if data.masks is not None and ignore is None and set(np.unique(data.masks)) == {0, 255}:
+        raise ArgumentError(
+            f"masks of the {data.name} hold 0 and 255; give class indices: masks // 255 if 255 is "
+            f"the foreground"
+        )
 
 
 def as_indices(masks: npt.NDArray[Any] | Tensor) -> Masks:

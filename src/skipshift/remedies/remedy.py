@@ -21,7 +21,16 @@ from skipshift.networks.features import Groups, Images, as_input, input_like
 from skipshift.networks.outputs import Output, giving_logits
 from skipshift.networks.weights import weights_hash
 from skipshift.patching.carry import carry
-from skipshift.patching.labelled import NAMES, Labelled, Masks, labelled, output_of, subset
+from skipshift.patching.labelled import (
+    NAMES,
+    Labelled,
+    Masks,
+    are_pair,
+    check_indices,
+    labelled,
+    output_of,
+    subset,
+)
 from skipshift.profile.fingerprints import Fingerprint
 from skipshift.progress import Progress, silent
 from skipshift.remedies.feature_remedies import FEATURE_REMEDIES
@@ -238,8 +247,7 @@ def _sets(
 ) -> Sets:
     """Join images, masks and groups, and set labelled images aside."""
     both = masks if isinstance(masks, tuple) else (masks if spec.paired else None, masks)
-    named = isinstance(groups, tuple) and len(groups) == 2 and not isinstance(groups[1], str)
-    labels: Any = groups if named else (groups if spec.paired else None, groups)
+    labels: Any = groups if are_pair(groups) else (groups if spec.paired else None, groups)
     given, away = images
     shifted = labelled(NAMES[1], away, both[1], labels[1], spec.paired)
     _check_masks(shifted, spec.ignore)
@@ -276,15 +284,8 @@ def _check_paired(reference: Labelled, shifted: Labelled, spec: RemedySpec) -> N
 
 def _check_masks(data: Labelled, ignore: int | None) -> None:
     """Raise `ArgumentError` for masks of 0 and 255, and for those without any foreground."""
-    if data.masks is None:
-        return
-    labels = set(np.unique(data.masks).tolist())
-    if labels == {0, 255} and ignore != 0:
-        raise ArgumentError(
-            f"masks of the {data.name} hold 0 and 255; give class indices: masks // 255 if 255 is "
-            f"the foreground"
-        )
-    if not labels - {0, ignore}:
+    check_indices(data, ignore)
+    if data.masks is not None and not set(np.unique(data.masks).tolist()) - {0, ignore}:
         raise ArgumentError(
             f"masks of the {data.name} have no pixel of the foreground that is counted"
         )

@@ -18,6 +18,12 @@ Array = npt.NDArray[np.float64]
 Estimate = Callable[[Histograms], Array]
 """Histograms (..., C, 2, 2, BINS) of sets -> estimated IoU (..., C); masks are not read."""
 
+LEAST_GROUPS = 6
+"""Groups of the reference that must have a class: with fewer, halves say little of new groups."""
+
+WIDEST = 0.7
+"""Width of an interval above which a class is not answered."""
+
 _TEMPERATURES = np.exp(np.linspace(-2, 3, 201))
 
 

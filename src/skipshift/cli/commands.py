@@ -440,15 +440,10 @@ def _write_carry(spec: CarryRunSpec, table: "pd.DataFrame", record: Mapping[str,
 def _write_carry_page(
     spec: CarryRunSpec, table: "pd.DataFrame", net: "nn.Module", about: dict[str, str]
 ) -> None:
-    from skipshift.networks.architectures import known_layers
     from skipshift.page.command_pages import carry_findings
     from skipshift.page.findings import write_findings
-    from skipshift.page.u_drawing import Link
-    from skipshift.patching.paths import links_of
 
-    layers = [layer.name for layer in known_layers(net) if layer.kind != "skip"]
-    known = layers, [Link(*link) for link in links_of(net)]
-    write_findings(spec.out, carry_findings(table, known, about), about)
+    write_findings(spec.out, carry_findings(table, drawn_parts(net), about), about)
 
 
 def _write_profile_page(
@@ -457,10 +452,8 @@ def _write_profile_page(
     from skipshift.page.command_pages import profile_findings
     from skipshift.page.findings import write_findings
     from skipshift.page.profile_sentences import beyond_edges
-    from skipshift.page.u_drawing import Link
-    from skipshift.patching.paths import links_of
 
-    links = [Link(*link) for link in links_of(net)]
+    _, links = drawn_parts(net)
     shown = profile_findings(profile.layers, links, about, beyond_edges(profile.outside))
     write_findings(spec.out, shown, about)
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from skipshift.cli.arguments import RunningSpec
+    from skipshift.page.u_drawing import Link
 
 COMMAND: ContextVar[str | None] = ContextVar("command", default=None)
 """The command line; None where a command was called from Python."""
@@ -107,6 +108,16 @@ def load_network(source: Path, running: "RunningSpec") -> Network:
     network = Network(net.to(device), source, name, brought, device)
     _LOG.info("%s on %s, %s", type(net).__name__, device, network.told())
     return network
+
+
+def drawn_parts(net: "nn.Module") -> "tuple[list[str], list[Link]]":
+    """Layers and skips of a network that a page draws; none of an unknown architecture."""
+    from skipshift.networks.architectures import known_layers
+    from skipshift.page.u_drawing import Link
+    from skipshift.patching.paths import links_of
+
+    layers = [layer.name for layer in known_layers(net) if layer.kind != "skip"]
+    return layers, [Link(*link) for link in links_of(net)]
 
 
 def made_from(

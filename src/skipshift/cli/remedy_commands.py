@@ -6,7 +6,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from skipshift.cli.arguments import DiagnoseSpec, RemedyRunSpec
-from skipshift.cli.inputs import Network, as_text, check_network, load_network, made_from, units
+from skipshift.cli.inputs import (
+    Network,
+    as_text,
+    check_network,
+    drawn_parts,
+    load_network,
+    made_from,
+    units,
+)
 from skipshift.errors import SkipshiftError, naming
 from skipshift.progress import Progress, silent
 from skipshift.spec_files import to_plain
@@ -35,19 +43,16 @@ def remedy(spec: RemedyRunSpec, progress: Progress = silent) -> str:
 
 
 def _write_remedy_page(spec: RemedyRunSpec, found: "Remedies", about: Mapping[str, Any]) -> None:
-    from skipshift.networks.architectures import known_layers
     from skipshift.page.diagnosis_page import remedy_findings
     from skipshift.page.findings import write_findings
-    from skipshift.page.u_drawing import Link
-    from skipshift.patching.paths import links_of
     from skipshift.remedies.examples import cases_to_show
 
-    net, places = found.setting.net, found.setting.places
-    layers = [layer.name for layer in known_layers(net) if layer.kind != "skip"]
+    layers, links = drawn_parts(found.setting.net)
     if not layers:
+        places = found.setting.places
         layers = [p.name for p in places if p.kind == "layer" and p.address is not None][1:]
-    known = layers, [Link(*link) for link in links_of(net)]
-    shown = remedy_findings(found.table, found.facts, known, cases_to_show(found), about)
+    cases = cases_to_show(found)
+    shown = remedy_findings(found.table, found.facts, (layers, links), cases, about)
     write_findings(spec.out, shown, about)
 
 
@@ -128,10 +133,14 @@ def _inputs(
     from skipshift.profile.inputs import find_inputs
     from skipshift.remedies.inputs import read_inputs
     from skipshift.remedies.kept import KeptOnDisk
+    from skipshift.remedies.remedy import check_groups
 
     settings = spec.settings
     check_network(spec.net, spec.running)
     pair = find_inputs(spec.reference, spec.shifted, spec.reading, settings.seed, one_size=False)
+    if not isinstance(pair[1], str):
+        with _naming(spec):
+            check_groups(pair[1].groups)
     network = load_network(spec.net, spec.running)
     inputs = read_inputs(
         network.net, pair, network.preprocess, settings.batch_size, settings.ignore

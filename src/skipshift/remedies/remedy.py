@@ -266,12 +266,17 @@ def _sets(
         if spec.paired and isinstance(reference, Labelled):
             reference = subset(reference, ~taken)
         shifted = subset(shifted, ~taken)
-    number = len(np.unique(shifted.groups))
-    if number < 2:
-        raise ArgumentError(
-            f"shifted must have at least 2 groups, to fit on some and judge on others, got {number}"
-        )
+    check_groups(shifted.groups)
     return reference, shifted, lessons
+
+
+def check_groups(groups: Iterable[Any]) -> None:
+    """Raise `ArgumentError` for fewer than 2 groups of shifted images."""
+    if (number := len(set(groups))) < 2:
+        raise ArgumentError(
+            f"shifted must have at least 2 groups, to fit on some and judge on others, got "
+            f"{number}; tiles of one slide are one group, as are slices of one volume"
+        )
 
 
 def _check_paired(reference: Labelled, shifted: Labelled, spec: RemedySpec) -> None:

@@ -17,16 +17,6 @@ from skipshift.specs import FingerprintSpec, ReadingSpec, RemedySpec
 from toy_unet import labels, toy_images, toy_net
 
 
-@pytest.fixture
-def home():
-    return toy_images()
-
-
-@pytest.fixture
-def net(home):
-    return toy_net(torch.from_numpy(home).float() / 255)
-
-
 def dimmed(images):
     return (0.4 * images + 60).astype(np.uint8)
 

@@ -15,6 +15,7 @@ from skipshift.page.ordering import panels
 from skipshift.page.outside import Names
 from skipshift.page.profile_sentences import profile_verdict
 from skipshift.page.u_drawing import Link, draw_u, unmeasured
+from skipshift.page.wording import UNITS
 
 _KINDS = ["measure", "pooling"]
 
@@ -75,9 +76,8 @@ def profile_findings(
 
 def _units(layers: pd.DataFrame) -> str:
     return (
-        f"The profile compares {layers['groups'].iloc[0]} groups. Images of one patient or slide "
-        f"that count as separate groups make every interval too narrow. A large excess shows that "
-        f"the features differ there, not that the loss of accuracy originates there."
+        f"The profile compares {layers['groups'].iloc[0]} groups. {UNITS} A large excess shows "
+        f"that the features differ there, not that the loss of accuracy originates there."
     )
 
 

@@ -21,6 +21,7 @@ from skipshift.page.findings import (
 from skipshift.page.outside import Names
 from skipshift.page.remedy_sentences import Facts, Recommended, remedies_verdict
 from skipshift.page.u_drawing import Link, draw_u, unmeasured
+from skipshift.page.wording import UNITS
 
 SHOWN = 15
 """Remedies on the page; remedies.csv has all."""
@@ -127,10 +128,7 @@ def remedy_findings(
 
 def _judged_on(facts: Facts) -> str:
     units = "each image its own group" if facts.groups == facts.images else f"{facts.groups} groups"
-    return (
-        f"Remedies are judged on {facts.images} shifted images, {units}. Images of one patient or "
-        f"slide that count as separate groups make every interval too narrow."
-    )
+    return f"Remedies are judged on {facts.images} shifted images, {units}. {UNITS}"
 
 
 def _named(found: Diagnosed, names: Names) -> Diagnosed:

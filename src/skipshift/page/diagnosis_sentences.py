@@ -7,6 +7,7 @@ import pandas as pd
 from skipshift.page.carry_sentences import carry_sentence
 from skipshift.page.profile_sentences import profile_verdict
 from skipshift.page.remedy_sentences import Facts, remedies_verdict
+from skipshift.page.wording import UNITS
 
 _MADE: Mapping[str, str] = {
     "turn": "the images are turned",
@@ -77,7 +78,7 @@ def cause_sentence(cause: str, differ: bool) -> str:
     return (
         "No mistake that was tried (orientation, order of axes and channels, inversion, range, "
         "normalisation, spacing) explains how the sets differ: made on the reference, each leaves "
-        "a difference in the images or in a layer."
+        "a layer clear of its noise floor, or more than a quarter of the squared excess."
     )
 
 
@@ -99,6 +100,5 @@ def _units(layers: pd.DataFrame, facts: Facts) -> str:
     units = "each image its own group" if facts.groups == facts.images else f"{facts.groups} groups"
     return (
         f"Remedies are judged on {facts.images} shifted images, {units}; the profile compares "
-        f"{layers['groups'].iloc[0]} groups. Images of one patient or slide that count as separate "
-        f"groups make every interval too narrow."
+        f"{layers['groups'].iloc[0]} groups. {UNITS}"
     )

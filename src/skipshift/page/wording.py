@@ -1,8 +1,12 @@
-"""Numbers and lists of domains in words."""
+"""Numbers, lists of domains and the unit of intervals in words."""
 
 from collections.abc import Sequence
 
 from skipshift.names import listed, parse_shift
+
+UNITS = (
+    "Images of one patient or slide that count as separate groups make every interval too narrow."
+)
 
 
 def signed(value: float) -> str:

@@ -180,7 +180,7 @@ def _tables(found: Diagnosed) -> list[Table]:
         note = (
             "Layers that are clear of their noise floor beside a reference with the same mistake, "
             "and the part of the squared excess that is left; of the images alone where those "
-            "exclude it."
+            "exclude it. Above 1 the sets are farther apart than without it."
         )
         columns = ["remedy", "cause", "clear", "left"]
         tables.append(table("causes", "Mistakes tried", found.causes, columns, note))

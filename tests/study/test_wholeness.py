@@ -254,6 +254,14 @@ def test_files_are_hashed_once_and_again_when_their_time_has_changed(whole, tmp_
     assert hashed == ["case-03.png"]
 
 
+def test_a_manifest_is_found_by_a_path_with_dots(whole, tmp_path):
+    folder = shutil.copytree(whole.parent, tmp_path / "all")
+    (tmp_path / "studies").mkdir()
+    spec = spec_of(tmp_path / "studies/../all/manifest.csv")
+    plain = open_study(spec_of(folder / "manifest.csv"), folder / "out").contents
+    assert open_study(spec, folder / "out").contents == plain
+
+
 def test_a_manifest_that_points_to_other_files_is_noticed(whole, tmp_path):
     folder = shutil.copytree(whole.parent, tmp_path / "all")
     manifest = folder / "manifest.csv"

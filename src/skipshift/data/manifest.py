@@ -159,9 +159,14 @@ def is_file(path: Path) -> bool:
     return os.path.isfile(path)  # noqa: PTH113 - Path.is_file() raises for such a name
 
 
+def folder_of(manifest: Path) -> Path:
+    """Folder that the paths in a manifest start from: absolute, without ``..``."""
+    return Path(os.path.normpath(manifest.parent.absolute()))
+
+
 def resolve_path(manifest: Path, text: str) -> Path | None:
     """Make a path in a manifest absolute; None if it leaves the manifest's folder."""
-    folder = Path(os.path.normpath(manifest.parent.absolute()))
+    folder = folder_of(manifest)
     file = Path(os.path.normpath(folder / text))
     if not text or Path(text).is_absolute() or not file.is_relative_to(folder):
         return None

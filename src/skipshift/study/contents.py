@@ -9,6 +9,7 @@ import pandas as pd
 
 from skipshift import records
 from skipshift.checksums import read_sealed, sha256, write_sealed
+from skipshift.data.manifest import folder_of
 from skipshift.errors import unreadable
 from skipshift.progress import Progress, silent
 from skipshift.study_specs import StudySpec
@@ -42,7 +43,7 @@ def read_contents(
 
     `SkipshiftError` names a file that cannot be read.
     """
-    folder = spec.manifest.parent.absolute()
+    folder = folder_of(spec.manifest)
     paths = {file: Path(file) for kind in ("image", "mask") for file in cases[kind]}
     names = {file: path.relative_to(folder).as_posix() for file, path in paths.items()}
     wanted = {names[file]: path for file, path in paths.items()}

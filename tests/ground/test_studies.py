@@ -15,7 +15,7 @@ from skipshift.study_specs import StudySpec
 @pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.stem)
 def test_a_study_runs_on_what_its_first_lines_prepare(study):
     prepare, run = commands(study)
-    assert os.path.relpath(read_spec(StudySpec, study).manifest.parent) in prepare
+    assert os.path.relpath(read_spec(StudySpec, study).manifest.parent, study.parents[1]) in prepare
     assert run == ["study", f"studies/{study.name}", f"out/study-{study.stem}"]
 
 

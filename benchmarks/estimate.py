@@ -23,7 +23,7 @@ import sys
 import time
 import unittest.mock
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, product
 from pathlib import Path
@@ -68,7 +68,7 @@ class Network:
     away: dict[str, Labelled]
 
 
-def of_study(manifest: str, runs: Path) -> Iterator[Network]:
+def of_study(manifest: str, runs: Iterable[Path]) -> Iterator[Network]:
     """Yield the runs of a study with the shifts of the paper."""
     images, masks, groups = stack_cases(list(read_cases(read_test_rows(manifest), 2, CROP)))
     half = np.isin(groups, np.unique(groups)[::2])
@@ -78,7 +78,7 @@ def of_study(manifest: str, runs: Path) -> Iterator[Network]:
         shift: _set("shifted", ss.shifts.apply(rest[0], shift), *rest[1:])
         for shift in (ORIGINAL, *paper_shifts())
     }
-    for folder in sorted(runs.iterdir()):
+    for folder in runs:
         yield Network(folder.name, ss.load_net(folder), home, away)
 
 
@@ -118,7 +118,7 @@ def _set(name: str, images: Any, masks: Any, groups: Any) -> Labelled:
 def pairs(out: Path, manifest: str, runs: Path, trained: Path | None = None) -> None:
     """Print how estimates do on every network and domain."""
     out.mkdir(parents=True, exist_ok=True)
-    networks = chain(of_study(manifest, runs), () if trained is None else of_trained(trained))
+    networks = chain(of_study(manifest, sorted(runs.iterdir())), () if trained is None else of_trained(trained))
     left = (network for network in networks if not (out / f"{network.name}.csv").exists())
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         for name, rows, seconds in pool.imap_unordered(_judged, left):
@@ -254,6 +254,14 @@ def _error(rows: pd.DataFrame, name: str) -> float:
 
 def question(out: Path, manifest: str, runs: Path) -> None:
     """Print how well each quantity predicts the IoU lost, with each kind of shift left out."""
+    table = losses(manifest, sorted(runs.iterdir()))
+    out.mkdir(parents=True, exist_ok=True)
+    table.to_csv(out / "question.csv", index=False)
+    print(answer(table).to_string(index=False))
+
+
+def losses(manifest: str, runs: Iterable[Path]) -> pd.DataFrame:
+    """IoU lost by each network under each shift, beside what may predict it."""
     torch.set_num_threads(1)
     rows = []
     for network in of_study(manifest, runs):
@@ -272,10 +280,7 @@ def question(out: Path, manifest: str, runs: Path) -> None:
                 "largest": profile.max(), "intensity": abs(seen[shift][1] - seen[ORIGINAL][1]),
                 "entropy": abs(seen[shift][2] - seen[ORIGINAL][2]),
             })  # fmt: skip
-    table = pd.DataFrame(rows)
-    out.mkdir(parents=True, exist_ok=True)
-    table.to_csv(out / "question.csv", index=False)
-    answer(table)
+    return pd.DataFrame(rows)
 
 
 def _seen(network: Network, data: Labelled) -> tuple[float, float, float]:
@@ -288,25 +293,46 @@ def _seen(network: Network, data: Labelled) -> tuple[float, float, float]:
     return float(_truth(logits, data.masks)[1]), float(torch.cat(batches).mean()), float(entropy)
 
 
-def answer(table: pd.DataFrame) -> None:
-    """Print the rank correlation, and the error of an isotonic fit on the other kinds of shift."""
+PREDICTORS = (*LAYERS, "largest", "intensity", "entropy")
+"""What may predict a loss: the excess of a layer or the largest, and two rivals."""
+
+
+def answer(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean error and mean rank correlation of each predictor, with the range over networks."""
+    errors, ranks = errors_of(table), ranks_of(table)
+    rows = pd.DataFrame({"error": errors.mean(), "rank": ranks.mean()})
+    return rows.assign(least=ranks.min(), most=ranks.max()).reset_index(names="by")
+
+
+def errors_of(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean absolute error of a loss that an isotonic fit on the other kinds of shift predicts.
+
+    A row per network, fitted and judged by itself; ``nothing`` is the mean of the other losses.
+    """
     from scipy.optimize import isotonic_regression
 
-    for name in (*LAYERS, "largest", "intensity", "entropy", "nothing"):
-        values = table[name] if name != "nothing" else 0 * table["lost"]
-        errors, ranks = [], []
-        for network, kind in product(table["network"].unique(), table["kind"].unique()):
-            own = (table["network"] == network) & (table["kind"] == kind)
-            rest = (table["network"] == network) & (table["kind"] != kind)
-            order = values[rest].sort_values().index
-            fit = isotonic_regression(table.loc[order, "lost"]).x
-            guess = np.interp(values[own], values[order], fit)
-            errors += list(np.abs(guess - table.loc[own, "lost"]))
-        for network in table["network"].unique() if name != "nothing" else ():
-            own = table["network"] == network
-            ranks.append(spearmanr(values[own], table.loc[own, "lost"])[0])
-        rank = f"{np.mean(ranks):.2f} ({min(ranks):.2f} to {max(ranks):.2f})" if ranks else "-"
-        print(f"{name}: error {np.mean(errors):.3f}, rank correlation {rank}")
+    rows = {}
+    for network, own in table.assign(nothing=0).groupby("network"):
+        rows[network] = {}
+        for name in ("nothing", *PREDICTORS):
+            apart = []
+            for kind in own["kind"].unique():
+                rest, left = own[own["kind"] != kind].sort_values(name), own[own["kind"] == kind]
+                fit = isotonic_regression(rest["lost"]).x if name != "nothing" else None
+                fit = np.full(len(rest), rest["lost"].mean()) if fit is None else fit
+                apart += list(np.abs(np.interp(left[name], rest[name], fit) - left["lost"]))
+            rows[network][name] = np.mean(apart)
+    return pd.DataFrame(rows).T
+
+
+def ranks_of(table: pd.DataFrame) -> pd.DataFrame:
+    """Spearman correlation of each predictor with the loss, a row per network."""
+    return pd.DataFrame(
+        {
+            network: {name: spearmanr(own[name], own["lost"])[0] for name in PREDICTORS}
+            for network, own in table.groupby("network")
+        }
+    ).T
 
 
 def overhead(manifest: str, runs: Path, repeats: int = 20) -> None:
@@ -315,7 +341,7 @@ def overhead(manifest: str, runs: Path, repeats: int = 20) -> None:
     The sets are 64 images; processor time, the median of the repeats' ratios and their quartiles.
     """
     torch.set_num_threads(1)
-    network = next(of_study(manifest, runs))
+    network = next(of_study(manifest, runs.iterdir()))
     images = np.tile(network.home.images, (4, 1, 1, 1))
     data, like = labelled("shifted", images, None, None, False), input_like(network.net)
     layers = last_layer(network.net, as_input(torch.from_numpy(images[:1]), like))

@@ -18,6 +18,7 @@ intervals are those of a slide's tiles and say nothing of other slides.
 
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
 
@@ -134,16 +135,27 @@ def _show(found: ss.Remedies, what: str) -> None:
 def question(crop: int, manifest: str, *nets: str) -> None:
     """Print headroom and largest gain of every network, shift and place, and what they answer."""
     rows = []
-    for shift, net in product(paper_shifts(), nets):
+    for cells in places_asked(crop, manifest, nets, paper_shifts()):
+        rows.append(cells)
+        print(cells.to_csv(index=False, header=len(rows) == 1), end="", flush=True)
+    for by in ("headroom", "excess"):
+        print(answer(pd.concat(rows, ignore_index=True), by).to_string(index=False))
+
+
+def places_asked(
+    crop: int, manifest: str, nets: Sequence[str], shifts: Sequence[str]
+) -> Iterator[pd.DataFrame]:
+    """Yield headroom, excess and largest gain at each place, for each network and shift that costs.
+
+    Only shifts that cost more than `LOST`.
+    """
+    for shift, net in product(shifts, nets):
         network = ss.load_net(net)
         given = _read(network, manifest, shift, crop)
         tried = (network, *given.images, given.masks, given.groups)
         # a search of one remedy tells what is lost
         facts = ss.remedy(*tried, ss.RemedySpec(remedies=("minmax",), folds=2)).facts
         if facts.in_domain - facts.iou <= LOST:
-            print(
-                f"# {Path(net).name}, {shift}: lost {facts.in_domain - facts.iou:.3f}", flush=True
-            )
             continue
         found = ss.remedy(*tried, ss.RemedySpec(remedies=FEATURES, paired=True, folds=2))
         best = found.table.groupby("place", as_index=False)[["gain", "headroom"]].max()
@@ -152,22 +164,21 @@ def question(crop: int, manifest: str, *nets: str) -> None:
         best["excess"] = best["place"].map(profile.set_index("layer")["excess"])
         known = best.query("place not in ('input', 'all')").dropna()
         loss = found.facts.in_domain - found.facts.iou
-        rows.append(known.assign(net=Path(net).name, shift=shift, loss=loss))
-        print(rows[-1].to_csv(index=False, header=len(rows) == 1), end="", flush=True)
-    for by in ("headroom", "excess"):
-        answer(pd.concat(rows, ignore_index=True), by)
+        yield known.assign(net=Path(net).name, shift=shift, loss=loss)
 
 
-def answer(cells: pd.DataFrame, by: str, draws: int = 9999) -> None:
+def answer(cells: pd.DataFrame, by: str, draws: int = 9999) -> pd.DataFrame:
     """Test whether a column predicts gain within network and shift, by permuting it over places.
 
     Of all places, and of skips and bottleneck alone: what is fed to the last block is all that the
     logits see, so its headroom is all that was lost. The statistic is the slope of gain on the
     column with a mean for each network and shift. Places are permuted in each network and shift by
-    itself, and alike in all, since all share what is typical of a place. Then how often the place
-    of the largest value, one drawn of those that tie, is that of the largest gain.
+    itself (``p``), and alike in all (``p_alike``), since all share what is typical of a place. Then
+    how often the place of the largest value, one drawn of those that tie, is that of the largest
+    gain, beside chance.
     """
     crossing = cells["place"].str.fullmatch(r"L\d|bottleneck")
+    rows = []
     for what, own in (("all places", cells), ("skips and bottleneck", cells[crossing])):
         wide = [own.pivot(index=["net", "shift"], columns="place", values=v) for v in ("gain", by)]
         gain, told = (table.to_numpy() for table in wide)
@@ -183,8 +194,11 @@ def answer(cells: pd.DataFrame, by: str, draws: int = 9999) -> None:
         p = [(1 + number) / (draws + 1) for number in larger]
         best, top = (values >= values.max(1, keepdims=True) - TIED for values in (gain, told))
         hits = ((best & top).sum(1) / top.sum(1)).mean()
-        print(f"{by}, {what} ({told.shape[1]}), {len(told)} networks x shifts: slope {slope:.3f},")
-        print(f"p {p[0]:.4f}, alike {p[1]:.4f}; same place {hits:.2f}, chance {best.mean():.2f}")
+        rows.append({
+            "by": by, "places": f"{what} ({told.shape[1]})", "cells": len(told), "slope": slope,
+            "p": p[0], "p_alike": p[1], "same place": hits, "chance": best.mean(),
+        })  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 if __name__ == "__main__":

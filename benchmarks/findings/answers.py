@@ -1,0 +1,296 @@
+"""Answers to the plan's questions about pruning, augmentation and mending, from counts alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+from scipy.stats import spearmanr, t
+
+from benchmarks.findings.tables import (
+    away,
+    of_variant,
+    read,
+    renamed,
+    scores,
+    study_cases,
+)
+from skipshift.names import BASELINE, ORIGINAL, VARIANTS
+from skipshift.statistics.comparisons import AWAY, BOTH_FAIL, compare
+from skipshift.statistics.multiplicity import ALPHA
+
+MARGINS = {ORIGINAL: 0.01}
+"""Smallest difference of IoU that matters, by domain."""
+
+MARGIN = 0.02
+"""The same on every other domain."""
+
+JITTERS = {"none": "none", "jitter25": "0.25", "jitter50": "0.5", "jitter75": "0.75"}
+"""Colour jitter of each study."""
+
+JOIN = "+"
+"""Between the parts of a variant's name: what it is, how it was trained or mended."""
+
+HELPS, HARMS, SAME, OPEN = "helps", "harms", "no difference that matters", "cannot say"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a page shows: a sentence, and tables by their captions."""
+
+    sentence: str
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
+
+
+def decided(tests: pd.DataFrame, homes: Sequence[str] = (ORIGINAL,)) -> pd.DataFrame:
+    """Answer each comparison by the plan's rule, as column ``answer``.
+
+    A variant helps (harms) where the adjusted p is below 0.05 and the whole interval lies beyond
+    the margin; there is no difference that matters where the interval lies within it; where both
+    networks fail nothing is compared; all else cannot be said.
+    """
+    margin = tests["domain"].map(lambda d: MARGINS[ORIGINAL] if d in homes else MARGIN)
+    clear = tests["p_adjusted"] < ALPHA
+    found = [
+        tests["verdict"] == BOTH_FAIL,
+        clear & (tests["low"] > margin),
+        clear & (tests["high"] < -margin),
+        (tests["low"] > -margin) & (tests["high"] < margin),
+    ]
+    return tests.assign(answer=np.select(found, ["both fail", HELPS, HARMS, SAME], OPEN))
+
+
+def compared(cases: pd.DataFrame, homes: Sequence[str] = (ORIGINAL,)) -> pd.DataFrame:
+    """Compare all variants with the baseline by IoU, both units varying, and answer."""
+    tests = compare(cases, MARGIN, homes)
+    last = "mean" if (tests["class"] == "mean").any() else tests["class"].iloc[-1]
+    return decided(tests[(tests["metric"] == "iou") & (tests["class"] == last)], homes)
+
+
+def shown(tests: pd.DataFrame, *domains: str) -> pd.DataFrame:
+    """The columns of a comparison that a page shows."""
+    own = tests[tests["domain"].isin(domains)] if domains else tests
+    columns = ["variant", "domain", "baseline", "effect", "low", "high", "p_adjusted", "answer"]
+    return own[columns].replace({"domain": {AWAY: "mean of shifts"}}).reset_index(drop=True)
+
+
+def pruning() -> Answer:
+    """Question 1: does pruning help, and which?"""
+    tables, told = {}, []
+    for study, jitter in JITTERS.items():
+        cases = study_cases(study)
+        if cases.empty:
+            continue
+        tests = compared(cases)
+        tables[f"ResNet18, colour jitter {jitter}"] = shown(tests, ORIGINAL, AWAY)
+        told.append((f"colour jitter {jitter}", tests))
+    if not (cases := study_cases("resnet34")).empty:
+        tests = compared(cases)
+        tables["ResNet34, no jitter"] = shown(tests, ORIGINAL, AWAY)
+        told.append(("ResNet34", tests))
+    tables["All 16 sets of skips, three folds, no jitter"] = all_sets()
+    return Answer(" ".join(_pruning_sentence(*each) for each in told), tables)
+
+
+def _pruning_sentence(where: str, tests: pd.DataFrame) -> str:
+    parts = []
+    for domain, words in ((AWAY, "on the mean of the shifts"), (ORIGINAL, "in-domain")):
+        own = tests[tests["domain"] == domain]
+        for answer in (HELPS, HARMS, SAME, OPEN):
+            names = own.loc[own["answer"] == answer, "variant"].tolist()
+            if names:
+                parts.append(f"{words} {_said(answer)} for {', '.join(names)}")
+    runs = int(tests["runs"].max())
+    return f"{where[0].upper()}{where[1:]} ({runs} trainings each): {'; '.join(parts)}."
+
+
+def _said(answer: str) -> str:
+    said = {HELPS: "pruning helps", HARMS: "pruning harms", SAME: "there is no difference that "
+            "matters", OPEN: "nothing can be said"}  # fmt: skip
+    return said[answer]
+
+
+def all_sets() -> pd.DataFrame:
+    """Rank all sets of skips by the mean over shifts, beside their in-domain IoU."""
+    cases = study_cases("none", "sets")
+    cases = cases[cases["run"].str.contains(r"fold[012]\.").to_numpy()]
+    tests = compared(cases)
+    table = scores(cases)
+    home = table[table["domain"] == ORIGINAL].groupby("variant")["iou"].mean()
+    means = away(table).reset_index()
+    means["variant"] = means["run"].str.split(".").str[1]
+    grouped = means.groupby("variant")["iou"]
+    rows = pd.DataFrame({
+        "original": home, "mean of shifts": grouped.mean(),
+        "lowest": grouped.min(), "highest": grouped.max(),
+    })  # fmt: skip
+    mean = tests[tests["domain"] == AWAY].set_index("variant")
+    rows = rows.join(mean[["effect", "low", "high", "p_adjusted", "answer"]])
+    return rows.sort_values("mean of shifts", ascending=False).reset_index()
+
+
+def interaction() -> Answer:
+    """Question 2: is the harm of L1 gone under augmentation?"""
+    rows = []
+    for study in ("none", "jitter50"):
+        cases = of_variant(study_cases(study), BASELINE, "L1-pruned")
+        means = away(scores(cases)).reset_index()
+        means[["variant", "fold"]] = means["run"].str.extract(r"\.(.+)\.fold(\d)\.")
+        wide = means.pivot(index="fold", columns="variant", values="iou")
+        rows.append((wide["L1-pruned"] - wide[BASELINE]).rename(JITTERS[study]))
+    table = pd.concat(rows, axis=1).dropna()
+    both = {f"jitter {name}": t_interval(table[name]) for name in table}
+    both["difference"] = t_interval(table["none"] - table["0.5"])
+    shown = pd.DataFrame(both, index=["L1-pruned - baseline", "low", "high"]).T
+    first, second = both["jitter none"], both["jitter 0.5"]
+    if first[1] <= MARGIN:
+        sentence = (
+            f"The premise is not met: without jitter pruning L1 changes the mean over the shifts "
+            f"by {first[0]:+.3f} [{first[1]:+.3f}, {first[2]:+.3f}], which does not lie above the "
+            f"margin of {MARGIN}, so there is no harm of L1 that augmentation could remove."
+        )
+    elif second[2] < MARGIN:
+        sentence = (
+            "Yes: the gain of pruning L1 lies above the margin without jitter, below it with."
+        )
+    else:
+        sentence = (
+            "Cannot say: the gain of pruning L1 is there without jitter, and not excluded with."
+        )
+    return Answer(sentence, {"Mean over the shifts, by fold": shown.reset_index(names="")})
+
+
+def t_interval(values: "pd.Series[float]", level: float = 0.95) -> tuple[float, float, float]:
+    """Mean and t-interval over runs."""
+    mean, error = float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
+    half = float(t.ppf((1 + level) / 2, len(values) - 1)) * error
+    return mean, mean - half, mean + half
+
+
+def choice() -> Answer:
+    """Question 6: prune, augment or mend? With what choosing by in-domain validation costs."""
+    runs, rows = read("runs"), {}
+    for study in ("none", "jitter50"):
+        own = runs[runs["study"] == study].assign(
+            variant=lambda table: table["run"].str.split(".").str[1]
+        )
+        valid = own.groupby("variant")["validation_iou"].mean()
+        rows[study] = valid
+    pruned = {
+        study: valid.drop(BASELINE).idxmax() for study, valid in rows.items() if len(valid) > 1
+    }
+    parts = [of_variant(study_cases("none"), BASELINE)]
+    parts.append(renamed(of_variant(study_cases("none"), pruned["none"]), pruned["none"]))
+    jitter = study_cases("jitter50")
+    parts.append(renamed(of_variant(jitter, BASELINE), "jitter"))
+    best = pruned["jitter50"]
+    parts.append(renamed(of_variant(jitter, best), f"jitter{JOIN}{best}"))
+    cured = read("mended")
+    for study, name in (("none", "mended"), ("jitter50", f"jitter{JOIN}mended")):
+        own = cured[cured["study"] == study].drop(columns="study")
+        home = of_variant(study_cases(study), BASELINE).query("domain == @ORIGINAL")
+        home = home[home["run"].isin(own["run"].unique())]
+        parts.append(renamed(pd.concat([home, own], ignore_index=True), name))
+    tests = compared(pd.concat(parts, ignore_index=True))
+    table = shown(tests, ORIGINAL, AWAY)
+    table.insert(3, "iou", table["baseline"] + table["effect"])
+    mean = tests[tests["domain"] == AWAY].set_index("variant")
+    helps = [
+        f"{name} {row['effect']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
+        for name, row in mean.sort_values("effect", ascending=False).iterrows()
+    ]
+    sentence = (
+        "Over the mean of the shifts, against the baseline as it is: " + ", ".join(helps) + "."
+    )
+    return Answer(sentence, {
+        "Each against the unaugmented baseline": table,
+        "Validation IoU and mean over shifts": validation(),
+    })  # fmt: skip
+
+
+def validation() -> pd.DataFrame:
+    """Rank correlation over variants of validation and shifted IoU, and what choosing so costs."""
+    runs, rows = read("runs"), []
+    for study, jitter in JITTERS.items():
+        cases = study_cases(study, "sets") if study == "none" else study_cases(study)
+        if cases.empty:
+            continue
+        own = (
+            cases[cases["run"].str.contains(r"fold[012]\.").to_numpy()]
+            if study == "none"
+            else cases
+        )
+        table = scores(own)
+        means = away(table)
+        valid = runs[runs["study"].isin([study, "sets"])].set_index("run")["validation_iou"]
+        both = pd.DataFrame({"away": means, "valid": valid}).dropna()
+        both["variant"] = both.index.str.split(".").str[1]
+        by = both.groupby("variant")[["away", "valid"]].mean()
+        chosen = by["valid"].idxmax()
+        rows.append({
+            "jitter": jitter, "variants": len(by),
+            "rank correlation": spearmanr(by["valid"], by["away"])[0], "chosen": chosen,
+            "its mean of shifts": by.loc[chosen, "away"], "best": by["away"].idxmax(),
+            "lost by choosing so": by["away"].max() - by.loc[chosen, "away"],
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def one_training() -> Answer:
+    """Question 7: do sets of skips of one network rank as networks trained alone do?"""
+    subsets, alone = read("subsets"), study_cases("none", "sets")
+    alone = alone[alone["run"].str.contains(r"fold[012]\.").to_numpy()]
+    alone = alone[alone["case"].isin(subsets["case"].unique())]
+    table = scores(alone)
+    means = away(table).rename("iou").reset_index()
+    means[["variant", "fold"]] = means["run"].str.extract(r"\.([^.]+)\.fold(\d)\.")
+    trained = means.pivot(index="variant", columns="fold", values="iou").dropna()
+    folds = list(trained)
+    between = [
+        spearmanr(trained[a], trained[b])[0] for i, a in enumerate(folds) for b in folds[i + 1 :]
+    ]
+    shown, ranks = {"trained alone": trained.mean(axis=1)}, {}
+    for statistics, own in subsets.groupby("statistics"):
+        parts = []
+        for variant, counts in own.groupby("variant"):
+            parts.append(scores(renamed(counts, str(variant))))
+        cut = pd.concat(parts)
+        mean = away(cut).rename("iou").reset_index()
+        mean[["variant", "fold"]] = mean["run"].str.extract(r"\.([^.]+)\.fold(\d)\.")
+        wide = mean.pivot(index="variant", columns="fold", values="iou").loc[trained.index]
+        shown[f"cut, {statistics}"] = wide.mean(axis=1)
+        ranks[statistics] = [spearmanr(trained.mean(axis=1), wide[f])[0] for f in wide]
+    held = float(np.mean(between)) - 0.1
+    told = {name: float(np.mean(values)) for name, values in ranks.items()}
+    words = "; ".join(
+        f"statistics {name}: {value:.2f} ({min(ranks[name]):.2f} to {max(ranks[name]):.2f}), "
+        f"{'usable' if value > held else 'not usable'}"
+        for name, value in told.items()
+    )
+    sentence = (
+        f"Rank correlation of the mean over the shifts, {len(trained)} sets cut from one network "
+        f"beside those trained alone: {words}. Two folds of separate trainings agree by "
+        f"{np.mean(between):.2f} ({min(between):.2f} to {max(between):.2f}), so by the plan's rule "
+        f"a value above {held:.2f} is usable for choosing a set."
+    )
+    frame = pd.DataFrame(shown).sort_values("trained alone", ascending=False)
+    return Answer(sentence, {"Mean IoU over the shifts": frame.reset_index(names="variant")})
+
+
+def real(study: str, home: str) -> Answer:
+    """Question 8, the part of question 1: pruning on real domains."""
+    cases = study_cases(study)
+    tests = compared(cases, (home,))
+    named = {domain: domain for domain in cases["domain"].unique()}
+    told = []
+    for domain in (d for d in named if d != home):
+        own = tests[tests["domain"] == domain]
+        for _, row in own.iterrows():
+            told.append(
+                f"{row['variant']} on {domain} {row['effect']:+.3f} [{row['low']:+.3f}, "
+                f"{row['high']:+.3f}] ({row['answer']})"
+            )
+    table = shown(tests, *named)
+    order = {name: i for i, name in enumerate(VARIANTS)}
+    table = table.sort_values("variant", key=lambda v: v.map(order), kind="stable")
+    return Answer("; ".join(told) + ".", {f"{study}, five trainings each": table})

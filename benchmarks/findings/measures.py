@@ -1,0 +1,125 @@
+"""What the findings measure on trained networks beyond what their studies do: a table each."""
+
+import copy
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+import skipshift as ss
+from skipshift.data.batches import stack_cases
+from skipshift.data.manifest import Case, read_cases
+from skipshift.data.sets.sources import read_test_rows
+from skipshift.names import ORIGINAL, all_variants, paper_shifts, skips_of
+from skipshift.networks.unet import Unet
+from skipshift.specs import EvaluationSpec, ProfileSpec
+from skipshift.study.evaluation import evaluate
+
+POOLINGS = ("average", "sample", "none")
+
+SEARCHED = ss.RemedySpec(
+    remedies=("histogram", "moments", "gamma", "brightness", "zscore", "minmax", "adabn"),
+    places=("input", "e2", "encoder", "all"),
+)
+"""Remedies without labels that are searched for a mended network, at four places."""
+
+
+def test_cases(manifest: Path, classes: int, crop: int) -> list[Case]:
+    """Read the test cases of a manifest."""
+    return list(read_cases(read_test_rows(str(manifest)), classes, crop))
+
+
+def arrays(cases: Sequence[Case]) -> tuple[np.ndarray, list[str]]:
+    """Images (N, C, H, W) and groups."""
+    images, _, groups = stack_cases(cases)
+    return np.ascontiguousarray(np.moveaxis(images, -1, 1)), list(groups)
+
+
+def shifted(cases: Iterable[Case], shift: str) -> list[Case]:
+    """The same cases under a synthetic shift."""
+    return [replace(case, domain=shift, image=ss.shifts.apply(case.image, shift)) for case in cases]
+
+
+def profiles(cases: Sequence[Case], runs: Sequence[Path]) -> Iterator[pd.DataFrame]:
+    """Profile of every network, trained and not, under every shift, with every pooling."""
+    images, groups = arrays(cases)
+    spec = ProfileSpec(pooling=POOLINGS, permutation_draws=0)
+    for number, run in enumerate(runs):
+        torch.manual_seed(number)
+        untrained = Unet("resnet18", classes=2, encoder_weights=None).eval()
+        for trained, net in ((True, ss.load_net(run)), (False, untrained)):
+            for shift in paper_shifts():
+                away, _ = arrays(shifted(cases, shift))
+                layers = ss.profile_shift(net, images, away, None, (groups, groups), spec).layers
+                columns = ["layer", "depth", "pooling", "distance", "null", "excess", "low", "high"]
+                yield layers[columns].assign(network=run.name, trained=trained, shift=shift)
+
+
+def mended(
+    name: str, net: nn.Module, home: Sequence[Case], away: Sequence[Case], classes: Sequence[str]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Mend a network without masks, and count on images that nothing was fitted on.
+
+    Half of the shifted groups are shown to the search, and what it recommends is judged on the
+    others, then the other way round. Where nothing is recommended the network is judged as it is.
+
+    Returns
+    -------
+    Counts of each shifted case, and what was recommended for each half.
+    """
+    names = np.random.default_rng(0).permutation(sorted({case.group for case in away}))
+    halves = [set(names[::2]), set(names[1::2])]
+    counts, told = [], []
+    for seen, judged in (halves, halves[::-1]):
+        fitted = [case for case in away if case.group in seen]
+        # the same images of both domains would tell more than a user has
+        own = [case for case in home if case.group not in seen] or list(home)
+        (reference, groups), (images, labels) = arrays(own), arrays(fitted)
+        found = ss.remedy(net, reference, images, None, (groups, labels), SEARCHED)
+        cured = net if found.best is None else found.network()
+        rest = [case for case in away if case.group in judged]
+        table = evaluate(cured, rest, classes, EvaluationSpec(precision="fp32"))
+        counts.append(table.assign(run=name))
+        best = "" if found.best is None else "@".join(found.best)
+        told.append({"run": name, "domain": away[0].domain, "recommended": best})
+    return pd.concat(counts), pd.DataFrame(told)
+
+
+def subsets(
+    run: Path, training: Sequence[Case], cases: Sequence[Case], classes: Sequence[str]
+) -> Iterator[pd.DataFrame]:
+    """Counts of every set of skips of one network, by the decoder's statistics."""
+    net = ss.load_net(run)
+    assert isinstance(net, Unet)
+    spec = EvaluationSpec(shifts=tuple(paper_shifts()), precision="auto")
+    for variant in all_variants():
+        own = net.with_skips(skips_of(variant)).eval()
+        for statistics in ("as trained", "recomputed"):
+            judged = own if statistics == "as trained" else recomputed(own, training)
+            counts = evaluate(judged, cases, classes, spec)
+            yield counts.assign(run=run.name, variant=variant, statistics=statistics)
+
+
+def recomputed(net: Unet, training: Sequence[Case]) -> Unet:
+    """Copy a network, the decoder's batch-norm statistics taken from training images."""
+    net = copy.deepcopy(net)
+    norms = [m for m in net.decoder.modules() if isinstance(m, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.reset_running_stats()
+        # None: the plain mean over all batches
+        norm.momentum = None
+        norm.train()
+    images, _ = arrays(training)
+    with torch.no_grad():
+        for first in range(0, len(images), 8):
+            net(torch.from_numpy(images[first : first + 8]).float() / 255)
+    return net.eval()
+
+
+def of_domain(cases: Sequence[Case], domain: str = ORIGINAL) -> list[Case]:
+    """The cases of one domain."""
+    return [case for case in cases if case.domain == domain]

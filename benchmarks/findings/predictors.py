@@ -1,0 +1,119 @@
+"""Answers to the plan's questions about profiles, carry and what predicts a loss."""
+
+from itertools import product
+
+import numpy as np
+import pandas as pd
+from scipy.stats import spearmanr
+
+from benchmarks import estimate, remedies
+from benchmarks.findings.answers import Answer, t_interval
+from benchmarks.findings.measures import POOLINGS
+from benchmarks.findings.tables import read
+from skipshift.statistics.resampling import holm
+
+ENCODER = ("e2", "e4", "e8", "e16", "e32")
+
+
+def depth() -> Answer:
+    """Question 3: do shallow layers shift more?"""
+    profiles = read("profiles")
+    own = profiles[profiles["layer"].isin(ENCODER)]
+    keys = ["trained", "pooling", "network", "shift"]
+    ranks = own.groupby(keys).apply(
+        lambda rows: spearmanr(rows["depth"], rows["excess"])[0], include_groups=False
+    ).rename("rank").reset_index()  # fmt: skip
+    ranks["kind"] = ranks["shift"].str.partition(":")[0]
+    rows = []
+    for trained, pooling in product((True, False), POOLINGS):
+        part = ranks[(ranks["trained"] == trained) & (ranks["pooling"] == pooling)]
+        cells = part.groupby(["network", "kind"])["rank"].mean().unstack()
+        by_network = cells.mean(axis=1)
+        rows.append({
+            "networks": "trained" if trained else "untrained", "pooling": pooling,
+            "rank correlation with depth": by_network.mean(), "least": by_network.min(),
+            "most": by_network.max(), "p": flips(cells.to_numpy()),
+        })  # fmt: skip
+    table = pd.DataFrame(rows)
+    for name in ("trained", "untrained"):
+        at = table["networks"] == name
+        table.loc[at, "p adjusted"] = holm(table.loc[at, "p"].to_numpy())
+    first = table[table["networks"] == "trained"]
+    yes = first.loc[first["p adjusted"] < 0.05, "pooling"].tolist()
+    words = {
+        pooling: f"{value:+.2f} (adjusted p {p:.3f})"
+        for pooling, value, p in first[
+            ["pooling", "rank correlation with depth", "p adjusted"]
+        ].itertuples(index=False)
+    }
+    told = ", ".join(f"{pooling} {value}" for pooling, value in words.items())
+    answer = f"Yes with pooling {', '.join(yes)}" if yes else "Not shown with any pooling"
+    mean = (
+        own[own["trained"]].groupby(["pooling", "layer"])["excess"].mean().unstack()[list(ENCODER)]
+    )
+    return Answer(
+        f"{answer}: mean rank correlation of the excess with depth over the encoder: {told}.",
+        {"Rank correlation of the excess with depth, e2 to e32": table,
+         "Mean excess of the trained networks over the 14 shifts": mean.reset_index()},
+    )  # fmt: skip
+
+
+def flips(cells: np.ndarray) -> float:
+    """One-sided p that the mean is below 0, by flipping signs of rows times signs of columns.
+
+    Rows are networks, columns kinds of shift. All patterns are taken: the least p is
+    2 / 2^(rows + columns).
+    """
+    rows, columns = cells.shape
+    observed, count = cells.mean(), 0
+    patterns = list(product((1, -1), repeat=rows + columns))
+    for signs in patterns:
+        flipped = cells * np.outer(signs[:rows], signs[rows:])
+        count += flipped.mean() <= observed + 1e-12
+    return count / len(patterns)
+
+
+def cure() -> Answer:
+    """Question 4: does carry, or the excess, say where the cure is?"""
+    cells = read("cures")
+    table = pd.concat([remedies.answer(cells, by) for by in ("headroom", "excess")])
+    told = [
+        f"{row['by']}, {row['places']}: slope {row['slope']:.2f} (p {row['p']:.4f}), same place "
+        f"{row['same place']:.2f} beside {row['chance']:.2f} by chance"
+        for _, row in table.iterrows()
+    ]
+    cost = cells.drop_duplicates(["net", "shift"])
+    sentence = (
+        f"{len(cost)} pairs of network and shift that cost more than {remedies.LOST}: "
+        + "; ".join(told) + "."
+    )  # fmt: skip
+    first = cells[cells["place"].str.fullmatch(r"L\d|bottleneck")]
+    by_shift = first.groupby(["shift", "place"])[["headroom", "gain"]].mean().unstack().round(3)
+    by_shift.columns = [f"{a} {b}" for a, b in by_shift.columns]
+    return Answer(sentence, {"Tests": table, "Means over networks": by_shift.reset_index()})
+
+
+def loss() -> Answer:
+    """Question 5: does the excess predict the IoU lost?"""
+    losses = read("losses")
+    errors, ranks = estimate.errors_of(losses), estimate.ranks_of(losses)
+    rows, better = [], []
+    for name in errors:
+        row = {"by": name, "error": errors[name].mean()}
+        row["rank correlation"] = ranks[name].mean() if name in ranks else np.nan
+        for rival in ("nothing", "intensity", "entropy"):
+            if name != rival:
+                mean, low, high = t_interval(errors[name] - errors[rival])
+                row[f"less {rival}"] = f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
+                better += [(name, rival)] if high < 0 else []
+        rows.append(row)
+    told = "; ".join(
+        f"{name} is better than {' and '.join(r for n, r in better if n == name)}"
+        for name in dict.fromkeys(name for name, _ in better)
+    )
+    words = ", ".join(f"{name} {errors[name].mean():.3f}" for name in errors)
+    return Answer(
+        f"{told or 'No predictor is better than another'}. Mean absolute error of the IoU lost "
+        f"under a kind of shift that was left out: {words}.",
+        {"Errors, and their differences over the networks": pd.DataFrame(rows)},
+    )

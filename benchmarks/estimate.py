@@ -118,7 +118,8 @@ def _set(name: str, images: Any, masks: Any, groups: Any) -> Labelled:
 def pairs(out: Path, manifest: str, runs: Path, trained: Path | None = None) -> None:
     """Print how estimates do on every network and domain."""
     out.mkdir(parents=True, exist_ok=True)
-    networks = chain(of_study(manifest, sorted(runs.iterdir())), () if trained is None else of_trained(trained))
+    others = () if trained is None else of_trained(trained)
+    networks = chain(of_study(manifest, sorted(runs.iterdir())), others)
     left = (network for network in networks if not (out / f"{network.name}.csv").exists())
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         for name, rows, seconds in pool.imap_unordered(_judged, left):

@@ -94,10 +94,10 @@ def mended(out: Path, manifest: Path) -> pd.DataFrame:
             net = ss.load_net(run)
             for shift in paper_shifts():
                 away = measures.shifted(cases, shift)
-                parts = measures.mended(run.name, net, cases, away, ("background", "cell"))
-                counts.append(parts[0].assign(study=study))
-                told.append(parts[1].assign(study=study))
-    tables.keep("recommended", pd.concat(told, ignore_index=True))
+                own, best = measures.mended(run.name, net, cases, away, ("background", "cell"))
+                counts.append(own.assign(study=study))
+                told.append({"study": study, "run": run.name, "shift": shift, "recommended": best})
+    tables.keep("recommended", pd.DataFrame(told))
     return pd.concat(counts, ignore_index=True)
 
 

@@ -191,7 +191,9 @@ def choice() -> Answer:
         home = of_variant(study_cases(study), BASELINE).query("domain == @ORIGINAL")
         home = home[home["run"].isin(own["run"].unique())]
         parts.append(renamed(pd.concat([home, own], ignore_index=True), name))
-    tests = compared(pd.concat(parts, ignore_index=True))
+    cases = pd.concat(parts, ignore_index=True)
+    judged = cases["case"].isin(cured["case"].unique())
+    tests = compared(cases[judged].reset_index(drop=True))
     table = shown(tests, ORIGINAL, AWAY)
     table.insert(3, "iou", table["baseline"] + table["effect"])
     mean = tests[tests["domain"] == AWAY].set_index("variant")

@@ -19,10 +19,23 @@ from skipshift.networks.unet import Unet
 from skipshift.specs import EvaluationSpec, ProfileSpec
 from skipshift.study.evaluation import evaluate
 
+SEARCH_CROP = 128
+"""Side of what a search for a remedy sees of each image; what it recommends is judged on all."""
+
 POOLINGS = ("average", "sample", "none")
 
 SEARCHED = ss.RemedySpec(
-    remedies=("histogram", "moments", "gamma", "brightness", "zscore", "minmax", "adabn"),
+    remedies=(
+        "moments",
+        "quantile",
+        "image-moments",
+        "image-histogram",
+        "gamma",
+        "brightness",
+        "zscore",
+        "minmax",
+        "adabn",
+    ),
     places=("input", "e2", "encoder", "all"),
 )
 """Remedies without labels that are searched for a mended network, at four places."""
@@ -44,6 +57,17 @@ def shifted(cases: Iterable[Case], shift: str) -> list[Case]:
     return [replace(case, domain=shift, image=ss.shifts.apply(case.image, shift)) for case in cases]
 
 
+def cropped(cases: Iterable[Case]) -> list[Case]:
+    """Centres of `SEARCH_CROP` pixels of the cases' images."""
+    return [replace(case, image=centre(case.image), mask=centre(case.mask)) for case in cases]
+
+
+def centre(pixels: np.ndarray) -> np.ndarray:
+    """Centre of an image or mask (H, W, ...), no larger than `SEARCH_CROP`."""
+    first = [max(0, (side - SEARCH_CROP) // 2) for side in pixels.shape[:2]]
+    return pixels[first[0] :, first[1] :][:SEARCH_CROP, :SEARCH_CROP]
+
+
 def profiles(cases: Sequence[Case], runs: Sequence[Path]) -> Iterator[pd.DataFrame]:
     """Profile of every network, trained and not, under every shift, with every pooling."""
     images, groups = arrays(cases)
@@ -61,32 +85,28 @@ def profiles(cases: Sequence[Case], runs: Sequence[Path]) -> Iterator[pd.DataFra
 
 def mended(
     name: str, net: nn.Module, home: Sequence[Case], away: Sequence[Case], classes: Sequence[str]
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+) -> tuple[pd.DataFrame, str]:
     """Mend a network without masks, and count on images that nothing was fitted on.
 
-    Half of the shifted groups are shown to the search, and what it recommends is judged on the
-    others, then the other way round. Where nothing is recommended the network is judged as it is.
+    Half of the shifted groups are shown to the search, beside groups of the source domain that are
+    not among them, and what it recommends is judged on the other half. Where nothing is recommended
+    the network is judged as it is.
 
     Returns
     -------
-    Counts of each shifted case, and what was recommended for each half.
+    Counts of each shifted case that was judged, and what was recommended, empty if nothing.
     """
     names = np.random.default_rng(0).permutation(sorted({case.group for case in away}))
-    halves = [set(names[::2]), set(names[1::2])]
-    counts, told = [], []
-    for seen, judged in (halves, halves[::-1]):
-        fitted = [case for case in away if case.group in seen]
-        # the same images of both domains would tell more than a user has
-        own = [case for case in home if case.group not in seen] or list(home)
-        (reference, groups), (images, labels) = arrays(own), arrays(fitted)
-        found = ss.remedy(net, reference, images, None, (groups, labels), SEARCHED)
-        cured = net if found.best is None else found.network()
-        rest = [case for case in away if case.group in judged]
-        table = evaluate(cured, rest, classes, EvaluationSpec(precision="fp32"))
-        counts.append(table.assign(run=name))
-        best = "" if found.best is None else "@".join(found.best)
-        told.append({"run": name, "domain": away[0].domain, "recommended": best})
-    return pd.concat(counts), pd.DataFrame(told)
+    seen = set(names[::2])
+    # the same images of both domains would tell more than a user has
+    own = [case for case in home if case.group not in seen] or list(home)
+    reference, groups = arrays(cropped(own))
+    images, labels = arrays(cropped([case for case in away if case.group in seen]))
+    found = ss.remedy(net, reference, images, None, (groups, labels), SEARCHED)
+    cured = net if found.best is None else found.network()
+    rest = [case for case in away if case.group not in seen]
+    counts = evaluate(cured, rest, classes, EvaluationSpec(precision="fp32"))
+    return counts.assign(run=name), "" if found.best is None else "@".join(found.best)
 
 
 def subsets(

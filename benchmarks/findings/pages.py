@@ -26,7 +26,7 @@ ANSWERS: Mapping[str, Callable[[], Answer]] = {
 }
 """Answers by name; a page shows one between `<!-- answer NAME -->` and `<!-- end -->`."""
 
-_BLOCK = re.compile(r"(?<=<!-- answer ([a-z-]+) -->\n).*?(?=<!-- end -->)", re.DOTALL)
+_BLOCK = re.compile(r"(<!-- answer ([a-z-]+) -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
 
 def blocks(page: Path) -> list[str]:
@@ -37,7 +37,7 @@ def blocks(page: Path) -> list[str]:
 def filled(page: Path) -> str:
     """Text of a page with its answers as the tables give them."""
     text = page.read_text(encoding="utf-8")
-    return _BLOCK.sub(lambda found: as_text(ANSWERS[found[1]]()), text)
+    return _BLOCK.sub(lambda found: found[1] + as_text(ANSWERS[found[2]]()), text)
 
 
 def as_text(answer: Answer) -> str:

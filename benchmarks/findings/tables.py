@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from skipshift.names import ORIGINAL, run_parts
-from skipshift.records import read_json
+from skipshift.names import ORIGINAL
+from skipshift.records import read_json, run_parts
 
 TABLES = Path(__file__).parents[2] / "docs/findings/tables"
 

@@ -5,12 +5,13 @@ STAMP := .venv/.installed
 OUT ?= out/demo
 SMEAR ?=
 SIZE ?= small
+DATA ?= ../shared/data
 PARALLEL := -n 2 --dist loadgroup
 QUICK := -m "not slow and not ray and not browser"
 # where the values that tests assert come out of convolutions
 NUMERICS := tests/networks tests/patching tests/profile tests/study
 
-.PHONY: install demo test test-all test-numerics lint types map bench lock pictures
+.PHONY: install demo test test-all test-numerics lint types map bench lock pictures findings
 
 install: $(STAMP)
 
@@ -44,6 +45,12 @@ lint: $(STAMP)
 
 types: $(STAMP)
 	$(BIN)/mypy
+
+# studies, tables, figures and pages of docs/findings; what is there is not made again
+findings: $(STAMP)
+	$(BIN)/python -m benchmarks.findings studies out $(DATA)
+	$(BIN)/python -m benchmarks.findings measure out
+	$(BIN)/python -m benchmarks.findings tell out
 
 map: $(STAMP)
 	$(BIN)/python -m tools.house

@@ -23,6 +23,7 @@ ANSWERS: Mapping[str, Callable[[], Answer]] = {
     "one-training": answers.one_training,
     "nuclei": lambda: answers.real("nuclei", "fluo"),
     "hearts": lambda: answers.real("hearts", "A"),
+    "paper": answers.paper,
 }
 """Answers by name; a page shows one between `<!-- answer NAME -->` and `<!-- end -->`."""
 

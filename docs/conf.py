@@ -29,8 +29,6 @@ extensions = [
 ]
 html_math_renderer = "mathml"
 exclude_patterns = ["_build", "_inputs", "reference/_*"]
-# until every section has its pages
-suppress_warnings = ["toc.empty_glob"]
 smartquotes = False  # would make one dash of the two of an option
 
 # MyST and executed cells

@@ -1,4 +1,4 @@
-"""Write docs/networks.md: every network of tests/architectures.py with what carry makes of it.
+"""Write docs/howto/networks.md: every network of tests/architectures.py with what carry makes of it.
 
     python -m benchmarks.networks [NAME ...]
 
@@ -18,7 +18,7 @@ sys.path.insert(0, "tests")
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-PAGE = Path(__file__).parents[1] / "docs/networks.md"
+PAGE = Path(__file__).parents[1] / "docs/howto/networks.md"
 
 HEAD = """# Networks that are tried
 

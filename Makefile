@@ -30,7 +30,7 @@ demo: $(STAMP)
 pictures: demo
 	cp $(OUT)/diagnosis/u.png docs/pictures/u.png
 	$(BIN)/python docs/inputs.py
-	cd docs/_inputs && ../../$(BIN)/skipshift diagnose net scanner-a/images scanner-b/images ../../out/page --preprocess unit --remedies brightness,gamma,image-moments,adabn
+	cd docs/_inputs && ../../$(BIN)/skipshift diagnose net scanner-a/images scanner-b/images ../../out/page --preprocess unit --remedies brightness,gamma,image-moments,adabn --places input,encoder.conv1
 	$(BIN)/python -m tools.page_picture out/page/report.html
 
 test: $(STAMP)

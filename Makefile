@@ -27,9 +27,12 @@ $(STAMP): requirements.lock pyproject.toml
 demo: $(STAMP)
 	$(BIN)/skipshift demo $(OUT) --size $(SIZE) $(if $(SMEAR),--smear $(SMEAR))
 
-# the README's picture of the network, from the demo
+# the README's picture of the network, from the demo; that of a page, from the docs' example
 pictures: demo
 	cp $(OUT)/diagnosis/u.png docs/pictures/u.png
+	$(BIN)/python docs/inputs.py
+	cd docs/_inputs && ../../$(BIN)/skipshift diagnose net scanner-a/images scanner-b/images ../../out/page --preprocess unit --remedies brightness,gamma,image-moments,adabn --places input,encoder.conv1
+	$(BIN)/python -m tools.page_picture out/page/report.html
 
 test: $(STAMP)
 	$(BIN)/pytest $(PARALLEL) $(QUICK)

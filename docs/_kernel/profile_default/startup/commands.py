@@ -2,6 +2,10 @@
 
 import re
 import subprocess
+import warnings
+
+# tqdm misses widgets, and would name a path of this machine
+warnings.filterwarnings("ignore", message="IProgress not found")
 
 _PROGRESS = re.compile(r"^[^:]+: (done|\d+ of [\d?]+)$")
 

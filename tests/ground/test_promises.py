@@ -12,7 +12,7 @@ from skipshift.cli.main import app, main
 
 PAGES = "\n".join(
     page.read_text(encoding="utf-8")
-    for page in [house.ROOT / "README.md", *sorted((house.ROOT / "docs").glob("*.md"))]
+    for page in [house.ROOT / "README.md", *sorted((house.ROOT / "docs").rglob("*.md"))]
 )
 READERS = [f"prepare {name}" for name in app["prepare"] if not name.startswith("-")]
 COMMANDS = [name for name in app if not name.startswith("-")]

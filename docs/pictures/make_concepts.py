@@ -110,7 +110,8 @@ def skip_levels(_: Example) -> Figure:
     with torch.no_grad(), captured(net, layers_of(net), lambda _, value: value.shape) as shapes:
         net(torch.zeros(1, 3, 64, 64))
     told = {name: f"{s[1]} x {s[2] * 8} x {s[3] * 8}" for name, s in shapes.items()}
-    return u_figure(_lettered(draw_u(unmeasured(net.layers()), LINKS[1:]), told))
+    drawing = _lettered(draw_u(unmeasured(net.layers()), LINKS[1:]), told)
+    return u_figure(drawing._replace(height=drawing.height - 60))
 
 
 def places(data: Example) -> Figure:
@@ -236,7 +237,7 @@ def excess(_: Example) -> Figure:
         axes.axhline(truth, color=GREEN, ls=":", label="distance of the populations")
         axes.set_xscale("log")
         axes.set(
-            title=("no shift", f"shift of {delta} standard deviations")[column], ylim=(-0.08, 0.6),
+            title=("no shift", f"shift of {delta} standard deviations")[column], ylim=(-0.08, 0.7),
             xlabel="images in each set", xticks=sizes,
         )  # fmt: skip
         axes.set_xticks([], minor=True)
@@ -380,14 +381,16 @@ def groups(_: Example) -> Figure:
         left.plot(numbers, values, "o-", color=colour, label=label, ms=4)
     left.axhline(0.95, color=INK, ls=":", lw=1)
     left.set(ylim=(0, 1), xlabel="groups of 20 images", title="a 95 % interval holds the truth")
-    left.legend(loc="center right")
+    left.set_xticks((2, 5, 10, 15, 20))
+    left.legend(loc="lower right")
     swaps = 2.0 ** (1 - numbers)
     every = np.arange(2, 11)
     apart = [smallest_permutation_p(Groups(np.arange(n), n + np.arange(n)), 1000) for n in every]
     right.semilogy(numbers[:7], swaps[:7], "o-", color=BLUE, ms=4, label="two networks swapped")
     right.semilogy(every, apart, "s-", color=GREEN, ms=4, label="two sets of n groups permuted")
     right.axhline(0.05, color=INK, ls=":", lw=1)
-    right.text(10, 0.056, "0.05", ha="right", color=MUTED)
+    right.set_yticks(ticks := (0.5, 0.05, 0.005, 0.001), [f"{tick:g}" for tick in ticks])
+    right.minorticks_off()
     right.set(xlabel="groups n", title="the least p that any data can give")
     right.legend()
     figure.subplots_adjust(0.06, 0.16, 0.99, 0.91, 0.16)

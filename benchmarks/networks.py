@@ -1,4 +1,4 @@
-"""Write docs/networks.md: every network of tests/architectures.py with what carry makes of it.
+"""Write docs/howto/networks.md: networks of tests/architectures.py with what carry makes of them.
 
     python -m benchmarks.networks [NAME ...]
 
@@ -18,9 +18,11 @@ sys.path.insert(0, "tests")
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-PAGE = Path(__file__).parents[1] / "docs/networks.md"
+PAGE = Path(__file__).parents[1] / "docs/howto/networks.md"
 
-HEAD = """# Networks that are tried
+HEAD = """# Networks that were tried
+
+Look here whether an architecture like yours has been tried, and which paths it has.
 
 Made by `python -m benchmarks.networks` from the networks of `tests/architectures.py`, each small
 and untrained, in fp32. *Known* structures have layers and paths by name; of the others a traced

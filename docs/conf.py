@@ -10,7 +10,7 @@ from importlib.metadata import version as version_of
 from pathlib import Path
 
 DOCS = Path(__file__).parent
-sys.path.insert(0, str(DOCS))
+sys.path[:0] = [str(DOCS), str(DOCS.parent)]
 
 project = "skipshift"
 author = "the skipshift authors"
@@ -20,13 +20,18 @@ version = release
 extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
     "sphinx_design",
     "extensions.mathml",
+    "extensions.reference",
 ]
 html_math_renderer = "mathml"
-exclude_patterns = ["_build", "_inputs"]
+exclude_patterns = ["_build", "_inputs", "reference/_*"]
+# until every section has its pages
+suppress_warnings = ["toc.empty_glob"]
+smartquotes = False  # would make one dash of the two of an option
 
 # MyST and executed cells
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
@@ -43,9 +48,14 @@ os.environ["SKIPSHIFT_DOCS"] = str(DOCS / "_inputs")
 os.environ["IPYTHONDIR"] = str(DOCS / "_kernel")
 
 # reference
-autodoc_typehints = "description"
-napoleon_numpy_docstring = True
+default_role = "py:obj"
+autosummary_generate = False
+autodoc_typehints = "both"
+autodoc_typehints_description_target = "documented"
+autodoc_member_order = "bysource"
+python_maximum_signature_line_length = 88
 napoleon_google_docstring = False
+napoleon_custom_sections = ["Returns", "Yields"]  # prose, not a list of types
 
 # the pages
 html_theme = "pydata_sphinx_theme"

@@ -351,9 +351,7 @@ def estimates(data: Example) -> Figure:
             axes.plot([number] * 2, [found["low"], found["high"]], color=BLUE, lw=5, alpha=0.35)
             axes.plot(number, found["iou"], "_", color=BLUE, ms=11, mew=2)
         else:
-            axes.text(
-                number, 0.5, "cannot be said", rotation=90, ha="center", color=MUTED, va="center"
-            )
+            axes.text(number, 0.05, "cannot\nbe said", ha="center", color=MUTED)
         axes.plot(number, truth, "o", color=ORANGE, ms=5)
     axes.plot([], [], color=BLUE, lw=5, alpha=0.35, label="95 % interval, no masks used")
     axes.plot([], [], "_", color=BLUE, ms=11, mew=2, label="estimate")

@@ -216,9 +216,7 @@ def test_a_bad_file_is_one_line_and_exit_code_1(skipshift, small_set, run_folder
 
 @pytest.mark.parametrize("reader", ["mms", "folder", "scc", "mitosis"])
 def test_every_reader_is_in_the_readme_and_has_help(skipshift, reader):
-    pages = Path(__file__).parents[2]
-    assert f"skipshift prepare {reader} " in (pages / "docs/data.md").read_text()
-    assert reader in (pages / "README.md").read_text()
+    assert reader in (Path(__file__).parents[2] / "README.md").read_text()
     code, out, _ = skipshift("prepare", reader, "--help")
     assert code == 0
     assert f"skipshift prepare {reader}" in out

@@ -21,7 +21,7 @@ from skipshift.data.prepare.options import FolderSpec, MergeSpec
 from skipshift.data.prepare.patterns import compile_pattern
 from skipshift.errors import SkipshiftError
 
-DOCS = Path(__file__).parents[2] / "docs/data.md"
+DOCS = Path(__file__).parents[2] / "docs/howto/data.md"
 
 
 @pytest.fixture

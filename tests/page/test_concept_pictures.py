@@ -14,7 +14,8 @@ MOST_BYTES = 60_000
 def script():
     path = DOCS / "pictures/make_concepts.py"
     spec = importlib.util.spec_from_file_location("make_concepts", path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["make_concepts"] = module  # dataclasses look their module up
     spec.loader.exec_module(module)

@@ -303,7 +303,7 @@ def carry(data: Example) -> Figure:
     right.axvline(0, color=NULL, lw=0.8)
     right.set(xlabel="part of the lost IoU, with its 95 % interval", xlim=(-0.2, 1.2))
     right.legend(loc="lower right", bbox_to_anchor=(1.0, 0.12))
-    figure.subplots_adjust(0.09, 0.16, 0.98, 0.97, 0.1)
+    figure.subplots_adjust(0.11, 0.16, 0.98, 0.97, 0.1)
     return figure
 
 

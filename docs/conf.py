@@ -20,7 +20,6 @@ version = release
 extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
-    "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
     "sphinx_design",
@@ -29,9 +28,7 @@ extensions = [
 ]
 html_math_renderer = "mathml"
 exclude_patterns = ["_build", "_inputs", "reference/_*"]
-# until every section has its pages
-suppress_warnings = ["toc.empty_glob"]
-smartquotes = False  # would make one dash of the two of an option
+smartquotes_action = "D"  # dashes alone
 
 # MyST and executed cells
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
@@ -49,9 +46,7 @@ os.environ["IPYTHONDIR"] = str(DOCS / "_kernel")
 
 # reference
 default_role = "py:obj"
-autosummary_generate = False
-autodoc_typehints = "both"
-autodoc_typehints_description_target = "documented"
+autodoc_typehints = "description"
 autodoc_member_order = "bysource"
 python_maximum_signature_line_length = 88
 napoleon_google_docstring = False

@@ -4,6 +4,8 @@ Nothing of it is typed twice: names come from ``skipshift.__all__``, their text 
 commands from the objects that print ``--help``, columns from `records.TABLE_COLUMNS`.
 """
 
+import dataclasses
+import inspect
 import io
 import re
 from collections.abc import Iterator
@@ -34,6 +36,10 @@ TITLES = {
     "study": "Training and studies",
 }
 """Title of each room's page, in order."""
+
+OPTION = re.compile(r"(?<![`\w-])(--[a-z][a-z-]*)")
+
+_ARRAY = re.compile(r"~numpy\.ndarray\[tuple\[.*?\], ~numpy\.dtype\[.*?\]\]")
 
 SETTINGS = [name for name in skipshift.__all__ if name.endswith("Spec")]
 
@@ -73,12 +79,19 @@ def api_index(pages: dict[str, list[str]]) -> str:
     """Write all public names with the first line of each, by page."""
     parts = ["# Python\n\nEach name is imported as `skipshift.NAME`."]
     for room, names in pages.items():
-        listed = "\n".join(f"   {name}" for name in names)
-        parts.append(f"## [{TITLES[room]}]({room}.md)\n\n" + rst(f".. autosummary::\n\n{listed}"))
-    listed = ", ".join(f"[`{name}`](#skipshift.{name})" for name in SETTINGS)
-    parts.append(f"## Settings\n\n{listed}: see [settings](../settings.md).")
+        parts.append(f"## [{TITLES[room]}]({room}.md)\n\n{listed(names)}")
+    parts.append(f"## [Settings](../settings.md)\n\n{listed(SETTINGS)}")
     tree = "\n".join(pages)
     return "\n\n".join(parts) + f"\n\n```{{toctree}}\n:hidden:\n\n{tree}\n```\n"
+
+
+def listed(names: list[str]) -> str:
+    """Write names with the first sentence of their docstrings, as a table."""
+    rows = ["| name | |", "|---|---|"]
+    for name in names:
+        text = inspect.getdoc(getattr(skipshift, name)) or ""
+        rows.append(f"| {{py:obj}}`~skipshift.{name}` | {reflow(text.partition(chr(10) * 2)[0])} |")
+    return "\n".join(rows)
 
 
 def settings_page() -> str:
@@ -95,8 +108,9 @@ def settings_page() -> str:
 
 
 def escaped(text: str) -> str:
-    """Escape what Markdown would read."""
-    return re.sub(r"([\\`*_\[\]<>$~#|{}])", r"\\\1", text)
+    """Escape what Markdown would read; options are code."""
+    text = re.sub(r"([\\`*_\[\]<>$~#|{}])", r"\\\1", text)
+    return OPTION.sub(r"`\1`", text)
 
 
 class MarkdownHelp:
@@ -155,7 +169,12 @@ def command_page(words: tuple[str, ...]) -> str:
     for word in words:
         command = command[word]
     example = str(command.help_epilogue).removeprefix("Example:").strip()
-    parts = [f"# {' '.join(words)}", *shown.parts, "## Example", f"```bash\n{example}\n```"]
+    parts = [
+        f"# skipshift {' '.join(words)}",
+        *shown.parts,
+        "## Example",
+        f"```bash\n{example}\n```",
+    ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -165,7 +184,7 @@ def command_index(pages: dict[tuple[str, ...], str]) -> str:
         f"| [`{' '.join(words)}`]({'-'.join(words)}.md) | {first_sentence(text)} |"
         for words, text in pages.items()
     ]
-    tree = "\n".join("-".join(words) for words in pages)
+    tree = "\n".join(f"{' '.join(words)} <{'-'.join(words)}>" for words in pages)
     return (
         "# Commands\n\nThe texts are those of `skipshift COMMAND --help`. A wrong argument is exit "
         "code 2, a wrong file exit code 1, and one line either way.\n\n| command | |\n|---|---|\n"
@@ -229,8 +248,26 @@ def public(app: Sphinx, env: BuildEnvironment, node: Any, content: nodes.Node) -
     return home.resolve_xref(env, node["refdoc"], app.builder, "obj", full, node, content)
 
 
+def docstring(_app: Sphinx, what: str, *given: Any) -> None:
+    """Prepare the lines of a docstring for napoleon, which comes after."""
+    lines = given[-1]
+    lines[:] = [OPTION.sub(r"``\1``", line) for line in lines]
+    if what == "attribute":
+        lines.insert(0, "")  # else what stands before a colon of the first line becomes its type
+
+
+def short_types(app: Sphinx, *_given: Any) -> None:
+    """Shorten types before they are written: of arrays, and of dataclasses, whose fields follow."""
+    for name, types in app.env.current_document.autodoc_annotations.items():
+        if dataclasses.is_dataclass(getattr(skipshift, name.rpartition(".")[2], None)):
+            types.clear()
+        types.update({key: _ARRAY.sub("~numpy.ndarray", told) for key, told in types.items()})
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Write the pages before Sphinx looks for them."""
     app.connect("builder-inited", write)
+    app.connect("autodoc-process-docstring", docstring, priority=400)
+    app.connect("object-description-transform", short_types, priority=400)
     app.connect("missing-reference", public)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -7,13 +7,11 @@ import shlex
 import pytest
 from tools import house
 
+import documentation
 import skipshift
 from skipshift.cli.main import app, main
 
-PAGES = "\n".join(
-    page.read_text(encoding="utf-8")
-    for page in [house.ROOT / "README.md", *sorted((house.ROOT / "docs").glob("**/[!_]*.md"))]
-)
+PAGES = "\n".join(page.read_text(encoding="utf-8") for page in documentation.PAGES)
 READERS = [f"prepare {name}" for name in app["prepare"] if not name.startswith("-")]
 COMMANDS = [name for name in app if not name.startswith("-")]
 
@@ -78,19 +76,6 @@ def test_a_command_stands_in_the_docs_and_its_help_ends_with_an_example_that_par
     assert example, "add 'Example: skipshift ...' of one line of 80 columns to its spec's docstring"
     assert f"{example[1]} ".startswith(f"{command} ")
     app.parse_args(shlex.split(example[1]), exit_on_error=False, print_error=False)
-
-
-def commands_of(section):
-    """Command lines in the fenced blocks of a section of the docs, without comments."""
-    for page in sorted((house.ROOT / "docs" / section).glob("*.md")):
-        blocks = re.findall(r"^```.*?\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
-        for line in re.findall(r"^!?skipshift (.+)$", "\n".join(blocks).replace("\\\n", " "), re.M):
-            yield pytest.param(line, id=f"{page.stem}: {line}")
-
-
-@pytest.mark.parametrize("line", [*commands_of("start"), *commands_of("howto")])
-def test_a_command_line_of_the_docs_parses(line):
-    app.parse_args(shlex.split(re.sub(r"\s#.*", "", line)), exit_on_error=False, print_error=False)
 
 
 def test_the_docs_use_public_names_only():

@@ -55,9 +55,8 @@ class Registration:
 
         Returns
         -------
-        points : (N, 2)
-        errors : (N,)
-            `errors` of the same tiles, interpolated alike, in pixels of ``moving``.
+        Points (N, 2), and of each its error (N,): `errors` of the same tiles, interpolated alike,
+        in pixels of ``moving``.
         """
         points = np.asarray(points, dtype=np.float64).reshape(-1, 2)
         counts = np.array(self.errors.shape[::-1])

@@ -396,8 +396,10 @@ def test_inputs_follow_the_type_of_the_weights(toy_pair, dtype):
     assert table.loc["none", "in_domain"] == 1
 
 
-def test_the_unpatched_sets_are_the_networks_own_in_bf16_too(net, images):
-    rough = carry(net, *images, spec=CarrySpec(precision="bf16")).set_index("path")
+@pytest.mark.parametrize("subsets", [False, True])
+def test_the_unpatched_sets_are_the_networks_own_in_bf16_too(net, images, subsets):
+    spec = CarrySpec(precision="bf16", subsets=subsets)
+    rough = carry(net, *images, spec=spec).set_index("path")
     exact = carry(net, *images, spec=FP32).set_index("path")
     for column in ("iou", "in_domain", "lost"):
         assert rough.loc["none", column] == exact.loc["none", column]

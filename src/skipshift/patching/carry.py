@@ -130,7 +130,8 @@ def _with_exact(table: pd.DataFrame, plain: Patcher, pair: Pair) -> pd.DataFrame
             _add(into[:, 0], codes, plain.labels(images), masks, plain.spec.ignore)
         into[:, 1] = into[:, 0]
     groups = pair[0].groups, pair[1].groups
-    exact = share_table(rows, (counts[0], counts[1]), groups, plain.spec)
+    spec = replace(plain.spec, subsets=False)
+    exact = share_table(rows, (counts[0], counts[1]), groups, spec)
     table, none = table.copy(), table["path"] == NONE
     for column in ("iou", "lost", "lost_low", "lost_high"):
         table.loc[none, column] = exact[column][0]

@@ -5,12 +5,14 @@ STAMP := .venv/.installed
 OUT ?= out/demo
 SMEAR ?=
 SIZE ?= small
+# cells of pages: cache (changed pages only), force (all), off
+EXECUTE ?= cache
 PARALLEL := -n 2 --dist loadgroup
 QUICK := -m "not slow and not ray and not browser"
 # where the values that tests assert come out of convolutions
 NUMERICS := tests/networks tests/patching tests/profile tests/study
 
-.PHONY: install demo test test-all test-numerics lint types map bench lock pictures
+.PHONY: install demo test test-all test-numerics lint types map bench lock pictures docs
 
 install: $(STAMP)
 
@@ -50,6 +52,11 @@ map: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
+
+# the site, out/docs/index.html; a warning is an error
+docs: $(STAMP)
+	$(BIN)/python docs/inputs.py
+	PATH="$(CURDIR)/$(BIN):$$PATH" EXECUTE=$(EXECUTE) $(BIN)/sphinx-build -W --keep-going -q -d out/docs-state docs out/docs
 
 lock: $(STAMP)
 	VIRTUAL_ENV=.venv $(BIN)/uv pip compile --quiet --all-extras --group dev --no-header --no-emit-index-url --no-emit-find-links pyproject.toml -o requirements.lock

@@ -7,13 +7,11 @@ import shlex
 import pytest
 from tools import house
 
+import documentation
 import skipshift
 from skipshift.cli.main import app, main
 
-PAGES = "\n".join(
-    page.read_text(encoding="utf-8")
-    for page in [house.ROOT / "README.md", *sorted((house.ROOT / "docs").glob("*.md"))]
-)
+PAGES = "\n".join(page.read_text(encoding="utf-8") for page in documentation.PAGES)
 READERS = [f"prepare {name}" for name in app["prepare"] if not name.startswith("-")]
 COMMANDS = [name for name in app if not name.startswith("-")]
 

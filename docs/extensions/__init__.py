@@ -1,0 +1,1 @@
+"""Parts of the documentation's build: mathematics, reference pages, commands in cells."""

@@ -48,8 +48,9 @@ def test_every_extra_that_a_message_names_is_one():
     assert {"monai", "nnunet", "formats"} <= named <= set(EXTRAS)
 
 
+@pytest.mark.usefixtures("metadata")
 @pytest.mark.parametrize("extra", NEEDED)
-def test_the_packages_of_an_extra_are_those_of_the_project_file(metadata, extra):
+def test_the_packages_of_an_extra_are_those_of_the_project_file(extra):
     assert {one.name for one in packages_of(extra)} == {Requirement(n).name for n in NEEDED[extra]}
 
 
@@ -61,7 +62,8 @@ def test_a_package_is_told_missing_too_old_or_fitting(monkeypatch):
     assert (old.found, missing.found) == (version("numpy"), None)
 
 
-def test_the_doctor_says_what_there_is(skipshift, metadata, tmp_path):
+@pytest.mark.usefixtures("metadata")
+def test_the_doctor_says_what_there_is(skipshift, tmp_path):
     code, out, _ = skipshift("doctor", tmp_path, "--json")
     found = json.loads(out)
     assert code == 0
@@ -78,7 +80,8 @@ def test_the_doctor_says_what_there_is(skipshift, metadata, tmp_path):
     assert {name for name, one in found["extras"].items() if one["ready"]} >= {"nifti", "export"}
 
 
-def test_the_text_of_the_doctor_names_no_person_and_no_place(skipshift, metadata):
+@pytest.mark.usefixtures("metadata")
+def test_the_text_of_the_doctor_names_no_person_and_no_place(skipshift):
     code, out, _ = skipshift("doctor")
     assert code == 0
     assert out.endswith("no problems\n")
@@ -105,7 +108,8 @@ def test_the_doctor_fails_where_a_package_that_is_needed_is_too_old(skipshift, m
     assert err == f"skipshift: not ready: {fault}\n"
 
 
-def test_the_doctor_tells_builds_that_do_not_match(skipshift, metadata, monkeypatch):
+@pytest.mark.usefixtures("metadata")
+def test_the_doctor_tells_builds_that_do_not_match(skipshift, monkeypatch):
     def nms(*_arguments):
         raise RuntimeError("operator torchvision::nms does not exist")
 

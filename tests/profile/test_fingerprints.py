@@ -285,10 +285,9 @@ def test_a_known_network_brings_its_layers(rng):
 
 
 def test_a_notebook_shows_what_a_fingerprint_holds_and_names_as_text(rng):
-    net = nn.Sequential()
-    net.add_module("<b>", nn.Identity())
-    found = ss.fingerprint(net, images(rng), layers=["<b>"], spec=SPEC)
-    shown = found._repr_html_()
+    found = printed(images(rng))
+    making = replace(found.making, layers=(("<b>", "0"), ("1", "1")))
+    shown = replace(found, making=making)._repr_html_()
     assert f"<p>{found}</p>" in shown
     assert "&lt;b&gt;" in shown
     assert "<b>" not in shown

@@ -12,8 +12,10 @@ PARALLEL := -n 2 --dist loadgroup
 QUICK := -m "not slow and not ray and not browser"
 # where the values that tests assert come out of convolutions
 NUMERICS := tests/networks tests/patching tests/profile tests/study
+LOWEST := tests/ground/test_specs.py tests/ground/test_shifts.py tests/cli tests/profile tests/patching
 
-.PHONY: install demo test test-all test-numerics lint types map bench lock pictures findings docs
+.PHONY: install demo test test-all test-numerics test-lowest lint types map bench lock pictures
+.PHONY: findings docs dist smoke
 
 install: $(STAMP)
 
@@ -43,6 +45,31 @@ test-all: $(STAMP)
 # oneDNN as on older processors: without AVX-512, and so without bf16
 test-numerics: $(STAMP)
 	ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/pytest $(PARALLEL) $(QUICK) $(NUMERICS)
+
+# the lowest versions that pyproject.toml names, some minutes; -W: their own warnings are no errors
+test-lowest: $(STAMP)
+	$(BIN)/uv venv --quiet --clear --python 3.11 out/lowest
+	VIRTUAL_ENV=out/lowest $(BIN)/uv pip install --quiet --resolution lowest-direct --requirements pyproject.toml --all-extras
+	VIRTUAL_ENV=out/lowest $(BIN)/uv pip install --quiet pytest pytest-xdist hypothesis
+	VIRTUAL_ENV=out/lowest $(BIN)/uv pip install --quiet --no-deps --editable .
+	out/lowest/bin/pytest $(PARALLEL) $(QUICK) -W default $(LOWEST)
+
+# wheel and sdist, as they are published
+dist: $(STAMP)
+	rm -rf dist
+	VIRTUAL_ENV=.venv $(BIN)/uv build --quiet --out-dir dist
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/python -m tools.dist dist
+
+# the wheel as a stranger has it: in an environment and a folder of its own
+smoke: dist
+	rm -rf out/smoke
+	$(BIN)/uv venv --quiet --python $(BIN)/python out/smoke/.venv
+	VIRTUAL_ENV=out/smoke/.venv $(BIN)/uv pip install --quiet --constraint requirements.lock dist/*.whl
+	cd out/smoke && .venv/bin/skipshift --help >help.txt && .venv/bin/skipshift doctor
+	cd out/smoke && .venv/bin/python -c "import skipshift" && .venv/bin/skipshift demo demo --size smallest
+	test -s out/smoke/demo/report.html
+	test -s out/smoke/demo/diagnosis/report.html
 
 lint: $(STAMP)
 	$(BIN)/ruff check

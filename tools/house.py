@@ -43,8 +43,8 @@ ROOMS = {
     "ranking pairs result remedy mistakes likeness causes examples diagnosis kept inputs",
     "study": "loggers training evaluation made contents grid sets cures opening steps workers "
     "cluster views study plan demo export",
-    "cli": "arguments inputs network_commands remedy_commands estimate_commands commands "
-    "help_text words main",
+    "cli": "arguments inputs network_commands remedy_commands estimate_commands doctor_command "
+    "commands help_text words main",
 }
 """Modules of each room, rooms and modules in the order in which they may import each other."""
 

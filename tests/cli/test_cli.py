@@ -26,7 +26,7 @@ from skipshift.specs import ProfileSpec
 
 COMMANDS = [
     "demo", "synth", "prepare", "register", "check", "study", "evaluate", "profile", "fingerprint",
-    "carry", "remedy", "diagnose", "estimate", "score", "export", "report",
+    "carry", "remedy", "diagnose", "estimate", "score", "export", "report", "doctor",
 ]  # fmt: skip
 
 
@@ -50,7 +50,7 @@ def test_every_command_is_in_the_readme_and_has_help(skipshift):
 @pytest.mark.parametrize(
     ("words", "fault"),
     [
-        (["bogus"], "score, export, report (see skipshift --help)"),
+        (["bogus"], "score, export, report, doctor (see skipshift --help)"),
         (["synth"], "OUT is missing (see skipshift synth --help)"),
         (["synth", "o", "--images", "many"], "--images must be a whole number, got many"),
         (["synth", "o", "--cells", "9", "3"], "1 <= LOW <= HIGH, got 9,3"),

@@ -170,3 +170,11 @@ def test_the_command_transfers_annotations(tmp_path, capsys):
     assert done.value.code == 1
     assert "scc.json: has no slide b.tif; its first is a.tif" in capsys.readouterr().err
     assert not (tmp_path / "p").exists()
+
+
+def test_a_notebook_shows_the_error_and_names_as_text():
+    error = {"median": 0.25, "p90": 1.5, "most": 3.0, "points": 40}
+    whole = np.eye(3)[None, None], np.ones((1, 1)), np.zeros((1, 1), int)
+    shown = Registration("<b>.svs", "b.svs", (64, 64), 0.5, *whole, error)._repr_html_()
+    assert "<p>&lt;b&gt;.svs to b.svs</p>" in shown
+    assert "90th percentile 1.50 pixels (0.75 micrometres)" in shown

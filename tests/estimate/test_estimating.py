@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -6,7 +7,7 @@ from torch import nn
 import skipshift as ss
 from skipshift.errors import ArgumentError, SkipshiftError
 from skipshift.estimate.calibration_shifts import KINDS, Shift, calibration_shifts
-from skipshift.estimate.estimating import Calibration, Meta, _part, excess
+from skipshift.estimate.estimating import Calibration, Estimate, Meta, _part, excess
 from skipshift.estimate.measuring import Measured, log_odds, measure
 from skipshift.networks.as_found import evaluating
 from skipshift.networks.outputs import Output
@@ -247,3 +248,13 @@ def test_groups_of_a_rare_class_are_given_shifts():
     part = _part(data, ss.EstimateSpec(images=8))
     assert masks[part].any((1, 2)).sum() >= 6
     assert part.sum() < 16
+
+
+def test_a_notebook_shows_the_verdict_and_names_of_classes_as_text():
+    table = pd.DataFrame(
+        [("b", 0.9, 0.8, 1.0, "atc", True), ("<i>", 0.5, 0.4, 0.6, "atc", True)],
+        columns=["class", "iou", "low", "high", "method", "answered"],
+    )
+    shown = Estimate(table, ("", ""), np.array([0.9, 0.7]), 0.1, 3)._repr_html_()
+    assert "<p>The IoU of &lt;i&gt; is estimated at 0.50" in shown
+    assert "<i>" not in shown

@@ -6,6 +6,7 @@ import shlex
 
 import pytest
 from tools import house
+from torch import nn
 
 import documentation
 import skipshift
@@ -90,3 +91,16 @@ def test_the_docs_use_public_names_only():
 def test_a_public_name_is_documented(name):
     code = rf"\b(ss|skipshift)\.{name}\b|`{name}[`(.]|from skipshift import [\w, ]*\b{name}\b"
     assert re.search(code, PAGES)
+
+
+def test_every_public_result_shows_itself_in_a_notebook():
+    public = [getattr(skipshift, name) for name in skipshift.__all__]
+    results = [
+        one
+        for one in public
+        if isinstance(one, type)
+        and not issubclass(one, nn.Module | Exception)
+        and not one.__name__.endswith(("Spec", "RunOutput"))
+    ]
+    assert skipshift.Profile in results
+    assert [one.__name__ for one in results if not hasattr(one, "_repr_html_")] == []

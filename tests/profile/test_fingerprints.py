@@ -282,3 +282,12 @@ def test_a_known_network_brings_its_layers(rng):
     assert profile.layers["layer"].tolist() == list(net.layers())
     assert profile.layers["distance"].to_numpy() == pytest.approx(raw.layers["distance"], abs=0.04)
     assert profile.skips == (1, 2, 3, 4)
+
+
+def test_a_notebook_shows_what_a_fingerprint_holds_and_names_as_text(rng):
+    found = printed(images(rng))
+    making = replace(found.making, layers=(("<b>", "0"), ("1", "1")))
+    shown = replace(found, making=making)._repr_html_()
+    assert f"<p>{found}</p>" in shown
+    assert "&lt;b&gt;" in shown
+    assert "<b>" not in shown

@@ -15,6 +15,7 @@ from skipshift.cli.arguments import (
     ReportSpec,
     StudyRunSpec,
 )
+from skipshift.cli.doctor_command import doctor
 from skipshift.cli.estimate_commands import estimate, score
 from skipshift.cli.inputs import check_folder
 from skipshift.cli.network_commands import carry, evaluate, export, fingerprint, profile
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from skipshift.data.prepare.point_patches import Propose
 
 __all__ = [
-    "carry", "check", "demo", "diagnose", "estimate", "evaluate", "export", "fingerprint",
+    "carry", "check", "demo", "diagnose", "doctor", "estimate", "evaluate", "export", "fingerprint",
     "prepare_folder", "prepare_merge", "prepare_mitosis", "prepare_mms", "prepare_scc", "profile",
     "register", "remedy", "report", "score", "study", "synth",
 ]  # fmt: skip

@@ -9,6 +9,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from dataclasses import MISSING, fields
 from typing import Annotated, Any, TextIO, TypeVar
 
 from cyclopts import App, Argument, CycloptsError, Parameter
@@ -176,6 +177,8 @@ def _command(run: Callable[..., str]) -> Callable[[Any], None]:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     command.__annotations__["spec"] = Annotated[kind, Parameter(name="*")]
+    if all(f.default is not MISSING or f.default_factory is not MISSING for f in fields(kind)):
+        command.__defaults__ = (kind(),)  # cyclopts asks for one where no word is required
     return command
 
 
@@ -234,5 +237,11 @@ for _function in (
     commands.score,
     commands.export,
     commands.report,
+    commands.doctor,
 ):
     _add(app, _function.__name__, _function)
+
+app.register_install_completion_command(
+    help="Complete commands and options in this shell (bash, zsh, fish, PowerShell): writes a "
+    "script, and a line in the shell's startup file."
+)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from html import escape
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -85,7 +86,7 @@ class Estimate:
         }
 
     def _repr_html_(self) -> str:
-        return f"<p>{self.verdict()}</p>{self.table.round(3).to_html(index=False)}"
+        return f"<p>{escape(self.verdict())}</p>{self.table.round(3).to_html(index=False)}"
 
 
 def estimate(

@@ -6,11 +6,13 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from skipshift.errors import ArgumentError, SkipshiftError
 from skipshift.names import FINGERPRINTS
@@ -81,6 +83,11 @@ class Fingerprint:
         return (
             f"{self.images.sum()} images of {self.groups.sum()} groups in {len(self.groups)} parts"
         )
+
+    def _repr_html_(self) -> str:
+        rows = pd.DataFrame(self.outside().items(), columns=["layer", "outside"])
+        rows.insert(1, "channels", self.channels)
+        return f"<p>{escape(str(self))}</p>{rows.round(3).to_html(index=False)}"
 
     def layers(self) -> Iterator[tuple[str, slice]]:
         """Yield the name of each layer and the slice of its channels in ``low`` and ``counts``."""

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,9 @@ class Registration:
             transferred += weight[:, None] * mapped
             errors += weight * self.errors[row, column]
         return transferred, errors
+
+    def _repr_html_(self) -> str:
+        return f"<p>{escape(f'{self.fixed} to {self.moving}')}</p><pre>{describe(self)}</pre>"
 
     def save(self, folder: Path) -> None:
         """Write registration.json."""

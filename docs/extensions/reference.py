@@ -253,7 +253,8 @@ def docstring(_app: Sphinx, what: str, *given: Any) -> None:
     lines = given[-1]
     lines[:] = [OPTION.sub(r"``\1``", line) for line in lines]
     if what == "attribute":
-        lines.insert(0, "")  # else what stands before a colon of the first line becomes its type
+        # napoleon would take what stands before a colon of the first line for a type
+        lines[:0] = ["..", ""]
 
 
 def short_types(app: Sphinx, *_given: Any) -> None:

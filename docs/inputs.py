@@ -4,7 +4,7 @@
 
     training/                       36 images of scanner A with their masks, for the network
     scanner-a/images, masks         24 more images of scanner A
-    scanner-b/images, masks         24 images of scanner B: the same cells, three quarters as bright
+    scanner-b/images, masks         24 images of scanner B: other cells, three quarters as bright
     manifest.csv                    all of them; the test cases of domains scanner-a and scanner-b
     net/                            the network as segmentation_models_pytorch saves it
     net.pt                          its weights alone, a state dict

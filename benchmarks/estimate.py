@@ -39,6 +39,7 @@ import skipshift as ss
 from skipshift.data.batches import stack_cases
 from skipshift.data.manifest import read_cases
 from skipshift.data.sets.sources import read_test_rows
+from skipshift.estimate.calibration_shifts import FAMILIES
 from skipshift.estimate.estimating import Calibration, calibrate
 from skipshift.estimate.measuring import last_layer, log_odds, measure
 from skipshift.names import ORIGINAL, paper_shifts
@@ -51,8 +52,6 @@ from skipshift.specs import ProfileSpec
 from skipshift.statistics.counts import iou
 
 CROP = 128
-FAMILIES = {"brightness": "level", "contrast": "contrast", "saturation": "colour"}
-"""Family of calibration shifts that is left out when a shift of the paper is judged."""
 
 MOVAL = ("ac-model", "ts-model", "doc-model", "atc-model", "ts-atc-model")
 LAYERS = ("e2", "e32", "d1")

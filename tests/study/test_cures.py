@@ -13,6 +13,8 @@ from skipshift import records
 from skipshift.data.images import read_image, write_png
 from skipshift.data.manifest import read_cases, read_manifest
 from skipshift.data.preprocess import prepare, preprocess_of
+from skipshift.estimate import estimating
+from skipshift.estimate.calibration_shifts import calibration_shifts
 from skipshift.records import read_table
 from skipshift.specs import CarrySpec, ProfileSpec, RemedySpec
 from skipshift.study import cures
@@ -39,7 +41,13 @@ def spec(small_set, monkeypatch):
     )
 
 
-def test_a_study_estimates_its_baseline_without_masks_beside_what_the_masks_say(spec, tmp_path):
+def test_a_study_estimates_its_baseline_without_masks_beside_what_the_masks_say(
+    spec, tmp_path, monkeypatch
+):
+    # one amount of each kind of shift
+    monkeypatch.setattr(estimating, "calibration_shifts", lambda *at: calibration_shifts(*at)[1::3])
+    quick = partial(ss.EstimateSpec, splits=1)
+    monkeypatch.setattr(cures, "EstimateSpec", quick)
     frame = pd.read_csv(spec.manifest)
     # the test cases and changed copies of the others, so that the reference has enough groups
     more = frame[frame["split"] == "train"].assign(split="test")
@@ -77,7 +85,7 @@ def test_a_study_estimates_its_baseline_without_masks_beside_what_the_masks_say(
     nets = [ss.load_net(out / "runs" / name) for name in names]
     found = ss.estimate(
         nets[0], pixels[0], np.stack([c.mask for c in home]), pixels[1],
-        ([c.group for c in home], [c.group for c in away]), peers=[nets[1]],
+        ([c.group for c in home], [c.group for c in away]), quick(), [nets[1]],
     )  # fmt: skip
     assert table["answer"][0] == (found.reasons[1] or "answered") != "groups"
     assert table["method"][0] == found.table["method"][1]

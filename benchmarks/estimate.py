@@ -6,8 +6,9 @@
 
 ``RUNS`` is the folder of runs of a study, ``MANIFEST`` its test cases: half of them are the
 reference, the others, under each shift of the paper, the new domain. No shift is judged by a
-calibration on shifts of its own family. ``TRAINED`` is the folder of `benchmarks.trained`: networks
-of several libraries, each on the other domains of its set. ``pairs`` prints coverage, errors and
+calibration on shifts of its own family. Other runs of a variant are the peers of the method
+agreement. ``TRAINED`` is the folder of `benchmarks.trained`: networks of several libraries, each on
+the other domains of its set. ``pairs`` prints coverage, errors and
 the share answered, beside MOVAL on the same logits (``pip install moval``), which is given each set
 as one image, so that its Dice is that of the set. ``question`` asks what predicts the IoU lost
 under the shifts: the excess of a layer, the shift of the mean intensity, or the entropy.
@@ -39,6 +40,7 @@ import skipshift as ss
 from skipshift.data.batches import stack_cases
 from skipshift.data.manifest import read_cases
 from skipshift.data.sets.sources import read_test_rows
+from skipshift.estimate.calibration_shifts import FAMILIES
 from skipshift.estimate.estimating import Calibration, calibrate
 from skipshift.estimate.measuring import last_layer, log_odds, measure
 from skipshift.names import ORIGINAL, paper_shifts
@@ -51,8 +53,6 @@ from skipshift.specs import ProfileSpec
 from skipshift.statistics.counts import iou
 
 CROP = 128
-FAMILIES = {"brightness": "level", "contrast": "contrast", "saturation": "colour"}
-"""Family of calibration shifts that is left out when a shift of the paper is judged."""
 
 MOVAL = ("ac-model", "ts-model", "doc-model", "atc-model", "ts-atc-model")
 LAYERS = ("e2", "e32", "d1")
@@ -66,6 +66,8 @@ class Network:
     net: torch.nn.Module
     home: Labelled
     away: dict[str, Labelled]
+    peers: tuple[torch.nn.Module, ...] = ()
+    """Other runs of its variant."""
 
 
 def of_study(manifest: str, runs: Iterable[Path]) -> Iterator[Network]:
@@ -78,8 +80,15 @@ def of_study(manifest: str, runs: Iterable[Path]) -> Iterator[Network]:
         shift: _set("shifted", ss.shifts.apply(rest[0], shift), *rest[1:])
         for shift in (ORIGINAL, *paper_shifts())
     }
-    for folder in runs:
-        yield Network(folder.name, ss.load_net(folder), home, away)
+    folders = list(runs)
+    for folder in folders:
+        alike = (one for one in folders if _variant(one) == _variant(folder) and one != folder)
+        peers = tuple(map(ss.load_net, alike))
+        yield Network(folder.name, ss.load_net(folder), home, away, peers)
+
+
+def _variant(run: Path) -> str:
+    return run.name.partition(".fold")[0]
 
 
 def of_trained(folder: Path) -> Iterator[Network]:
@@ -136,8 +145,10 @@ def _judged(network: Network) -> tuple[str, pd.DataFrame, float]:
 
 
 def _rows(network: Network) -> Iterator[dict[str, Any]]:
-    with evaluating(network.net):
-        calibration = calibrate(network.net, network.home, ss.EstimateSpec())
+    with contextlib.ExitStack() as stack:
+        for net in (network.net, *network.peers):
+            stack.enter_context(evaluating(net))
+        calibration = calibrate(network.net, network.home, ss.EstimateSpec(), peers=network.peers)
         without = functools.cache(calibration.without)
         plain = _logits(calibration, network.home)
         models = dict(_moval(plain, network.home.masks))

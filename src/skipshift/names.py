@@ -47,14 +47,18 @@ PAPER_SHIFTS: Mapping[str, tuple[float, ...]] = {
 ORIGINAL = "original"
 """Domain name of images without a synthetic shift."""
 
+AGREEMENT = "agreement"
+"""The method that estimates the IoU from other networks' predictions."""
+
 ESTIMATES = (
     "average confidence",
     "difference of confidence",
     "temperature",
     "threshold",
     "calibrated",
+    AGREEMENT,
 )
-"""Methods that estimate the IoU from confidence alone."""
+"""Methods that estimate the IoU without masks: all but the last from confidence alone."""
 
 DISTANCE_NAMES = (
     "hellinger",

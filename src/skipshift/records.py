@@ -93,6 +93,9 @@ PROFILE_LAYERS = "profile/layers.csv"
 CARRIED, REMEDIED = "study/carry.csv", "study/remedies.csv"
 """A study's carry.csv and remedies.csv: those of single runs, with the run and the domains."""
 
+ESTIMATES = "estimates.csv"
+"""A study's estimates without masks, with the IoU that the masks give."""
+
 TABLE_COLUMNS: Mapping[str, Mapping[str, str]] = {
     "cases.parquet": {
         "run": "str",
@@ -220,6 +223,14 @@ TABLE_COLUMNS: Mapping[str, Mapping[str, str]] = {
     "carry.csv": _CARRY,
     CARRIED: {**_GRID, **_PAIR, **_CARRY},
     REMEDIED: {**_GRID, **_PAIR, **_REMEDY, "recommended": "bool"},
+    ESTIMATES: {
+        **_GRID,
+        **_PAIR,
+        "class": "str",
+        **dict.fromkeys(["measured", "iou", "low", "high"], "float64"),
+        "method": "str",
+        "answer": "str",
+    },
     PROFILE_LAYERS: {**_LAYER, **_DISTANCE},
     "channels.parquet": {
         **_LAYER,

@@ -168,8 +168,9 @@ class StudySpec:
     shifts: tuple[str, ...] = field(default_factory=paper_shifts)
     """Synthetic shifts of the test images to evaluate; each is a domain of its own."""
 
-    profile_shifts: tuple[str, ...] = ("brightness:0.75",)
-    """Shifts or domains to profile against the original test images (Fig. 8)."""
+    profile_shifts: tuple[str, ...] | None = None
+    """Shifts or domains to profile against the original test images (Fig. 8); by default all of
+    ``shifts``."""
 
     margin: float = 0.01
     """Equivalence margin: the largest negligible difference of a score (IoU, Dice), in (0, 1)."""
@@ -201,6 +202,10 @@ class StudySpec:
     input, in the encoder, in the whole network and at the three layers of largest excess.
     ``--plan`` tells how long that takes."""
 
+    estimate: bool = False
+    """Estimate the IoU of each baseline without masks, on other groups of its source domains and on
+    each of profile_shifts, with its other runs as peers, beside what the masks say."""
+
     trackers: tuple[Tracker, ...] = ()
     """Loggers of training curves besides each run's history.csv: tensorboard, mlflow, wandb."""
 
@@ -224,7 +229,7 @@ class StudySpec:
                 if isinstance(value, int) and value < 0:
                     raise ArgumentError(f"{name} must be at least 0, got {value}")
         check_shifts(self.shifts)
-        check_distinct("profile_shifts", self.profile_shifts)
+        check_distinct("profile_shifts", self.profiled)
         check_names("classes", self.classes)
         if not 2 <= len(self.classes) <= MOST_CLASSES or "mean" in self.classes:
             raise ArgumentError(
@@ -243,6 +248,11 @@ class StudySpec:
         check_least(self, 2, "folds")
         check_least(self, 1, "threads", "jobs")
         check_crop("evaluation_crop", self.evaluation_crop)
+
+    @property
+    def profiled(self) -> tuple[str, ...]:
+        """Shifts or domains that are profiled."""
+        return self.shifts if self.profile_shifts is None else self.profile_shifts
 
     @property
     def variants(self) -> tuple[str, ...]:

@@ -53,6 +53,24 @@ def test_estimate_writes_a_row_per_class_and_what_it_was_made_from(
     assert "fewer than 6 groups" in capsys.readouterr().out
 
 
+def test_agreement_with_other_runs_is_recorded_and_others_are_refused(
+    net, small_set, images, tmp_path, capsys
+):
+    out, peers = tmp_path / "out", [tmp_path / "peer", tmp_path / "three"]
+    for peer, classes in zip(peers, (2, 3), strict=True):
+        ss.Unet(TINY, classes=classes, encoder_weights=None).save(peer)
+    words = ("estimate", net, small_set, images, out, "--splits", 1)
+    assert run(*words, "--method", "agreement") == 2
+    assert "--method agreement needs other networks: add --agree" in capsys.readouterr().err
+    assert run(*words, "--agree", f"{peers[0]},{peers[1]}") == 1
+    assert "peers[1] must have the 2 classes of the network, got 3" in capsys.readouterr().err
+    assert not out.exists()
+    assert run(*words, "--agree", peers[0], "--method", "agreement") == 0
+    assert set(pd.read_csv(out / "estimate.csv")["method"]) == {"agreement"}
+    record = json.loads((out / "estimate.json").read_text())
+    assert list(record["agree"]) == [str(peers[0])]
+
+
 def test_a_reference_without_masks_is_refused(net, images, tmp_path, capsys):
     assert run("estimate", net, images, images, tmp_path / "out") == 1
     assert "has no masks" in capsys.readouterr().err

@@ -1,19 +1,31 @@
+import copy
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.metrics import jaccard_score
 from torch import nn
 
 import skipshift as ss
 from skipshift.errors import ArgumentError, SkipshiftError
 from skipshift.estimate.calibration_shifts import KINDS, Shift, calibration_shifts
 from skipshift.estimate.estimating import Calibration, Estimate, Meta, _part, excess
-from skipshift.estimate.measuring import Measured, log_odds, measure
+from skipshift.estimate.measuring import Measured, Peer, log_odds, measure
+from skipshift.names import AGREEMENT
 from skipshift.networks.as_found import evaluating
 from skipshift.networks.outputs import Output
 from skipshift.patching.labelled import labelled
-from skipshift.statistics.confidence import BINS, WIDTH, Confidence, histograms, true_counts
+from skipshift.statistics.confidence import (
+    BINS,
+    WIDTH,
+    Confidence,
+    histograms,
+    stacked,
+    true_counts,
+)
 from skipshift.statistics.counts import iou
+from skipshift.statistics.estimates import METHODS
 from toy_unet import labels, toy_images, toy_net
 
 QUICK = {"splits": 1}
@@ -42,7 +54,7 @@ def drawn(rng, shift, groups=8, pixels=4000):
     counts = histograms(bins.astype(np.uint8), (odds > 0).astype(np.uint8), masks.astype(np.uint8))
     features = {"d1": rng.normal(shift, 0.3, (groups, 16, 3)).astype(np.float32)}
     names = np.array([f"{shift}-{rng.random()}-{index}" for index in range(groups)])
-    return Measured(Confidence(counts, True), features, np.arange(groups), np.sort(names), 0, 1, 3)
+    return Measured(Confidence(counts), features, np.arange(groups), np.sort(names), 0, 1, 3)
 
 
 def planted(net, rng):
@@ -51,10 +63,8 @@ def planted(net, rng):
     for kind, own in KINDS.items():
         for _ in own.amounts:
             away = drawn(rng, rng.uniform(0, 1))
-            metas.append(
-                Meta(kind, own.family, 0, away.confidence.counts.sum(0), excess(home, away))
-            )
-    homes = home.confidence.counts.sum(0)[None]
+            metas.append(Meta(kind, own.family, 0, away.confidence.total(), excess(home, away)))
+    homes = stacked([home.confidence.total()])
     return Calibration(net, {}, Output(), home, homes, tuple(metas), ss.EstimateSpec())
 
 
@@ -79,6 +89,62 @@ def test_fewer_kinds_of_shift_than_the_level_needs_are_not_enough(net, rng):
     for family in ("level", "contrast"):
         calibration = calibration.without(family)
     assert set(calibration.estimate(drawn(rng, 0.2)).reasons) == {"wide"}
+
+
+def peer_of(net, by=0.3):
+    """Make a network that differs from another in its threshold alone."""
+    peer = copy.deepcopy(net)
+    with torch.no_grad():
+        peer.head.bias[1] += by
+    return peer
+
+
+def test_agreement_is_counted_in_the_same_pass_group_by_group(net, home):
+    groups, peers = np.arange(12) % 5, [copy.deepcopy(net), peer_of(net)]
+    data = labelled("reference", home, labels(net, home), groups, False)
+    with evaluating(net):
+        plain = measure(net, data, {}, 5)
+        seen = measure(net, data, {}, 5, peers=[Peer(one, Output()) for one in peers])
+    np.testing.assert_array_equal(seen.confidence.counts, plain.confidence.counts)
+    assert seen.confidence.agreed.shape == (5, 2, 2, 3)
+    found = METHODS[AGREEMENT](seen.confidence)(seen.confidence)
+    mine, *theirs = (labels(one, home) for one in (net, *peers))
+    for group in range(5):
+        own = groups == group
+        each = [jaccard_score(one[own].ravel(), mine[own].ravel(), average=None) for one in theirs]
+        assert each[0].tolist() == [1, 1]
+        assert each[1].min() < 0.99
+        assert found[group] == pytest.approx(np.mean(each, 0))
+
+
+def test_agreement_is_one_method_of_several_and_no_peers_change_nothing(net, home, spec):
+    away, truth = toy_images(seed=1), labels(net, home)
+    plain = ss.estimate(net, home, truth, away, spec=spec)
+    beside = ss.estimate(net, home, truth, away, spec=spec, peers=[peer_of(net)])
+    other = ss.EstimateSpec(method="temperature", **QUICK)
+    same = [ss.estimate(net, home, truth, away, spec=other, peers=peers).table
+            for peers in ([], [peer_of(net)])]  # fmt: skip
+    assert same[0].equals(same[1])
+    assert AGREEMENT not in set(plain.table["method"])
+    one = ss.EstimateSpec(method=AGREEMENT, **QUICK)
+    found = ss.estimate(net, home, truth, away, spec=one, peers=[peer_of(net)])
+    assert set(found.table["method"]) == {AGREEMENT}
+    assert set(beside.table["method"]) <= set(METHODS)
+
+
+def test_wrong_peers_are_refused(net, home, spec):
+    grey, three = peer_of(net), peer_of(net)
+    grey.first, three.head = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(6, 3, 1)
+    for peers, message in (
+        ([net], r"peers\[0\] is the network itself"),
+        ([peer_of(net), three], r"peers\[1\] must have the 2 classes of the network, got 3"),
+        ([grey], r"peers\[0\] must take the input of the network: .*\(8, 3, 32, 32\)"),
+    ):
+        with pytest.raises(ArgumentError, match=message):
+            ss.estimate(net, home, labels(net, home), home, spec=spec, peers=peers)
+    alone = ss.EstimateSpec(method=AGREEMENT)
+    with pytest.raises(ArgumentError, match="method agreement needs peers"):
+        ss.estimate(net, home, labels(net, home), home, spec=alone)
 
 
 def test_images_like_no_calibration_shift_are_not_answered(net, home, spec):

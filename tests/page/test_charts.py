@@ -12,7 +12,7 @@ from planted import Plan
 from skipshift.names import VARIANTS, paper_shifts, skips_of
 from skipshift.page.carry_chart import carry_figure
 from skipshift.page.carry_sentences import carry_sentence
-from skipshift.page.charts import curves, heatmap, profile_figure, readable_on, violins
+from skipshift.page.charts import curves, excess_map, heatmap, profile_figure, readable_on, violins
 from skipshift.page.pictures import (
     FALSE_NEGATIVES,
     FALSE_POSITIVES,
@@ -105,6 +105,28 @@ def test_violins_draw_the_null_of_each_layer_and_variant(shift):
     drawn = [x.get_ydata()[0] for x in flat if x.get_ydata()[0] == x.get_ydata()[1]]
     expected = shift.groupby(["variant", "depth"])["null"].mean()
     assert np.allclose(sorted(drawn), sorted(expected))
+
+
+def test_the_map_of_the_excess_has_each_layer_and_shift_and_bold_where_clear():
+    pairs = tuple(("original", name) for name in ("brightness:0.5", "brightness:1.5", "B"))
+    plan = planted.Plan(variants=("baseline",), pairs=pairs, channels=(8,) * 10)
+    layers = planted.networks_of(planted.plant_shift(plan))
+    layers.loc[layers["layer"] == "e4", "p_adjusted"] = 0.3
+    figure = excess_map(layers, "a network")
+    texts = [text for axes in figure.axes for text in axes.texts]
+    # the reference is no cell of a number, and B is no factor of the brightness
+    heads = [
+        text.get_text() for text in texts if text.get_text() in (*"B", "0.5", "1.5", "original")
+    ]
+    assert heads == ["0.5", "original", "1.5", "original", "B"]
+    cells = [text for text in texts if text.get_va() == "center_baseline"]
+    shown = [text for text in cells if text.get_text() != "-"]
+    assert len(shown) == 3 * 10
+    assert len(cells) - len(shown) == 2 * 10
+    assert sorted(text.get_text() for text in shown) == sorted(
+        f"{value:.2f}" for value in layers["excess"]
+    )
+    assert sum(text.get_weight() == "normal" for text in shown) == 3
 
 
 def test_violins_of_two_pairs_are_refused(shift):

@@ -386,6 +386,17 @@ def test_a_study_without_profiles_says_so(heart):
     assert "No profile was measured" in text
 
 
+def test_many_profiles_are_one_heatmap_and_counted_sentences(tmp_path):
+    shifts = ("brightness:0.5", "brightness:0.75", "contrast:0.5", "saturation:0")
+    plan = replace(SMALL, domains=(ORIGINAL, *shifts), pairs=tuple((ORIGINAL, s) for s in shifts))
+    text = write_report(planted.plant(tmp_path, plan)).read_text(encoding="utf-8")
+    assert 'id="figure-excess"' in text
+    assert not list((tmp_path / "figures").glob("violins*"))
+    for shift in shifts:
+        assert f"<summary>{ORIGINAL} against {shift}</summary>" in text
+    assert text.count("above the noise floor in baseline, each tested by itself") == 1
+
+
 def test_files_that_are_wrong_are_named(tmp_path):
     folder = planted.plant(tmp_path, replace(SMALL, variants=("baseline",), pairs=()))
     run = folder / records.RUNS / "resnet18.baseline.fold0.seed0"

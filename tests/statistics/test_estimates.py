@@ -1,7 +1,16 @@
 import numpy as np
 import pytest
+from sklearn.metrics import jaccard_score
 
-from skipshift.statistics.confidence import BINS, WIDTH, Confidence, histograms, true_counts
+from skipshift.names import AGREEMENT
+from skipshift.statistics.confidence import (
+    BINS,
+    WIDTH,
+    Confidence,
+    agreement,
+    histograms,
+    true_counts,
+)
 from skipshift.statistics.corrected import Known, conformal_quantile, correction
 from skipshift.statistics.counts import iou
 from skipshift.statistics.estimates import METHODS
@@ -19,6 +28,13 @@ def drawn(rng, pixels=200_000, images=1, share=0.3, apart=2.0):
     bins = np.clip(bins, 0, BINS - 1).astype(np.uint8)
     predictions = (odds > 0).astype(np.uint8)
     return odds, masks, histograms(bins, predictions, masks.astype(np.uint8))
+
+
+FITTED = [name for name in METHODS if name not in ("average confidence", AGREEMENT)]
+
+
+def of_itself(method, counts):
+    return METHODS[method](Confidence(counts))(Confidence(counts))
 
 
 def test_histograms_count_what_masks_and_predictions_count(rng):
@@ -39,32 +55,45 @@ def test_average_confidence_is_the_iou_of_expected_counts(rng):
     chance, predicted = 1 / (1 + np.exp(-odds)), odds > 0
     hit = chance[predicted].sum()
     expected = hit / (predicted.sum() + chance[~predicted].sum())
-    estimated = METHODS["average confidence"](found[0])(found[0])
+    estimated = of_itself("average confidence", found[0])
     assert estimated[1] == pytest.approx(expected, abs=0.002)
 
 
 def test_average_confidence_is_right_where_confidence_is_calibrated(rng):
     _, _, found = drawn(rng)
-    estimated = METHODS["average confidence"](found[0])(found[0])
+    estimated = of_itself("average confidence", found[0])
     assert estimated == pytest.approx(iou(true_counts(found[0])), abs=0.01)
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "average confidence"])
+@pytest.mark.parametrize("method", FITTED)
 def test_a_fitted_method_gives_the_iou_of_the_set_that_it_was_fitted_on(method, rng):
     _, _, found = drawn(rng, apart=1.5)
     # a threshold is that of a bin
-    assert METHODS[method](found[0])(found[0]) == pytest.approx(
+    assert of_itself(method, found[0]) == pytest.approx(
         iou(true_counts(found[0])), abs=0.05 if method == "threshold" else 0.01
     )
+
+
+def test_agreement_is_the_mean_jaccard_index_with_the_peers(rng):
+    ours, *theirs = rng.integers(0, 3, (3, 5, 4, 6)).astype(np.uint8)
+    masks = rng.integers(0, 3, ours.shape).astype(np.uint8)
+    theirs.append(ours.copy())
+    counts = np.stack([agreement(ours, one, 4, masks, 2) for one in theirs], 1)
+    found = METHODS[AGREEMENT](None)(Confidence(None, counts.sum(0)))
+    kept = masks != 2
+    each = [jaccard_score(one[kept], ours[kept], average=None) for one in theirs]
+    assert each[-1].tolist() == [1, 1, 1]
+    assert found[:3] == pytest.approx(np.mean(each, 0))
+    assert np.isnan(found[3])  # neither network predicts it
 
 
 def test_estimates_do_not_read_masks(rng):
     _, _, found = drawn(rng)
     blind = np.zeros_like(found)
     blind[:, :, :, 0] = found.sum(3)
-    for fit in METHODS.values():
-        estimate = fit(found[0])
-        np.testing.assert_array_equal(estimate(found), estimate(blind))
+    for method in (*FITTED, "average confidence"):
+        estimate = METHODS[method](Confidence(found[0]))
+        np.testing.assert_array_equal(estimate(Confidence(found)), estimate(Confidence(blind)))
 
 
 def test_the_conformal_quantile_of_equal_weights_is_an_order_statistic(rng):
@@ -124,14 +153,14 @@ def test_the_interval_of_a_share_covers_it():
         rng = np.random.default_rng(seed)
         _, _, home = drawn(rng, 300, images=10)
         _, _, away = drawn(rng, 300, images=10)
-        _, low, high = share_intervals(Confidence(home, True), Confidence(away, True))
+        _, low, high = share_intervals(Confidence(home), Confidence(away))
         covered.append(low[1] <= 0.3 <= high[1])
     assert np.mean(covered) >= 0.87  # 0.95 less three standard errors of 60 draws
 
 
 def test_a_single_group_has_a_share_and_no_interval(rng):
     _, _, found = drawn(rng)
-    one = Confidence(found, True)
+    one = Confidence(found)
     share, low, high = share_intervals(one, one)
     assert share.sum() == pytest.approx(1)
     assert np.isnan([low, high]).all()

@@ -8,8 +8,9 @@ from cyclopts import Parameter
 
 from skipshift.cli.arguments import Reading, Running, RunningSpec
 from skipshift.cli.inputs import as_text, check_network, load_network, made_from, units
-from skipshift.errors import SkipshiftError, naming
+from skipshift.errors import ArgumentError, SkipshiftError, naming
 from skipshift.estimate.settings import EstimateSpec
+from skipshift.names import AGREEMENT
 from skipshift.progress import Progress, silent
 from skipshift.specs import Activation, ReadingSpec
 from skipshift.validation import check_least
@@ -51,10 +52,18 @@ class EstimateRunSpec:
     running: Running = field(default_factory=RunningSpec, kw_only=True)
     """The network, and where it runs."""
 
+    agree: tuple[Path, ...] = field(default=(), kw_only=True)
+    """Other networks of the same classes and input, such as other runs of a study, with commas
+    between them: adds the method agreement. Each takes as long as NET."""
+
     settings: Annotated[EstimateSpec, Parameter(name="*")] = field(
         default_factory=EstimateSpec, kw_only=True
     )
     """How it is estimated."""
+
+    def __post_init__(self) -> None:
+        if self.settings.method == AGREEMENT and not self.agree:
+            raise ArgumentError("method agreement needs other networks: add agree")
 
 
 @dataclass(frozen=True)
@@ -99,6 +108,7 @@ def estimate(spec: EstimateRunSpec, progress: Progress = silent) -> str:
     """Estimate the IoU on images without masks; `SkipshiftError` if the reference has none."""
     from skipshift.data.sets.sources import find_pair
     from skipshift.estimate.estimating import estimated
+    from skipshift.networks.weights import weights_hash
     from skipshift.page.command_pages import estimate_findings
     from skipshift.page.findings import write_findings
     from skipshift.profile.fingerprints import Fingerprint
@@ -106,9 +116,16 @@ def estimate(spec: EstimateRunSpec, progress: Progress = silent) -> str:
     from skipshift.remedies.inputs import read_inputs
 
     settings = spec.settings
-    check_network(spec.net, spec.running)
+    for source in (spec.net, *spec.agree):
+        check_network(source, spec.running)
     pair = find_pair(spec.reference, spec.shifted, spec.reading, settings.seed)
-    network = load_network(spec.net, spec.running)
+    network, *peers = (load_network(source, spec.running) for source in (spec.net, *spec.agree))
+    for peer in peers:
+        if peer.preprocess != network.preprocess:
+            raise SkipshiftError(
+                f"{peer.source}: takes other input than {spec.net}, preprocessed by "
+                f"{peer.preprocess} and not {network.preprocess}; leave it out of --agree"
+            )
     inputs = read_inputs(
         network.net, pair, network.preprocess, settings.batch_size, settings.ignore
     )
@@ -119,14 +136,17 @@ def estimate(spec: EstimateRunSpec, progress: Progress = silent) -> str:
         )
     images, shifted = inputs.images
     assert not isinstance(images, Fingerprint)
-    with naming(f"{spec.net} on {spec.reference}, {spec.shifted}"):
+    others = f" beside {', '.join(map(str, spec.agree))}" if peers else ""
+    with naming(f"{spec.net} on {spec.reference}, {spec.shifted}{others}"):
         found = estimated(
             network.net, (images, shifted), inputs.masks[0], inputs.groups, settings,
-            _classes(spec.net), progress,
+            _classes(spec.net), progress, [peer.net for peer in peers],
         )  # fmt: skip
     answered = found.table["answered"].map({True: "true", False: "false"})
     write_table(spec.out / "estimate.csv", found.table.assign(answered=answered))
     about = made_from(network, inputs.about, reading=spec.reading, settings=settings)
+    if peers:
+        about["agree"] = {str(peer.source): weights_hash(peer.net) for peer in peers}
     write_json(spec.out / "estimate.json", found.record() | about)
     text = as_text(about)
     write_findings(spec.out, estimate_findings(found.table, found.verdict(), text), text)

@@ -134,6 +134,10 @@ def _normal(images: Tensor) -> Tensor:
     return torch.randn(images.shape, generator=rng).to(images)
 
 
+FAMILIES = {"brightness": "level", "contrast": "contrast", "saturation": "colour"}
+"""Family of calibration shifts that a shift of the paper is of, so that it can be left out."""
+
+
 @dataclass(frozen=True)
 class Shift:
     """A kind of calibration shift of one amount, for images of a value range."""

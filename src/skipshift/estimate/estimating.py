@@ -1,6 +1,7 @@
 """IoU of images without masks: estimated from confidence, corrected by calibration shifts."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from html import escape
@@ -13,9 +14,9 @@ from torch import Tensor, nn
 
 from skipshift.errors import ArgumentError
 from skipshift.estimate.calibration_shifts import KINDS, calibration_shifts
-from skipshift.estimate.measuring import Measured, last_layer, measure
+from skipshift.estimate.measuring import Measured, Peer, find_peer, last_layer, measure
 from skipshift.estimate.settings import BEST, EstimateSpec
-from skipshift.names import ORIGINAL
+from skipshift.names import AGREEMENT, ORIGINAL
 from skipshift.networks.addresses import unwrap
 from skipshift.networks.as_found import evaluating
 from skipshift.networks.features import Groups, Images, as_input, input_like
@@ -33,7 +34,7 @@ from skipshift.patching.labelled import (
 from skipshift.profile.layerwise import compare, draw
 from skipshift.progress import Progress, silent
 from skipshift.specs import ProfileSpec
-from skipshift.statistics.confidence import Histograms, true_counts
+from skipshift.statistics.confidence import Confidence, stacked, true_counts
 from skipshift.statistics.corrected import Correction, Known, correction
 from skipshift.statistics.counts import iou
 from skipshift.statistics.estimates import LEAST_GROUPS, METHODS, WIDEST
@@ -96,6 +97,7 @@ def estimate(
     shifted: Images,
     groups: Groups | tuple[Groups | None, Groups | None] | None = None,
     spec: EstimateSpec | None = None,
+    peers: Sequence[nn.Module] = (),
 ) -> Estimate:
     """Estimate the IoU of a network on images without masks, with an interval, or not at all.
 
@@ -119,12 +121,16 @@ def estimate(
     groups
         Label of each reference image's group, or a pair of such sequences, of the reference and of
         the shifted images; by default each image is a group of its own.
+    peers
+        Other networks of the same classes and input, such as other trainings: then their agreement
+        with the network is a method, too. Each takes as long as the network itself.
 
     Returns
     -------
     `Estimate`. `ArgumentError` names the argument at fault.
     """
-    return estimated(net, (reference, shifted), masks, groups, spec or EstimateSpec())
+    spec = spec or EstimateSpec()
+    return estimated(net, (reference, shifted), masks, groups, spec, peers=peers)
 
 
 def estimated(
@@ -135,15 +141,18 @@ def estimated(
     spec: EstimateSpec,
     names: tuple[str, ...] = (),
     progress: Progress = silent,
+    peers: Sequence[nn.Module] = (),
 ) -> Estimate:
     """Do what `estimate` does, with names of the classes, and show progress.
 
     `ArgumentError` as there.
     """
-    net = unwrap(net)
+    net, *others = map(unwrap, (net, *peers))
     home, away = labelled_sets(images, masks, groups, spec.ignore)
-    with evaluating(net):
-        calibration = calibrate(net, home, spec, progress)
+    with ExitStack() as stack:
+        for one in (net, *others):
+            stack.enter_context(evaluating(one))
+        calibration = calibrate(net, home, spec, progress, others)
         seen = calibration.measured(away)
     return calibration.estimate(seen, names)
 
@@ -181,8 +190,8 @@ class Meta(NamedTuple):
     home: int
     """Which half of which split is the reference."""
 
-    counts: Histograms
-    """(C, 2, 2, BINS) of the half under the shift."""
+    confidence: Confidence
+    """That of the half under the shift, its groups together."""
 
     distance: float
     """Excess in the last layer between the halves."""
@@ -206,11 +215,12 @@ class Calibration:
     layers: dict[str, str]
     output: Output
     reference: Measured
-    homes: Histograms
-    """(2 * splits, C, 2, 2, BINS): halves without a shift."""
+    homes: Confidence
+    """(2 * splits, ...): that of halves without a shift, the groups of each together."""
 
     metas: tuple[Meta, ...]
     spec: EstimateSpec
+    peers: Sequence[Peer] = ()
 
     def without(self, family: str) -> "Calibration":
         """Leave out the calibration shifts of a family."""
@@ -219,7 +229,7 @@ class Calibration:
     def measured(self, data: Labelled) -> Measured:
         """Pass over a set."""
         with giving_logits(self.net, self.output):
-            return measure(self.net, data, self.layers, self.spec.batch_size)
+            return measure(self.net, data, self.layers, self.spec.batch_size, peers=self.peers)
 
     def estimate(self, seen: Measured, names: tuple[str, ...] = ()) -> Estimate:
         """Estimate the IoU on a set without masks.
@@ -231,7 +241,7 @@ class Calibration:
         if names and len(names) != classes:
             raise ArgumentError(f"classes must be {classes} names, got {len(names)}")
         distance = excess(self.reference, seen)
-        new = Meta("", "", 0, seen.confidence.counts.sum(0), distance)
+        new = Meta("", "", 0, seen.confidence.total(), distance)
         rows, reasons = [], []
         for own in range(classes):
             value, reason = self._of_class(own, new)
@@ -248,14 +258,14 @@ class Calibration:
 
     def _of_class(self, own: int, new: Meta) -> tuple[tuple[float, float, float, str], Reason]:
         nothing = (np.nan, np.nan, np.nan)
-        home = self.reference.confidence.counts
-        groups = int(home[:, own, :, 1].any((-1, -2)).sum())
+        home = self.reference.confidence
+        groups = int(home.counts[:, own, :, 1].any((-1, -2)).sum())
         if groups < LEAST_GROUPS:
             return (*nothing, self.spec.method), "groups" if groups else "absent"
         if own not in self.corrections:  # never in one half of the groups and seen in the other
             return (*nothing, self.spec.method), "wide"
         method, correct = self.corrections[own]
-        looks = _looks(method, home.sum(0)[None], [new])
+        looks = _looks(method, stacked([home.total()]), [new])
         value, traits = looks.values[0, own], looks.traits[:, own]
         if not np.isfinite(traits).all():
             return (*nothing, method), "unlike"
@@ -270,9 +280,10 @@ class Calibration:
     @cached_property
     def corrections(self) -> dict[int, tuple[str, Correction]]:
         """Class -> the method that is best on left-out families, and its correction."""
-        methods = METHODS if self.spec.method == BEST else (self.spec.method,)
+        every = [method for method in METHODS if method != AGREEMENT or self.peers]
+        methods = every if self.spec.method == BEST else [self.spec.method]
         looks = {method: _looks(method, self.homes, self.metas) for method in methods}
-        truth = iou(true_counts(np.stack([meta.counts for meta in self.metas])))
+        truth = iou(true_counts(stacked([meta.confidence for meta in self.metas]).counts))
         found = {}
         for own in range(truth.shape[1]):
             known = {method: self._known(own, looks[method], truth) for method in methods}
@@ -283,7 +294,7 @@ class Calibration:
         return found
 
     def _known(self, own: int, looks: _Looks, truth: Array) -> Known:
-        there = np.array([self.homes[meta.home, own, :, 1].any() for meta in self.metas])
+        there = np.array([self.homes.counts[m.home, own, :, 1].any() for m in self.metas])
         kept = there & np.isfinite(truth[:, own]) & np.isfinite(looks.traits[:, own]).all(-1)
         kinds, families = (
             np.array([getattr(meta, name) for meta in self.metas])[kept]
@@ -293,27 +304,35 @@ class Calibration:
 
 
 def calibrate(
-    net: nn.Module, home: Labelled, spec: EstimateSpec, progress: Progress = silent
+    net: nn.Module,
+    home: Labelled,
+    spec: EstimateSpec,
+    progress: Progress = silent,
+    peers: Sequence[nn.Module] = (),
 ) -> Calibration:
     """Measure the reference as it is and under all calibration shifts.
 
-    The network is in evaluation mode. `ArgumentError` as for `estimate`.
+    The networks are in evaluation mode. `ArgumentError` as for `estimate`.
     """
+    if spec.method == AGREEMENT and not peers:
+        raise ArgumentError("method agreement needs peers: other networks of the same classes")
     output, example = prepared(net, home, spec)
+    own = Peer(net, output)
+    others = [find_peer(own, one, number, example, spec) for number, one in enumerate(peers)]
     layers = last_layer(net, example)
     part = _part(home, spec)
     few = subset(home, part)
     with giving_logits(net, output):
-        whole = measure(net, home, layers, spec.batch_size, spec.ignore)
-        plain = measure(net, few, layers, spec.batch_size, spec.ignore)
+        whole = measure(net, home, layers, spec.batch_size, spec.ignore, peers=others)
+        plain = measure(net, few, layers, spec.batch_size, spec.ignore, peers=others)
         halves = _halves(len(plain.names), spec) if len(plain.names) >= LEAST_GROUPS else []
         metas = [*_seen(halves, plain, plain, ORIGINAL, ORIGINAL)]
         shifts = calibration_shifts(whole.low, whole.high, whole.channels)
         for shift in progress(shifts if halves else [], "calibration shifts"):
-            seen = measure(net, few, layers, spec.batch_size, spec.ignore, shift)
+            seen = measure(net, few, layers, spec.batch_size, spec.ignore, shift, others)
             metas += _seen(halves, plain, seen, shift.name, KINDS[shift.name].family)
-    homes = [plain.confidence.counts[one].sum(0) for one, _ in halves]
-    return Calibration(net, layers, output, whole, np.array(homes), tuple(metas), spec)
+    homes = [plain.confidence.of(one).total() for one, _ in halves] or [plain.confidence.total()]
+    return Calibration(net, layers, output, whole, stacked(homes), tuple(metas), spec, others)
 
 
 def prepared(net: nn.Module, home: Labelled, spec: EstimateSpec) -> tuple[Output, Tensor]:
@@ -373,7 +392,7 @@ def _seen(
     """See the second half under a shift from the first without it."""
     for index, (home, away) in enumerate(halves):
         one, other = _of_groups(plain, home), _of_groups(shifted, away)
-        yield Meta(kind, family, index, other.confidence.counts.sum(0), excess(one, other))
+        yield Meta(kind, family, index, other.confidence.total(), excess(one, other))
 
 
 def _of_groups(data: Measured, groups: npt.NDArray[np.int64]) -> Measured:
@@ -393,15 +412,16 @@ _RARE = 1e-3
 """Shares and errors far below this one count as equal."""
 
 
-def _looks(method: str, homes: Histograms, metas: Sequence[Meta]) -> _Looks:
+def _looks(method: str, homes: Confidence, metas: Sequence[Meta]) -> _Looks:
     """Estimate sets by a method that is fitted on the half that each is seen from."""
-    counts, seen_from = np.stack([m.counts for m in metas]), np.array([m.home for m in metas])
-    values = np.zeros(counts.shape[:2])
-    for index, home in enumerate(homes):
+    seen = stacked([meta.confidence for meta in metas])
+    seen_from = np.array([meta.home for meta in metas])
+    values = np.zeros(seen.counts.shape[:2])
+    for index in range(len(homes.counts)):
         own = seen_from == index
-        values[own] = np.nan_to_num(METHODS[method](home)(counts[own]))
+        values[own] = np.nan_to_num(METHODS[method](homes.of(index))(seen.of(own)))
     shares, before = (
-        part[:, :, 1].sum((-1, -2)) / part.sum((-1, -2, -3)) for part in (counts, homes)
+        part[:, :, 1].sum((-1, -2)) / part.sum((-1, -2, -3)) for part in (seen.counts, homes.counts)
     )
     change = np.log((shares + _RARE) / (before[seen_from] + _RARE))
     distance = np.broadcast_to(np.array([m.distance for m in metas])[:, None], values.shape)

@@ -1,6 +1,6 @@
 """One pass over a set: confidence of each group, and pooled features of the last layer."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,13 +10,15 @@ from torch import Tensor, nn
 
 from skipshift.errors import ArgumentError
 from skipshift.estimate.calibration_shifts import Shift
+from skipshift.estimate.settings import EstimateSpec
 from skipshift.networks.features import as_input, input_like
 from skipshift.networks.hooks import captured
 from skipshift.networks.inference import labels_of, run
 from skipshift.networks.layers import layers_of
+from skipshift.networks.outputs import Output, find_output, giving_logits
 from skipshift.networks.pooling import cells_of, pooled, vectors
 from skipshift.patching.labelled import Labelled
-from skipshift.statistics.confidence import BINS, WIDTH, Confidence, histograms
+from skipshift.statistics.confidence import BINS, WIDTH, Confidence, agreement, histograms
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,41 @@ class Measured:
     """Channels of an image."""
 
 
+@dataclass(frozen=True)
+class Peer:
+    """Another network of the same classes, whose predictions a network's are compared with."""
+
+    net: nn.Module
+
+    output: Output
+
+    def logits(self, batch: Tensor) -> Tensor:
+        """Run it: (N, classes, ...), on its own device."""
+        with giving_logits(self.net, self.output):
+            logits: Tensor = run(self.net, as_input(batch, input_like(self.net)))
+            return logits
+
+
+def find_peer(own: Peer, net: nn.Module, number: int, example: Tensor, spec: EstimateSpec) -> Peer:
+    """Find the logits of a peer of a network; `ArgumentError` if it has other classes or input.
+
+    ``number`` is the one by which errors name it.
+    """
+    name = f"peers[{number}]"
+    if net is own.net:
+        raise ArgumentError(f"{name} is the network itself, which always agrees; leave it out")
+    try:
+        output = find_output(net, example, own.output.classes, spec.output, spec.activation)
+    except ArgumentError as error:
+        raise ArgumentError(f"{name} must take the input of the network: {error}") from error
+    peer = Peer(net, output)
+    with torch.no_grad():
+        theirs, ours = (max(2, one.logits(example).shape[1]) for one in (peer, own))
+    if theirs != ours:
+        raise ArgumentError(f"{name} must have the {ours} classes of the network, got {theirs}")
+    return peer
+
+
 def last_layer(net: nn.Module, images: Tensor) -> dict[str, str]:
     """Find the last layer of the default profile: name -> address."""
     layers = layers_of(net, None, images[:1])
@@ -58,14 +95,17 @@ def measure(
     batch_size: int,
     ignore: int | None = None,
     shift: Shift | None = None,
+    peers: Sequence[Peer] = (),
 ) -> Measured:
     """Run a network that gives logits once over a set, under a calibration shift if one is given.
+
+    Peers are run on the same batches.
 
     `ArgumentError` for an image, logits or features that hold NaN or infinity, and for masks of a
     class that the network does not have.
     """
     like, names = input_like(net), np.unique(data.groups)
-    counts: npt.NDArray[np.int64] | None = None
+    sums: list[npt.NDArray[np.int64]] = []
     features: dict[str, list[npt.NDArray[np.float32]]] = {name: [] for name in layers}
     low, high, channels = np.inf, -np.inf, 0
     with torch.no_grad():
@@ -79,17 +119,20 @@ def measure(
                 batch = shift.images(batch)
                 masks = None if masks is None else shift.masks(masks)
             logits, maps = run_through(net, batch, layers)
-            own = histograms_of(logits, masks, ignore, data.name)
-            if counts is None:
-                counts = np.zeros((len(names), *own.shape[1:]), np.int64)
-            np.add.at(counts, codes, own)
+            own = [histograms_of(logits, masks, ignore, data.name)]
+            if peers:
+                labels, classes = labels_of(logits), own[0].shape[1]
+                others = (labels_of(peer.logits(batch)) for peer in peers)
+                each = [agreement(labels, one, classes, masks, ignore) for one in others]
+                own.append(np.stack(each, 1))
+            sums = sums or [np.zeros((len(names), *one.shape[1:]), np.int64) for one in own]
+            for total, counted in zip(sums, own, strict=True):
+                np.add.at(total, codes, counted)
             for name, part in maps.items():
                 features[name].append(part)
-    assert counts is not None
     codes = np.unique(data.groups, return_inverse=True)[1]
     whole = {name: np.concatenate(parts) for name, parts in features.items()}
-    confidence = Confidence(counts, data.masks is not None)
-    return Measured(confidence, whole, codes, names.astype(str), low, high, channels)
+    return Measured(Confidence(*sums), whole, codes, names.astype(str), low, high, channels)
 
 
 def log_odds(logits: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from skipshift.networks.weights import weights_hash
 from skipshift.profile.fingerprinting import counted_images, distances_of
 from skipshift.profile.fingerprints import Fingerprint
 from skipshift.specs import Activation
+from skipshift.statistics.confidence import Confidence
 from skipshift.statistics.counts import ratio
 from skipshift.statistics.estimates import METHODS
 from skipshift.statistics.oddness import oddness
@@ -97,7 +98,8 @@ def score_images(
 
 def _iou(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """Estimate the IoU (N,) of images by average confidence, mean over the predicted foreground."""
-    each = METHODS["average confidence"](counts)(counts)[:, 1:]
+    seen = Confidence(counts)
+    each = METHODS["average confidence"](seen)(seen)[:, 1:]
     there = counts[:, 1:, 1].sum((-1, -2)) > 0
     sums = np.where(there, each, 0).sum(1)
     return ratio(sums, there.sum(1))

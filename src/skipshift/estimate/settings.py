@@ -18,7 +18,8 @@ class EstimateSpec:
 
     method: str = BEST
     """Estimate that is corrected: average confidence, difference of confidence, temperature,
-    threshold or calibrated; by default, for each class, what is best on the calibration shifts."""
+    threshold, calibrated, or with peers agreement; by default, for each class, what is best on the
+    calibration shifts."""
 
     images: int = 64
     """Images of the reference that are given calibration shifts, whole groups at a time."""

@@ -43,6 +43,29 @@ def heatmap(iou: pd.DataFrame, class_name: str, bold: Marks = frozenset()) -> Fi
     values = grid(iou, class_name)
     if values.empty:
         raise ArgumentError(f"the table has no class {class_name!r}: {sorted(set(iou['class']))}")
+    return _mapped(values, bold, "IoU")
+
+
+@styled()
+def excess_map(layers: pd.DataFrame, network: str) -> Figure:
+    """Excess in every layer for every shift or domain, bold if above the null; none of itself.
+
+    Parameters
+    ----------
+    layers
+        Columns of profile.csv, of one network, distance and pooling.
+    """
+    clear = layers[is_clear(layers)]
+    bold = frozenset((network, *key) for key in zip(clear["layer"], clear["shifted"], strict=True))
+    named = layers.assign(encoder=network, variant=layers["layer"])
+    values = named.pivot_table("excess", ["encoder", "variant"], "shifted", dropna=False)
+    rows = pd.MultiIndex.from_product([[network], layer_order(layers)], names=values.index.names)
+    columns = [layers["reference"].iloc[0], *layers["shifted"].unique()]
+    return _mapped(values.reindex(rows, columns=columns), bold, "excess")
+
+
+def _mapped(values: pd.DataFrame, bold: Marks, what: str) -> Figure:
+    """Draw values, rows (encoder, variant) and columns domains, as coloured cells."""
     encoders = list(values.index.get_level_values("encoder"))
     tops = _row_tops(encoders)
     left, gap, bar = 1.5, 0.24, 0.75
@@ -62,7 +85,7 @@ def heatmap(iou: pd.DataFrame, class_name: str, bold: Marks = frozenset()) -> Fi
             _panel(figure, panel, (x, y, depth), values, bold, tops)
             x += len(panel.domains) * _CELL_W + gap
         y -= depth + 0.3
-    _colour_bar(figure, left + line_width + 0.22, height - heads[0], depth)
+    _colour_bar(figure, left + line_width + 0.22, height - heads[0], depth, what)
     return figure
 
 
@@ -162,7 +185,7 @@ def readable_on(colour: tuple[float, float, float, float]) -> str:
     return "#000000" if (luminance + 0.05) / 0.05 > 1.05 / (luminance + 0.05) else "#ffffff"
 
 
-def _colour_bar(figure: Figure, x: float, y: float, depth: float) -> None:
+def _colour_bar(figure: Figure, x: float, y: float, depth: float, what: str) -> None:
     tall = min(depth, 2.4)
     axes = frame(figure, x, y - tall, 0.13, tall)
     ramp = np.linspace(0, 1, 256)[:, None]
@@ -171,7 +194,7 @@ def _colour_bar(figure: Figure, x: float, y: float, depth: float) -> None:
     axes.yaxis.tick_right()
     axes.tick_params(length=0, labelsize=8)
     axes.spines[:].set_visible(False)
-    axes.set_title("IoU", size=8, weight="normal", loc="center", pad=4)
+    axes.set_title(what, size=8, weight="normal", loc="center", pad=4)
 
 
 @styled()

@@ -12,7 +12,10 @@ from skipshift.statistics.estimates import LEAST_GROUPS, WIDEST
 Reason = Literal["", "absent", "groups", "unlike", "wide"]
 """Why a class is not answered; empty where it is."""
 
-_WHY = {
+ANSWERED = "answered"
+"""Stands for the empty reason in tables."""
+
+WHY = {
     "absent": "no mask of the reference has it",
     "groups": f"fewer than {LEAST_GROUPS} groups of the reference have it",
     "unlike": "the images are like no calibration shift of the reference",
@@ -31,7 +34,7 @@ def estimate_verdict(
 def _of_class(row: object, reason: Reason, home: float) -> str:
     name, value, low, high = row[:4]  # type: ignore[index]
     if reason:
-        return f"The IoU of {name} cannot be said: {_WHY[reason]}."
+        return f"The IoU of {name} cannot be said: {WHY[reason]}."
     return (
         f"The IoU of {name} is estimated at {value:.2f} (95 % interval {low:.2f} to {high:.2f}); "
         f"on the reference it is {home:.2f}."

@@ -15,7 +15,7 @@ from skipshift.checksums import read_sealed
 from skipshift.names import listed
 from skipshift.page import tables
 from skipshift.page.beside_iou import beside_iou
-from skipshift.page.charts import curves, heatmap, profile_figure, violins
+from skipshift.page.charts import curves, excess_map, heatmap, profile_figure, violins
 from skipshift.page.comparison_sentences import verdict_sentences
 from skipshift.page.group_chart import groups_figure
 from skipshift.page.ordering import (
@@ -69,6 +69,9 @@ EMPTY_NAMES = {
     "empty_pixels": "false-positive pixels in an empty case",
 }
 """Names of `EMPTY` on the page."""
+
+MOST_PROFILES = 3
+"""Pairs of domains that have violins and a profile each; of more one heatmap is shown."""
 
 LARGEST_SVG = 300_000
 """Size in bytes above which a chart is embedded as PNG."""
@@ -221,8 +224,13 @@ def _charts(folder: Path, results: StudyResults) -> dict[str, PageFigure]:
         dots = dots[dots["class"] == results.headline]
         alt = "Differences from the baseline: a dot for each group, and that of all cases together."
         shown["groups"] = _keep(folder, "groups", groups_figure(few, dots, results.margin), alt)
-    for pair in pairs_of(results.layers) if results.layers is not None else []:
+    pairs = [] if results.layers is None else pairs_of(results.layers)
+    for pair in pairs if len(pairs) <= MOST_PROFILES else []:
         shown |= _profile(folder, results, pair)
+    if results.layers is not None and len(pairs) > MOST_PROFILES:
+        label, one = _first_network(results, results.layers)
+        alt = f"Heatmap of the excess of {label}: layers by {len(pairs)} shifts and domains."
+        shown["excess"] = _keep(folder, "excess", excess_map(one, label), alt)
     history = read_histories(results.runs)
     if history is not None:
         alt = f"Training loss and validation IoU by epoch for {networks}."

@@ -88,6 +88,9 @@ class StudyResults:
     remedies: pd.DataFrame | None = None
     """Remedies of each baseline run, likewise."""
 
+    estimates: pd.DataFrame | None = None
+    """Estimates without masks of each baseline run, likewise."""
+
     failures: tuple[tuple[str, str], ...] = ()
     """Name and reason of each run that failed."""
 
@@ -156,6 +159,7 @@ def read_results(folder: Path, spec: StudySpec) -> StudyResults:
         profiles=cut_if(profiles),
         carried=cut_if(_optional(tables / "carry.csv", records.CARRIED)),
         remedies=cut_if(_optional(tables / "remedies.csv", records.REMEDIED)),
+        estimates=cut_if(_optional(tables / records.ESTIMATES)),
         failures=tuple(
             (path.parent.name, names(read_failure(path), 5 * MOST))
             for path in sorted((folder / records.RUNS).glob(f"*/{records.FAILURE}"))

@@ -31,6 +31,9 @@ TERMS = (
 )
 """Definition of null and excess, once on the page."""
 
+MOST_ENTRIES = 3
+"""Pairs of domains that have a sentence each; of more all but the first are counted."""
+
 
 def answer(results: StudyResults) -> list[tuple[str, str]]:
     """Answer the study's questions, (label, text): in-domain, under shift, where, uncertainty.
@@ -160,8 +163,29 @@ def _scores(results: StudyResults, encoder: str, domains: Sequence[str]) -> str:
 def _entries(layers: pd.DataFrame | None) -> list[str]:
     if layers is None or layers.empty:
         return ["No profile was measured, so where the shift enters is unknown."]
-    first, *others = [entry(of_pair(layers, pair)) for pair in pairs_of(layers)]
+    pairs = pairs_of(layers)
+    if len(pairs) > MOST_ENTRIES:
+        tallies = [_tally_of(name, rows) for name, rows in _networks(layers).items()]
+        return [f"{entry(of_pair(layers, pairs[0]))} {TERMS}", *tallies]
+    first, *others = [entry(of_pair(layers, pair)) for pair in pairs]
     return [f"{first} {TERMS}", *others]
+
+
+def _tally_of(network: str, layers: pd.DataFrame) -> str:
+    """Count the pairs of domains that are clear in a network, and where they are the largest."""
+    pairs = [of_pair(layers, pair) for pair in pairs_of(layers)]
+    clear = [rows for rows in pairs if is_clear(rows).any()]
+    sure = pd.Series([top_layer(rows) for rows in clear if not rivals(rows)], dtype=object)
+    text = (
+        f"{len(clear)} of {len(pairs)} shifts and domains are above the noise floor in {network}, "
+        f"each tested by itself"
+    )
+    if len(sure):
+        tops = listed(f"{layer} ({number})" for layer, number in sure.value_counts().items())
+        text += f"; the excess is significantly the largest at {tops}"
+    if left := len(clear) - len(sure):
+        text += f"; which layer shifts most is uncertain in {left}"
+    return f"{text}."
 
 
 def entry(layers: pd.DataFrame) -> str:

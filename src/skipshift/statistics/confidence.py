@@ -1,9 +1,13 @@
-"""Confidence of a network's predictions, as histograms of log-odds by group and class."""
+"""Confidence of a network, as histograms of log-odds by group and class, and others' agreement."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from skipshift.names import LARGEST_LABEL
+from skipshift.statistics.counts import Counts, count
 
 BINS = 112
 """Bins of the log-odds; the first and the last also count all values beyond them."""
@@ -20,17 +24,35 @@ Histograms = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Confidence:
-    """How sure a network is of a set of images: what every estimate of its IoU is made from."""
+    """How sure a network is of images: what every estimate of its IoU is made from.
+
+    The first axis is that of groups, or of sets; both fields are sums over pixels.
+    """
 
     counts: Histograms
-    """(G, C, 2, 2, BINS), of each group; of images without masks none of a mask."""
+    """(G, C, 2, 2, BINS); of images without masks none of a mask."""
 
-    labelled: bool
-    """Whether there were masks."""
+    agreed: Counts | None = None
+    """(G, P, C, 3) against the predictions of each of P peers in place of masks; None of none."""
 
-    def of(self, groups: npt.NDArray[np.integer] | slice) -> "Confidence":
-        """Those of some groups, in the order and as often as they are named."""
-        return Confidence(self.counts[groups], self.labelled)
+    def of(self, part: npt.NDArray[np.generic] | slice | int) -> "Confidence":
+        """Select groups, in the order and as often as they are named, or a single one."""
+        return self._each(lambda counts: counts[part])
+
+    def total(self) -> "Confidence":
+        """Sum over all groups."""
+        return self._each(lambda counts: counts.sum(0))
+
+    def _each(self, change: Callable[[Counts], Counts]) -> "Confidence":
+        return Confidence(change(self.counts), None if self.agreed is None else change(self.agreed))
+
+
+def stacked(parts: Sequence[Confidence]) -> Confidence:
+    """Join several, all with as many peers, along a new first axis."""
+    agreed = [part.agreed for part in parts if part.agreed is not None]
+    return Confidence(
+        np.stack([part.counts for part in parts]), np.stack(agreed) if agreed else None
+    )
 
 
 def histograms(
@@ -64,6 +86,34 @@ def histograms(
                 cells += BINS * (masks[image] == c)
             found[image, c] = np.bincount(cells[kept], minlength=4 * BINS)
     return found.reshape(images, classes, 2, 2, BINS)
+
+
+def agreement(
+    predictions: npt.NDArray[np.uint8],
+    others: npt.NDArray[np.uint8],
+    classes: int,
+    masks: npt.NDArray[np.uint8] | None = None,
+    ignore: int | None = None,
+) -> Counts:
+    """Count the pixels of each image as if the predictions of another network were its mask.
+
+    Parameters
+    ----------
+    predictions, others, masks
+        (N, ...): class of each pixel.
+    classes
+        Number of classes C.
+    ignore
+        Value of pixels of the masks that are not counted.
+
+    Returns
+    -------
+    (N, C, 3) int64: pixels of a class in both predictions, in the first alone, and in the other.
+    """
+    if masks is not None and ignore is not None:
+        others = np.where(masks == ignore, np.uint8(LARGEST_LABEL), others)
+    rows = (len(predictions), 1, -1)
+    return count(others.reshape(rows), predictions.reshape(rows), classes, LARGEST_LABEL)
 
 
 def true_counts(counts: Histograms) -> npt.NDArray[np.int64]:

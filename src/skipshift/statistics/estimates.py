@@ -1,6 +1,6 @@
-"""Estimates of the IoU from confidence alone: each method fits a set with masks, then needs none.
+"""Estimates of the IoU without masks: each method fits a set with masks, then needs none.
 
-Every method works class by class on log-odds of a class against all others, as the class-wise
+All but agreement work class by class on log-odds of a class against all others, as the class-wise
 variants of MOVAL (Li et al. 2024) do.
 """
 
@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from skipshift.names import ESTIMATES
-from skipshift.statistics.confidence import BINS, CENTRES, Histograms, true_counts
+from skipshift.statistics.confidence import BINS, CENTRES, Confidence, Histograms, true_counts
 from skipshift.statistics.counts import iou, ratio
 
 Array = npt.NDArray[np.float64]
 
-Estimate = Callable[[Histograms], Array]
-"""Histograms (..., C, 2, 2, BINS) of sets -> estimated IoU (..., C); masks are not read."""
+Estimate = Callable[[Confidence], Array]
+"""Confidence (..., C, 2, 2, BINS) in sets -> estimated IoU (..., C); masks are not read."""
 
 LEAST_GROUPS = 6
 """Groups of the reference that must have a class: with fewer, halves say little of new groups."""
@@ -42,38 +42,49 @@ def _expected(counts: Histograms, chances: Array) -> Array:
     return ratio(inside[..., 1], union)
 
 
-def _matched(home: Histograms, chances: Array) -> Estimate:
+def _matched(home: Confidence, chances: Array) -> Estimate:
     """Choose for each class the chances, of (K, 2, BINS), by which the set's own IoU comes out."""
-    found = np.stack([_expected(home, one[None]) for one in chances])
-    gaps = np.abs(found - iou(true_counts(home)))
+    found = np.stack([_expected(home.counts, one[None]) for one in chances])
+    gaps = np.abs(found - iou(true_counts(home.counts)))
     best = np.where(np.isnan(gaps), np.inf, gaps).argmin(0)
-    return lambda counts: _expected(counts, chances[best])
+    return lambda seen: _expected(seen.counts, chances[best])
 
 
-def _average(_home: Histograms) -> Estimate:
-    return lambda counts: _expected(counts, _FLAT[None])
+def _average(_home: Confidence) -> Estimate:
+    return lambda seen: _expected(seen.counts, _FLAT[None])
 
 
-def _difference(home: Histograms) -> Estimate:
-    gap = iou(true_counts(home)) - _expected(home, _FLAT[None])
-    return lambda counts: np.clip(_expected(counts, _FLAT[None]) + gap, 0, 1)
+def _difference(home: Confidence) -> Estimate:
+    gap = iou(true_counts(home.counts)) - _expected(home.counts, _FLAT[None])
+    return lambda seen: np.clip(_expected(seen.counts, _FLAT[None]) + gap, 0, 1)
 
 
-def _temperature(home: Histograms) -> Estimate:
+def _temperature(home: Confidence) -> Estimate:
     return _matched(home, np.stack([_both(_sigmoid(CENTRES / one)) for one in _TEMPERATURES]))
 
 
-def _threshold(home: Histograms) -> Estimate:
+def _threshold(home: Confidence) -> Estimate:
     """Take pixels that are surer than a threshold for right, and all others for wrong."""
     sure = CENTRES[CENTRES > 0][:, None]
     return _matched(home, np.stack([-sure < CENTRES, sure < CENTRES], 1).astype(np.float64))
 
 
-def _calibrated(home: Histograms) -> Estimate:
+def _calibrated(home: Confidence) -> Estimate:
     """Take the share of pixels that are of the class among those of the same bin."""
-    pixels = home.sum(-2)
-    chances = (home[..., 1, :] + _FLAT) / (pixels + 1)
-    return lambda counts: _expected(counts, chances)
+    pixels = home.counts.sum(-2)
+    chances = (home.counts[..., 1, :] + _FLAT) / (pixels + 1)
+    return lambda seen: _expected(seen.counts, chances)
+
+
+def _agreement(_home: Confidence) -> Estimate:
+    """Take the peers' predictions for masks; a peer counts where either has the class."""
+
+    def estimate(seen: Confidence) -> Array:
+        assert seen.agreed is not None
+        each = iou(seen.agreed)
+        return ratio(np.nansum(each, -2), np.isfinite(each).sum(-2))
+
+    return estimate
 
 
 def _both(chances: Array) -> Array:
@@ -82,10 +93,11 @@ def _both(chances: Array) -> Array:
 
 _FLAT = _both(_sigmoid(CENTRES))
 
-METHODS: Mapping[str, Callable[[Histograms], Estimate]] = dict(
-    zip(ESTIMATES, (_average, _difference, _temperature, _threshold, _calibrated), strict=True)
-)
+_FITS = (_average, _difference, _temperature, _threshold, _calibrated, _agreement)
+
+METHODS: Mapping[str, Callable[[Confidence], Estimate]] = dict(zip(ESTIMATES, _FITS, strict=True))
 """Methods by name: confidence as it is (average confidence, Guillory et al. 2021) or less its gap
 on the set with masks (difference of confidences, ibid.); at a temperature (Guo et al. 2017) or
 above a threshold (ATC, Garg et al. 2022) that give that set's IoU; or by its own calibration curve.
+Agreement is the mean IoU with the predictions of peers (Jiang et al. 2022).
 """

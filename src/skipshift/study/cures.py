@@ -1,7 +1,10 @@
-"""Activation patching and remedies of a baseline run, for each profiled shift or domain."""
+"""Activation patching, remedies and estimates of a baseline run, for each profiled domain."""
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 
+import numpy as np
 import pandas as pd
 
 from skipshift import records
@@ -9,13 +12,23 @@ from skipshift.data.batches import Batches, stack_cases
 from skipshift.data.images import Pixels
 from skipshift.data.manifest import Case
 from skipshift.data.preprocess import preprocess_of
+from skipshift.estimate.calibration_shifts import FAMILIES
+from skipshift.estimate.estimating import calibrate
+from skipshift.estimate.measuring import measure
+from skipshift.estimate.settings import EstimateSpec
+from skipshift.names import parse_shift
+from skipshift.networks.as_found import evaluating
 from skipshift.networks.inference import best_device
 from skipshift.networks.unet import Unet
+from skipshift.page.estimate_sentences import ANSWERED
 from skipshift.patching.carry import carry
+from skipshift.patching.labelled import Labelled, labelled
 from skipshift.progress import Progress
 from skipshift.remedies.places import ALL, ENCODER, INPUT, place_names
 from skipshift.remedies.remedy import search
 from skipshift.specs import CarrySpec, RemedySpec
+from skipshift.statistics.confidence import true_counts
+from skipshift.statistics.counts import iou
 from skipshift.study.grid import Run, Study
 from skipshift.study.sets import home_rows, read_rows, shifted_cases
 
@@ -60,6 +73,48 @@ def write_remedies(study: Study, run: Run, progress: Progress) -> None:
     _write(study, run, "remedies.csv", records.REMEDIED, parts)
 
 
+def write_estimates(study: Study, run: Run, peers: Sequence[Run], progress: Progress) -> None:
+    """Estimate the IoU without masks beside that with masks, on its own and each profiled domain.
+
+    The reference is every second group of the source domains' test cases, which no peer was trained
+    on. No set has a group of the reference, and calibration leaves out the family of a set's shift.
+    """
+    spec, classes = EstimateSpec(ignore=study.spec.ignore), np.array(study.spec.classes)
+    own, *others = (Unet.load(study.folder(one)).to(best_device()) for one in (run, *peers))
+    cases = read_rows(study, home_rows(study, run))
+    known = set(sorted({case.group for case in cases})[::2])
+    home = "+".join(dict.fromkeys(case.domain for case in cases))
+    at_home = {**vars(run), "reference": home, "shifted": home}
+    parts = []
+    with ExitStack() as stack:
+        for net in (own, *others):
+            stack.enter_context(evaluating(net))
+        reference = _labelled("reference", [case for case in cases if case.group in known], spec)
+        calibration = calibrate(own, reference, spec, progress, others)
+        without = functools.cache(calibration.without)
+        for about, (_, away) in [(at_home, (cases, cases)), *_pairs(study, run)]:
+            new = [case for case in away if case.group not in known]
+            if not new:
+                continue
+            data = _labelled("shifted", new, spec)
+            shift = parse_shift(str(about["shifted"]))
+            fair = without(FAMILIES[shift[0]]) if shift else calibration
+            blind = Labelled(data.name, data.images, None, data.groups)
+            found = fair.estimate(fair.measured(blind), study.spec.classes)
+            counts = measure(own, data, {}, spec.batch_size, spec.ignore).confidence.counts
+            answers = [reason or ANSWERED for reason in found.reasons]
+            measured = iou(true_counts(counts.sum(0)))
+            parts.append(found.table.assign(measured=measured, answer=answers, **about))
+    foreground = [part[part["class"].isin(classes[1:])] for part in parts]
+    _write(study, run, records.ESTIMATES, records.ESTIMATES, foreground)
+
+
+def _labelled(name: str, cases: list[Case], spec: EstimateSpec) -> Labelled:
+    pixels, masks, groups = stack_cases(cases)
+    images = Batches(pixels, preprocess_of("unit"), spec.batch_size)
+    return labelled(name, images, masks, groups, False)
+
+
 def _largest(study: Study, run: Run, shifted: str) -> list[str]:
     """Layers of the largest excess in the profile of a shift, by its first distance and pooling."""
     how = study.spec.profile
@@ -72,7 +127,7 @@ def _largest(study: Study, run: Run, shifted: str) -> list[str]:
 def _pairs(study: Study, run: Run) -> Iterator[tuple[dict[str, str | int], _Sides]]:
     reference = read_rows(study, home_rows(study, run))
     home = "+".join(dict.fromkeys(case.domain for case in reference))
-    for shifted in study.spec.profile_shifts:
+    for shifted in study.spec.profiled:
         if others := shifted_cases(study, run, reference, shifted):
             yield {**vars(run), "reference": home, "shifted": shifted}, (reference, others)
 

@@ -53,7 +53,7 @@ REMEDIES: Mapping[str, RemedySpec] = {
 """What the diagnosis at the end tries: enough to see the page, in a few minutes."""
 
 SHIFT = "brightness:0.75"
-"""The shift that is diagnosed."""
+"""The shift that is profiled, and diagnosed."""
 
 
 def run_demo(spec: DemoSpec, progress: Progress = silent) -> Path:
@@ -75,6 +75,7 @@ def run_demo(spec: DemoSpec, progress: Progress = silent) -> Path:
         skips=("baseline", "L1-pruned", "L4-pruned"),
         run_folds=(0,),
         seeds=(spec.seed,),
+        profile_shifts=(SHIFT,),
         **STUDIES[spec.size],
     )
     return run_study(study, spec.out, progress=progress)

@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,7 @@ def expected_inputs(study: Study, run: Run) -> dict[str, Any]:
     settings["precision"] = study.precision
     if spec.training.encoder_weights not in (None, "imagenet"):
         settings["encoder_weights"] = study.contents.weights[:20]
+    plain["profile_shifts"] = list(spec.profiled)
     common = {name: plain[name] for name in ("classes", "evaluation_crop", "ignore")}
     tested = {**common, **study.identity("test")}
     asked = {k: plain[k] for k in ("shifts", "metrics")}
@@ -123,6 +125,19 @@ def expected_inputs(study: Study, run: Run) -> dict[str, Any]:
         "layers.csv": {**tested, **{k: plain[k] for k in ("profile_shifts", "profile")}},
         **{name: {**tested, "profile_shifts": plain["profile_shifts"]} for name in cures},
     }
+
+
+def estimate_inputs(study: Study, run: Run, peers: Sequence[Run]) -> dict[str, Any]:
+    """List the inputs of the estimates of a run, which are made when all runs are done.
+
+    ``peers`` are other runs of its network; their weights are inputs, too.
+    """
+    tested = expected_inputs(study, run)["layers.csv"]
+    made = {peer.name: read_made(study.folder(peer)) for peer in peers}
+    weights = {
+        name: own[records.RUN_RECORD]["files"][records.WEIGHTS][-1] for name, own in made.items()
+    }
+    return {**{k: v for k, v in tested.items() if k != "profile"}, "peers": weights}
 
 
 def is_done(study: Study, run: Run) -> bool:

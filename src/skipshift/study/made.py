@@ -16,6 +16,7 @@ FILES: Mapping[str, tuple[str, ...]] = {
     "layers.csv": ("shift.parquet", "evidence.parquet", "layers.csv"),
     "carry.csv": ("carry.csv",),
     "remedies.csv": ("remedies.csv",),
+    records.ESTIMATES: (records.ESTIMATES,),
 }
 """Files that each step of a run writes; a step is named by the last of them."""
 

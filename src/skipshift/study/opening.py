@@ -46,7 +46,7 @@ def open_study(spec: StudySpec, out: Path, progress: Progress = silent) -> Study
     if spec.tolerance_unit == "mm" and "surface_dice" in spec.metrics:
         _check_spacing(spec.manifest, test)
     _check_crops(spec, cases)
-    for shifted in spec.profile_shifts:
+    for shifted in spec.profiled:
         others = home if parse_shift(shifted) else test["domain"] == shifted
         if not others.any():
             known = ", ".join(test["domain"].unique())
@@ -54,9 +54,10 @@ def open_study(spec: StudySpec, out: Path, progress: Progress = silent) -> Study
                 f"profile_shifts: {shifted!r} is not a shift such as brightness:0.75, nor a domain "
                 f"of the test cases ({known})"
             )
-        if spec.evaluation_crop is None:
-            _check_sizes(test.loc[home, "image"])
+        if spec.evaluation_crop is None and not parse_shift(shifted):
             _check_sizes(test.loc[others, "image"])
+    if spec.profiled and spec.evaluation_crop is None:
+        _check_sizes(test.loc[home, "image"])
     folds = _folds(spec, cases, out / records.SPLITS)
     contents = read_contents(spec, cases, out, progress)
     return Study(spec, cases, folds, out, _known_precision(spec, out), contents=contents)

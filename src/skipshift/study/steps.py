@@ -1,10 +1,13 @@
 """The steps of one run: training, evaluation, samples and profiles, each done once."""
 
+import contextlib
 import errno
 import io
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +16,7 @@ import torch
 from skipshift import records
 from skipshift.data.manifest import Case
 from skipshift.data.splits import split_fold, training_domains
-from skipshift.names import LARGEST_LABEL, parse_shift, skips_of
+from skipshift.names import BASELINE, LARGEST_LABEL, parse_shift, skips_of
 from skipshift.networks.feature_store import FeatureStore
 from skipshift.networks.features import Features, collect
 from skipshift.networks.inference import best_device, instruction_set
@@ -21,9 +24,9 @@ from skipshift.networks.unet import Unet
 from skipshift.profile.profiling import profile_features
 from skipshift.progress import Progress, silent
 from skipshift.specs import EvaluationSpec, ProfileSpec
-from skipshift.study.cures import write_carry, write_remedies
+from skipshift.study.cures import write_carry, write_estimates, write_remedies
 from skipshift.study.evaluation import Evaluation, evaluate_manifest, predict
-from skipshift.study.grid import Run, Study, expected_inputs
+from skipshift.study.grid import Run, Study, estimate_inputs, expected_inputs
 from skipshift.study.loggers import loggers_of
 from skipshift.study.made import done, read_made, step_done, write_made
 from skipshift.study.sets import home_rows, read_rows, shifted_cases, test_rows
@@ -31,6 +34,9 @@ from skipshift.study.training import CHECKPOINTS, RunOutput, train
 
 SAMPLE_CASES = 2
 """Test cases whose predictions a run keeps for the report's pictures."""
+
+SAMPLE_SHIFTS = 2
+"""Profiled shifts, the first ones, under which it keeps them too."""
 
 
 def attempt(study: Study, run: Run, progress: Progress = silent) -> None:
@@ -56,21 +62,45 @@ def record_failure(study: Study, run: Run, reason: str) -> None:
 
 def do(study: Study, run: Run, progress: Progress = silent) -> None:
     """Do the missing steps of a run in order, on the study's number of threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(study.spec.threads)
+    with _threads(study.spec.threads):
+        for step, wanted in expected_inputs(study, run).items():
+            _do_step(study, run, step, wanted, _MAKERS[step], progress)
+
+
+def estimate(study: Study, done: Sequence[Run], progress: Progress = silent) -> None:
+    """Make the missing estimates of the baselines among finished runs, if the study asks for them.
+
+    A run's peers are the other runs of its network, so all runs are done first.
+    """
+    for run in done if study.spec.estimate else ():
+        if run.variant != BASELINE:
+            continue
+        alike = [one for one in done if (one.encoder, one.variant) == (run.encoder, run.variant)]
+        peers = [one for one in alike if one != run]
+        wanted, make = estimate_inputs(study, run, peers), partial(write_estimates, peers=peers)
+        with _threads(study.spec.threads):
+            _do_step(study, run, records.ESTIMATES, wanted, make, progress)
+
+
+@contextlib.contextmanager
+def _threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
     try:
-        for step in expected_inputs(study, run):
-            _do_step(study, run, step, _MAKERS[step], progress)
+        yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
 
 
-Maker = Callable[[Study, Run, Progress], None]
+Maker = Callable[..., None]
+"""Takes a study, a run and ``progress``, and writes the files of a step."""
 
 
-def _do_step(study: Study, run: Run, step: str, make: Maker, progress: Progress) -> None:
-    """Do a step, unless its files are whole and made with the study's present settings."""
-    folder, wanted = study.folder(run), expected_inputs(study, run)[step]
+def _do_step(
+    study: Study, run: Run, step: str, wanted: Mapping[str, Any], make: Maker, progress: Progress
+) -> None:
+    """Do a step, unless its files are whole and made with the inputs that are wanted."""
+    folder = study.folder(run)
     made = read_made(folder)
     if step_done(folder, step, made, wanted):
         return
@@ -83,7 +113,7 @@ def _do_step(study: Study, run: Run, step: str, make: Maker, progress: Progress)
         shutil.rmtree(folder, ignore_errors=True)
         # an interrupted training resumes only with the same settings
         write_made(folder, {step: begun})
-    make(study, run, progress)
+    make(study, run, progress=progress)
     write_made(folder, {**read_made(folder), step: done(folder, step, wanted)})
 
 
@@ -155,14 +185,14 @@ def _rows(study: Study, part: pd.DataFrame) -> pd.DataFrame:
 
 
 def _write_samples(study: Study, run: Run, progress: Progress) -> None:  # noqa: ARG001
-    """Keep a few test images with masks and predictions, unshifted and under each profile shift.
+    """Keep a few test images with masks and predictions, unshifted and under a few profiled shifts.
 
     They are the first that have any foreground, all of one size so that one array holds them.
     Masks hold 255 where a pixel is not counted.
     """
     spec = study.spec
     net = Unet.load(study.folder(run)).to(best_device())
-    sampled = [s for s in spec.profile_shifts if parse_shift(s)]
+    sampled = [s for s in spec.profiled if parse_shift(s)][:SAMPLE_SHIFTS]
     loaded = read_rows(study, home_rows(study, run))
     telling = [c for c in loaded if ((c.mask > 0) & (c.mask != spec.ignore)).any()] or loaded
     alike = [case for case in telling if case.image.shape == telling[0].image.shape][:SAMPLE_CASES]
@@ -192,7 +222,7 @@ def _write_profiles(study: Study, run: Run, progress: Progress) -> None:
     with FeatureStore(half) as held:
         shown = progress(_stacks(reference, spec.profile), f"profile {run.name} {home}")
         base = _features(net, shown, spec.profile, held)
-        for shifted in spec.profile_shifts:
+        for shifted in spec.profiled:
             others = shifted_cases(study, run, reference, shifted)
             if not others:
                 continue

@@ -21,7 +21,7 @@ from skipshift.checksums import read_sealed, write_sealed, write_sums
 from skipshift.data.checks.findings import SHOWN, raise_errors
 from skipshift.data.checks.preflight import check_manifest
 from skipshift.errors import SkipshiftError
-from skipshift.names import seen_domain
+from skipshift.names import BASELINE, seen_domain
 from skipshift.networks.inference import best_device, instruction_set, resolve_precision
 from skipshift.page.report import write_report
 from skipshift.page.study_results import read_failure
@@ -36,7 +36,7 @@ from skipshift.study.contents import changed_files, write_contents
 from skipshift.study.grid import Run, Study, changes, expected_inputs, is_done
 from skipshift.study.made import FILES, broken_files, clear_broken, read_made
 from skipshift.study.opening import open_study
-from skipshift.study.steps import attempt
+from skipshift.study.steps import attempt, estimate
 from skipshift.study.views import write_views
 from skipshift.study.workers import run_processes
 from skipshift.study_specs import ExecutionSpec, StudySpec
@@ -80,6 +80,7 @@ def run_study(
         done = [run for run in study.runs() if is_done(study, run)]
         if done:
             write_views(study)  # before the tables are summed up
+            estimate(study, done, progress)
             gather(study, done)
             write_report(out)
     _raise_failures(study, chosen)
@@ -298,6 +299,20 @@ def _check_whole(study: Study, run: Run, but: Collection[str] = ()) -> None:
             )
 
 
+_OF_BASELINES = {
+    "carry.csv": records.CARRIED,
+    "remedies.csv": records.REMEDIED,
+    records.ESTIMATES: records.ESTIMATES,
+}
+"""Tables of the baselines alone, if a study asks for them, and their columns."""
+
+
+def _asked(study: Study, run: Run) -> list[str]:
+    """Name the last file of each step of a run, with its estimates."""
+    estimated = study.spec.estimate and run.variant == BASELINE
+    return [*expected_inputs(study, run), *([records.ESTIMATES] if estimated else [])]
+
+
 def gather(study: Study, runs: Sequence[Run]) -> None:
     """Join the tables of finished runs into those of the study, score and compare.
 
@@ -310,8 +325,8 @@ def gather(study: Study, runs: Sequence[Run]) -> None:
     for name in ("cases.parquet", "shift.parquet", "layers.csv"):
         parts = [records.read_table(study.folder(run) / name) for run in runs]
         tables[name] = pd.concat(parts, ignore_index=True)
-    for name, columns in (("carry.csv", records.CARRIED), ("remedies.csv", records.REMEDIED)):
-        paths = [study.folder(run) / name for run in runs if name in expected_inputs(study, run)]
+    for name, columns in _OF_BASELINES.items():
+        paths = [study.folder(run) / name for run in runs if name in _asked(study, run)]
         parts = [records.read_table(path, columns) for path in paths]
         if parts:
             tables[name] = pd.concat(parts, ignore_index=True)
@@ -332,8 +347,7 @@ def gather(study: Study, runs: Sequence[Run]) -> None:
     cases, margin = tables["cases.parquet"], study.spec.margin
     tables["tests.csv"] = compare(cases, margin, homes, measured=beside)
     for name, table in tables.items():
-        joined = {"carry.csv": records.CARRIED, "remedies.csv": records.REMEDIED}.get(name)
-        records.write_table(study.out / records.TABLES / name, table, joined)
+        records.write_table(study.out / records.TABLES / name, table, _OF_BASELINES.get(name))
     write_sums(study.out / records.TABLES)
 
 

@@ -10,6 +10,7 @@ from benchmarks import estimate, remedies
 from benchmarks.findings.answers import Answer, t_interval
 from benchmarks.findings.measures import POOLINGS
 from benchmarks.findings.tables import read
+from skipshift.statistics.multiplicity import ALPHA
 from skipshift.statistics.resampling import holm
 
 ENCODER = ("e2", "e4", "e8", "e16", "e32")
@@ -38,21 +39,30 @@ def depth() -> Answer:
     for name in ("trained", "untrained"):
         at = table["networks"] == name
         table.loc[at, "p adjusted"] = holm(table.loc[at, "p"].to_numpy())
-    first = table[table["networks"] == "trained"]
-    yes = first.loc[first["p adjusted"] < 0.05, "pooling"].tolist()
-    words = {
-        pooling: f"{value:+.2f} (adjusted p {p:.3f})"
-        for pooling, value, p in first[
-            ["pooling", "rank correlation with depth", "p adjusted"]
-        ].itertuples(index=False)
-    }
-    told = ", ".join(f"{pooling} {value}" for pooling, value in words.items())
-    answer = f"Yes with pooling {', '.join(yes)}" if yes else "Not shown with any pooling"
+    said = {}
+    for name in ("trained", "untrained"):
+        rows = table[table["networks"] == name]
+        yes = rows.loc[rows["p adjusted"] < ALPHA, "pooling"].tolist()
+        told = ", ".join(
+            f"{row['pooling']} {row['rank correlation with depth']:+.2f} (adjusted p "
+            f"{row['p adjusted']:.3f})" for _, row in rows.iterrows()
+        )  # fmt: skip
+        said[name] = (f"with pooling {', '.join(yes)}" if yes else "with no pooling", told, yes)
+    where, told, yes = said["trained"]
+    answer = (
+        f"{'Yes' if yes else 'Not shown'}, {where}: mean rank correlation of the excess with depth "
+        f"over the encoder {told}. "
+    )
+    where, told, yes = said["untrained"]
+    answer += (
+        f"Networks with random weights {'show it too' if yes else 'do not show it'}, {where}: "
+        f"{told}{'; so training is not needed for it' if yes else ''}."
+    )
     mean = (
         own[own["trained"]].groupby(["pooling", "layer"])["excess"].mean().unstack()[list(ENCODER)]
     )
     return Answer(
-        f"{answer}: mean rank correlation of the excess with depth over the encoder: {told}.",
+        answer,
         {"Rank correlation of the excess with depth, e2 to e32": table,
          "Mean excess of the trained networks over the 14 shifts": mean.reset_index()},
     )  # fmt: skip

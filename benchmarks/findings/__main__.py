@@ -121,9 +121,10 @@ def subsets(out: Path, manifest: Path) -> pd.DataFrame:
 
 
 def tell(_out: Path) -> None:
-    """Draw the figures and fill the pages."""
-    for name in pictures.PICTURES:
-        pictures.draw(name)
+    """Draw the figures and fill the pages, with what there is."""
+    for name in pages.ANSWERS:
+        for figure in pages.answered(name).figures:
+            pictures.draw(figure)
     pages.write()
 
 

@@ -9,6 +9,7 @@ from scipy.stats import spearmanr, t
 
 from benchmarks.findings.tables import (
     away,
+    done,
     of_variant,
     read,
     renamed,
@@ -37,10 +38,11 @@ HELPS, HARMS, SAME, OPEN = "helps", "harms", "no difference that matters", "cann
 
 @dataclass(frozen=True)
 class Answer:
-    """What a page shows: a sentence, and tables by their captions."""
+    """What a page shows: a sentence, tables by their captions, figures and what they show."""
 
     sentence: str
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
+    figures: dict[str, str] = field(default_factory=dict)
 
 
 def decided(tests: pd.DataFrame, homes: Sequence[str] = (ORIGINAL,)) -> pd.DataFrame:
@@ -78,19 +80,23 @@ def shown(tests: pd.DataFrame, *domains: str) -> pd.DataFrame:
 def pruning() -> Answer:
     """Question 1: does pruning help, and which?"""
     tables, told = {}, []
-    for study, jitter in JITTERS.items():
-        cases = study_cases(study)
-        if cases.empty:
-            continue
-        tests = compared(cases)
-        tables[f"ResNet18, colour jitter {jitter}"] = shown(tests, ORIGINAL, AWAY)
-        told.append((f"colour jitter {jitter}", tests))
-    if not (cases := study_cases("resnet34")).empty:
-        tests = compared(cases)
-        tables["ResNet34, no jitter"] = shown(tests, ORIGINAL, AWAY)
-        told.append(("ResNet34", tests))
-    tables["All 16 sets of skips, three folds, no jitter"] = all_sets()
-    return Answer(" ".join(_pruning_sentence(*each) for each in told), tables)
+    for study in done(*JITTERS, "resnet34"):
+        tests = compared(study_cases(study))
+        name = f"ResNet18, colour jitter {JITTERS[study]}" if study in JITTERS else "ResNet34"
+        tables[name] = shown(tests, ORIGINAL, AWAY)
+        told.append(_pruning_sentence(name, tests))
+    if done("sets"):
+        tables["All 16 sets of skips, three folds, no jitter"] = all_sets()
+    return Answer(
+        " ".join(told),
+        tables,
+        {
+            "pruning": "Differences from the baseline, in-domain and on the mean of the shifts, "
+            "with 95 % intervals; grey: the margin",
+            "heatmap": "Cell IoU of each variant on each domain without colour jitter, mean over "
+            "the folds (as the paper's Fig. 7)",
+        },
+    )
 
 
 def _pruning_sentence(where: str, tests: pd.DataFrame) -> str:
@@ -102,7 +108,7 @@ def _pruning_sentence(where: str, tests: pd.DataFrame) -> str:
             if names:
                 parts.append(f"{words} {_said(answer)} for {', '.join(names)}")
     runs = int(tests["runs"].max())
-    return f"{where[0].upper()}{where[1:]} ({runs} trainings each): {'; '.join(parts)}."
+    return f"{where} ({runs} trainings each): {'; '.join(parts)}."
 
 
 def _said(answer: str) -> str:
@@ -205,19 +211,23 @@ def choice() -> Answer:
     sentence = (
         "Over the mean of the shifts, against the baseline as it is: " + ", ".join(helps) + "."
     )
-    return Answer(sentence, {
-        "Each against the unaugmented baseline": table,
-        "Validation IoU and mean over shifts": validation(),
-    })  # fmt: skip
+    return Answer(
+        sentence,
+        {
+            "Each against the unaugmented baseline": table,
+            "Validation IoU and mean over shifts": validation(),
+        },
+        {"choice": "Differences from the unaugmented baseline; grey: the margin"},
+    )
 
 
 def validation() -> pd.DataFrame:
     """Rank correlation over variants of validation and shifted IoU, and what choosing so costs."""
     runs, rows = read("runs"), []
     for study, jitter in JITTERS.items():
-        cases = study_cases(study, "sets") if study == "none" else study_cases(study)
-        if cases.empty:
+        if not done(study):
             continue
+        cases = study_cases(*done(study, "sets")) if study == "none" else study_cases(study)
         own = (
             cases[cases["run"].str.contains(r"fold[012]\.").to_numpy()]
             if study == "none"
@@ -277,7 +287,11 @@ def one_training() -> Answer:
         f"a value above {held:.2f} is usable for choosing a set."
     )
     frame = pd.DataFrame(shown).sort_values("trained alone", ascending=False)
-    return Answer(sentence, {"Mean IoU over the shifts": frame.reset_index(names="variant")})
+    return Answer(
+        sentence,
+        {"Mean IoU over the shifts": frame.reset_index(names="variant")},
+        {"one-training": "Sets cut from one network beside networks trained alone"},
+    )
 
 
 def real(study: str, home: str) -> Answer:
@@ -304,9 +318,10 @@ def paper() -> Answer:
     ours = {"section V-A on Fig. 7": ("none", "resnet34"), "Fig. 9c": ("hearts",)}
     rows = []
     for experiment in published():
-        cases = study_cases(*ours.get(experiment["figure"], ()))
-        if cases.empty:
+        studies = done(*ours.get(experiment["figure"], ()))
+        if not studies:
             continue
+        cases = study_cases(*studies)
         found = scores(cases).groupby(["encoder", "variant", "domain"])["iou"].agg(["mean", "std"])
         for encoder, variants in experiment["iou"].items():
             for variant, domains in variants.items():

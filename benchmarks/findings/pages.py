@@ -9,7 +9,7 @@ import pandas as pd
 
 from benchmarks.findings import answers, predictors
 from benchmarks.findings.answers import Answer
-from benchmarks.findings.tables import TABLES
+from benchmarks.findings.tables import TABLES, NotMadeError
 
 PAGES = TABLES.parent
 
@@ -27,6 +27,8 @@ ANSWERS: Mapping[str, Callable[[], Answer]] = {
 }
 """Answers by name; a page shows one between `<!-- answer NAME -->` and `<!-- end -->`."""
 
+UNKNOWN = Answer("Not answered yet: the runs of this question are not done.")
+
 _BLOCK = re.compile(r"(<!-- answer ([a-z-]+) -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
 
@@ -38,28 +40,44 @@ def blocks(page: Path) -> list[str]:
 def filled(page: Path) -> str:
     """Text of a page with its answers as the tables give them."""
     text = page.read_text(encoding="utf-8")
-    return _BLOCK.sub(lambda found: found[1] + as_text(ANSWERS[found[2]]()), text)
+    return _BLOCK.sub(lambda found: found[1] + as_text(answered(found[2])), text)
+
+
+def answered(name: str) -> Answer:
+    """Answer a question; `UNKNOWN` where what it asks for is not made yet."""
+    try:
+        return ANSWERS[name]()
+    except NotMadeError:
+        return UNKNOWN
 
 
 def as_text(answer: Answer) -> str:
-    """Show an answer as Markdown."""
+    """Show an answer as Markdown: the sentence, its figures, its tables."""
     wrapped = textwrap.fill(answer.sentence, 100, break_on_hyphens=False, break_long_words=False)
-    tables = [f"{caption}:\n\n{table_text(table)}" for caption, table in answer.tables.items()]
-    return "\n\n".join([wrapped, *tables]) + "\n\n"
+    shown = [f"![{told}](pictures/{name}.svg)" for name, told in answer.figures.items()]
+    shown += [f"{caption}:\n\n{table_text(table)}" for caption, table in answer.tables.items()]
+    return "\n\n".join([wrapped, *shown]) + "\n\n"
 
 
 def table_text(table: pd.DataFrame) -> str:
-    """Show a table as Markdown: three decimals, p-values too, empty for NaN."""
-    lines = [list(map(str, table.columns)), ["---"] * table.shape[1]]
-    lines += [[cell(value) for value in row] for row in table.itertuples(index=False)]
+    """Show a table as Markdown: numbers by three decimals, empty for NaN."""
+    names = list(map(str, table.columns))
+    lines = [names, ["---"] * len(names)]
+    lines += [
+        [cell(value, name) for value, name in zip(row, names, strict=True)]
+        for row in table.itertuples(index=False)
+    ]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def cell(value: object) -> str:
-    """Show one value of a table."""
-    if isinstance(value, float):
-        return "" if pd.isna(value) else f"{value:.3f}"
-    return str(value)
+def cell(value: object, column: str) -> str:
+    """Show one value of a table; a p is never shown as 0."""
+    if not isinstance(value, float):
+        return str(value)
+    if pd.isna(value):
+        return ""
+    least = column.split()[0].split("_")[0] == "p" and value < 0.001
+    return "<0.001" if least else f"{value:.3f}"
 
 
 def write() -> None:

@@ -65,6 +65,7 @@ def depth() -> Answer:
         answer,
         {"Rank correlation of the excess with depth, e2 to e32": table,
          "Mean excess of the trained networks over the 14 shifts": mean.reset_index()},
+        {"depth": "Mean excess by layer for three poolings, of trained and untrained networks"},
     )  # fmt: skip
 
 
@@ -100,7 +101,11 @@ def cure() -> Answer:
     first = cells[cells["place"].str.fullmatch(r"L\d|bottleneck")]
     by_shift = first.groupby(["shift", "place"])[["headroom", "gain"]].mean().unstack().round(3)
     by_shift.columns = [f"{a} {b}" for a, b in by_shift.columns]
-    return Answer(sentence, {"Tests": table, "Means over networks": by_shift.reset_index()})
+    return Answer(
+        sentence,
+        {"Tests": table, "Means over networks": by_shift.reset_index()},
+        {"cure": "Largest gain of a place beside its headroom and its excess"},
+    )
 
 
 def loss() -> Answer:
@@ -126,4 +131,5 @@ def loss() -> Answer:
         f"{told or 'No predictor is better than another'}. Mean absolute error of the IoU lost "
         f"under a kind of shift that was left out: {words}.",
         {"Errors, and their differences over the networks": pd.DataFrame(rows)},
+        {"loss": "IoU lost beside the excess of e2, of e32, and the shift of the mean intensity"},
     )

@@ -23,13 +23,18 @@ STUDIES = (
 """Studies of the findings, `studies/findings-NAME.yaml`."""
 
 
+class NotMadeError(Exception):
+    """What a question asks for has not been run or measured yet."""
+
+
 def gather(out: Path) -> None:
-    """Write the counts and the record of every run that is done."""
+    """Write the counts and the record of every run, of those studies that are whole."""
     counts, runs = [], []
     for study in STUDIES:
+        # a study writes it when all its runs are done
+        if not (out / f"study-findings-{study}/tables/cases.parquet").exists():
+            continue
         for folder in sorted((out / f"study-findings-{study}/runs").glob("*")):
-            if not (folder / "cases.parquet").exists():
-                continue
             counts.append(pd.read_parquet(folder / "cases.parquet").assign(study=study))
             record = read_json(folder / "run.json")
             kept = ("validation_iou", "seconds", "epochs", "precision", "instruction_set")
@@ -52,18 +57,30 @@ def keep(name: str, table: pd.DataFrame) -> None:
 
 
 def read(name: str) -> pd.DataFrame:
-    """Read a table back; `FileNotFoundError` if it was not made."""
-    if name in ("cases", "mended", "subsets"):
-        table = pd.read_parquet(TABLES / f"{name}.parquet")
+    """Read a table back; `NotMadeError` if it is not there."""
+    kind = "parquet" if name in ("cases", "mended", "subsets") else "csv"
+    file = TABLES / f"{name}.{kind}"
+    if not file.exists():
+        raise NotMadeError(name)
+    if kind == "parquet":
+        table = pd.read_parquet(file)
         texts = table.select_dtypes("category").columns
         return table.astype(dict.fromkeys(texts, str))
-    return pd.read_csv(TABLES / f"{name}.csv", keep_default_na=False, na_values=[""])
+    return pd.read_csv(file, keep_default_na=False, na_values=[""])
 
 
 def study_cases(*studies: str) -> pd.DataFrame:
-    """Counts of some studies."""
+    """Counts of some studies; `NotMadeError` if one of them has no run."""
     cases = read("cases")
+    if missing := set(studies) - set(cases["study"]):
+        raise NotMadeError(*missing)
     return cases[cases["study"].isin(studies)].drop(columns="study").reset_index(drop=True)
+
+
+def done(*studies: str) -> list[str]:
+    """Those of some studies that have runs."""
+    there = set(read("cases")["study"])
+    return [study for study in studies if study in there]
 
 
 def renamed(cases: pd.DataFrame, variant: str) -> pd.DataFrame:

@@ -28,7 +28,8 @@ def effects(ax: Axes, tables: Mapping[str, pd.DataFrame], margin: float) -> None
     ax.axvspan(-margin, margin, color=FAINT, alpha=0.5, zorder=0)
     ax.axvline(0, color=MUTED, lw=0.8)
     ax.set_yticks(range(len(names)), names)
-    ax.invert_yaxis()
+    ax.set_ylim(len(names) - 0.5, -0.5)
+    ax.locator_params(axis="x", nbins=5)
     ax.set_xlabel("IoU minus the baseline's")
 
 

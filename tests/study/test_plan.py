@@ -26,7 +26,7 @@ def test_a_ready_made_study_is_the_papers_or_a_small_one(path):
         assert spec.training == own
     else:
         assert spec.training.encoder_weights is None
-        assert spec.run_folds is not None
+        assert spec.run_folds is not None or path.stem.startswith("findings")
     first = path.read_text().splitlines()
     assert any("skipshift study studies/" + path.name in line for line in first if line[:1] == "#")
 

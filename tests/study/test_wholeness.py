@@ -36,7 +36,7 @@ FAULTS = {
     "empty": lambda _: b"",
     "gone": None,
 }
-CURES = ("carry.csv", "remedies.csv")
+CURES = ("carry.csv", "remedies.csv", "estimates.csv")
 """Steps that are done only if the study asks for them."""
 
 ASKED = {step: names for step, names in FILES.items() if step not in CURES}

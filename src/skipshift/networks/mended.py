@@ -37,8 +37,9 @@ def save_mended(
 ) -> None:
     """Write a changed network as its owner has it, with the maps of its input and features.
 
-    The files of ``source`` are copied, with the weights that the change replaces. Whoever reads
-    them without skipshift has the changed weights, and not the maps: ``mended.json`` lists those.
+    The files of ``source`` are copied, with the weights that the change replaces. Where it has maps
+    of the input or of features, too, they go to a folder ``network`` of their own, so that nobody
+    takes them for the mended network: ``mended.json`` lists the maps.
 
     Parameters
     ----------
@@ -68,7 +69,11 @@ def save_mended(
         for name, value in arguments(part).items()
         if isinstance(value, Tensor)
     }
-    base = write_like(source, folder, with_aliases(net, change.weights))
+    whole = not (change.inputs or change.maps)
+    place = folder if whole else folder / "network"
+    place.mkdir(exist_ok=True)
+    base = write_like(source, place, with_aliases(net, change.weights))
+    base = (place / base).relative_to(folder).as_posix()
     if tensors:
         write_bytes(folder / _MAPS, save(tensors))
     # last, since its presence says that the rest is whole

@@ -71,6 +71,13 @@ class Facts:
     expected: tuple[float, ...]
     """Likewise on the reference."""
 
+    mended: tuple[float, ...] = ()
+    """Likewise on the shifted set with the recommended remedy; empty where none is."""
+
+    passed_over: int = 0
+    """Without masks: remedies that clearly lower the excess and are not recommended, since they
+    leave next to nothing of a class there or on the reference, or cut a skip."""
+
 
 _MOST = 0.99
 """Share of the pixels beyond which a network is said to call everything one class."""
@@ -115,7 +122,7 @@ def remedies_verdict(table: pd.DataFrame, facts: Facts) -> str:
             f"{row['excess_left']:.3f}, {rival} all single remedies that keep every class, of "
             f"{_tried(table)}. Judged by features alone, "
             f"since the shifted images have no masks: whether the segmentation is better is not "
-            f"known.{_kept(row)}"
+            f"known.{_shares(facts)}{_kept(row)}"
         )
     iou, gain, low, high = facts.chosen
     bounds = f" [{low:.3f}, {high:.3f}]" if low == low else ""
@@ -124,6 +131,31 @@ def remedies_verdict(table: pd.DataFrame, facts: Facts) -> str:
         f"Choosing among {_tried(table)} on other images gives {iou:.3f}, a gain of {gain:.3f}"
         f"{bounds}.{_cost(row, facts)}{_without_a_shift(facts)}"
     )
+
+
+def _shares(facts: Facts) -> str:
+    """Say how much is predicted to be foreground, and whether the unmended network has failed."""
+    sets = {"the reference": facts.expected, "the shifted images": facts.predicted}
+    sets["the shifted images with the remedy"] = facts.mended
+    told = [f"{1 - shares[0]:.1%} of {name}" for name, shares in sets.items() if len(shares)]
+    said = f" The network calls {_and(told)} foreground."
+    if _failed(facts) is None:
+        return said
+    return (
+        f"{said} As it is it calls nearly all of the shifted images one class, and features do not "
+        f"tell foreground from background: look at the images with the remedy before you use it."
+    )
+
+
+def _and(parts: list[str]) -> str:
+    return f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def _failed(facts: Facts) -> int | None:
+    """Class that nearly all pixels of the shifted set are called, if not those of the reference."""
+    most = max(range(len(facts.predicted)), key=facts.predicted.__getitem__)
+    known = facts.expected[most] if facts.expected else 0.0
+    return most if facts.predicted[most] > _MOST and not known >= _MOST else None
 
 
 def does(row: pd.Series) -> str:
@@ -187,9 +219,17 @@ def _none(table: pd.DataFrame, facts: Facts) -> str:
         )
         return f"No remedy is recommended: {shift}, and without masks remedies are judged there."
     if not facts.masks:
+        passed = facts.passed_over
+        over = (
+            f" {passed} that {'lowers' if passed == 1 else 'lower'} it "
+            f"{'is' if passed == 1 else 'are'} passed over: next to nothing of a class is left "
+            f"there or on the reference, or a skip is cut."
+            if passed
+            else ""
+        )
         return (
-            f"No remedy is recommended: none of {_tried(table)} clearly lowers the excess in "
-            f"{facts.layer}, {facts.excess:.3f}."
+            f"No remedy is recommended: none of {_tried(table)} that keep every class clearly "
+            f"lowers the excess in {facts.layer}, {facts.excess:.3f}.{over}"
         )
     if facts.least_p >= ALPHA:
         return (
@@ -206,8 +246,8 @@ def _none(table: pd.DataFrame, facts: Facts) -> str:
 def _state(facts: Facts) -> list[str]:
     """Say what is odd about the unmended network's predictions."""
     said = []
-    most = max(range(len(facts.predicted)), key=facts.predicted.__getitem__)
-    if facts.predicted[most] > _MOST and facts.expected[most] < _MOST:
+    most = _failed(facts)
+    if most is not None:
         said.append(f"The network calls {facts.predicted[most]:.1%} of the pixels class {most}.")
     if facts.masks and facts.iou <= facts.constant:
         said.append(

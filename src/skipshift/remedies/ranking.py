@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from skipshift.page.remedy_sentences import Facts, Recommended
@@ -160,9 +161,14 @@ def _facts(
     if setting.home is not None and setting.home.data.masks is not None:
         in_domain = float(foreground_iou(plain.home[:, None])[0][0])
     p = p_value(permuted) if len(permuted) else np.nan
-    best = _best_by_iou(table, constant, setting.spec.margin) if masks else None
+    best, passed_over = None, 0
+    if masks:
+        best = _best_by_iou(table, constant, setting.spec.margin)
     if not masks and p < ALPHA:
-        best = _best_by_excess(table, fitted, plain)
+        allowed = _allowed(table, fitted, plain)
+        best = _best_by_excess(table[allowed], fitted, plain)
+        lower = [one is not None and _clearly_less(one.judged, plain) for one in fitted]
+        passed_over = int((np.array(lower) & ~allowed).sum())
     return Facts(
         best=None if best is None else Recommended(*table.loc[best, ["remedy", "place"]]),
         iou=iou,
@@ -179,7 +185,13 @@ def _facts(
         least_p=smallest_swap_p(groups),
         predicted=tuple(shares_of(plain.pixels)),
         expected=tuple(shares_of(plain.home_pixels)),
+        mended=_shares_with(None if best is None else fitted[best]),
+        passed_over=passed_over,
     )
+
+
+def _shares_with(one: Joined | None) -> tuple[float, ...]:
+    return () if one is None else tuple(shares_of(one.judged.pixels))
 
 
 def _choice(
@@ -226,13 +238,9 @@ def _best_by_excess(
 ) -> int | None:
     """Return the row that leaves the least excess, if that is clearly less than before.
 
-    Without masks nothing tells that a change which ruins the reference is right elsewhere, so such
-    rows are passed over. A pair, only if it leaves clearly less than the best single remedy.
+    A pair, only if it leaves clearly less than the best single remedy.
     """
-    # what a pruned skip no longer tells cannot differ
-    cut = table["remedy"].str.split("+").map(lambda names: "prune" in names)
-    bad = [one is not None and ruined(one.judged, plain) for one in fitted]
-    fit = table[~table["collapsed"] & table["excess_left"].notna() & ~cut & ~np.array(bad)]
+    fit = table[table["excess_left"].notna()]
     best, least = None, plain
     for kind in (fit[~_are_pairs(fit)], fit[_are_pairs(fit)]):
         for index in kind.sort_values("excess_left", kind="stable").index[:1]:
@@ -241,6 +249,19 @@ def _best_by_excess(
             if _clearly_less(one.judged, least):
                 best, least = int(index), one.judged
     return best
+
+
+def _allowed(
+    table: pd.DataFrame, fitted: Sequence[Joined | None], plain: Judged
+) -> "npt.NDArray[np.bool_]":
+    """Tell the rows that may be recommended without masks.
+
+    Without masks nothing tells that a change which ruins the reference is right elsewhere.
+    """
+    # what a pruned skip no longer tells cannot differ
+    cut = table["remedy"].str.split("+").map(lambda names: "prune" in names)
+    bad = [one is not None and ruined(one.judged, plain) for one in fitted]
+    return np.asarray(~table["collapsed"] & ~cut & ~np.array(bad), bool)
 
 
 def _clearly_less(one: Judged, other: Judged) -> bool:

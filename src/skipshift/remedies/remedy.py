@@ -138,7 +138,12 @@ def search(
         places = [_named(setting.places, name) for name in spec.places] or list(setting.places)
         judge, tries = Judge(setting, store), _Tries()
         try:
-            singles = [Row(one, place) for place in places for one in chosen]
+            singles = [
+                Row(one, place)
+                for place in places
+                for one in chosen
+                if place.name == INPUT or one not in INPUT_REMEDIES
+            ]
             tries.extend(judge, known, progress(singles, "remedies"), len(singles))
             pairs = offered(tries.rows, judge.plain, setting)
             if pairs:

@@ -33,6 +33,8 @@ TABLES = "tables"
 FIGURES = "figures"
 
 RUN_RECORD = "run.json"
+OWNED = "network"
+"""Folder of a mended network with the files of its owner, where those alone are not mended."""
 WEIGHTS = "weights.safetensors"
 HISTORY = "history.csv"
 SAMPLES = "samples.npz"
@@ -391,6 +393,12 @@ def run_name(encoder: str, variant: str, fold: int, seed: int) -> str:
     'resnet18.L1-pruned.fold0.seed0'
     """
     return f"{encoder}.{variant}.fold{fold}.seed{seed}"
+
+
+def run_record(net: Path) -> dict[str, Any]:
+    """Read run.json of a run folder, or of one that was mended; empty of any other network."""
+    found = [file for part in (net, net / OWNED) if (file := part / RUN_RECORD).exists()]
+    return read_json(found[0]) if found else {}
 
 
 def run_parts(names: "pd.Series[str]") -> pd.DataFrame:

@@ -93,7 +93,7 @@ def test_an_interrupted_command_keeps_its_table_and_goes_on(search, tmp_path, mo
     assert len(read_table(tmp_path / "o/remedies.csv")) == 1
     about = json.loads((tmp_path / "o/remedy.json").read_text())
     assert not about["complete"]
-    assert about["verdict"].startswith("The search was interrupted after 3 of 4 remedies at places")
+    assert about["verdict"].startswith("The search was interrupted after 2 of 3 remedies at places")
     assert not (tmp_path / "o/mended").exists()
     assert search()[0] == 0
     assert json.loads((tmp_path / "o/remedy.json").read_text())["complete"]

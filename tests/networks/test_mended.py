@@ -39,7 +39,7 @@ def test_a_mended_file_of_weights_gives_the_same_logits_bit_for_bit(tmp_path):
     assert isinstance(again, Mended)
     with torch.no_grad():
         assert torch.equal(again(IMAGES), change.logits(net, IMAGES))
-    kept = torch.load(tmp_path / "mended/net.pt", weights_only=True)
+    kept = torch.load(tmp_path / "mended/network/net.pt", weights_only=True)
     assert kept["epoch"] == 3
     assert list(kept["state_dict"]) == list(net.state_dict())
 

@@ -215,7 +215,6 @@ def _unlike(p: "pd.Series[float]", known: int) -> tuple[int | None, str]:
 
 def _classes(net: Path) -> tuple[str, ...]:
     """Names of the classes of a run of a study; none of another network."""
-    from skipshift.records import RUN_RECORD, read_json
+    from skipshift.records import run_record
 
-    record = net / RUN_RECORD
-    return tuple(read_json(record).get("classes", ())) if record.exists() else ()
+    return tuple(run_record(net).get("classes", ()))

@@ -180,12 +180,12 @@ def export(spec: ExportSpec, progress: Progress = silent) -> str:  # noqa: ARG00
     from skipshift.data.preprocess import prepare, preprocess_of
     from skipshift.data.sets.reading import read_found
     from skipshift.data.sets.sources import find_set
-    from skipshift.records import RUN_RECORD, read_json
+    from skipshift.records import run_record
     from skipshift.study.export import About, export_net
 
     check_network(spec.net, spec.running)
     study = spec.net.absolute().parent.parent
-    record = read_json(spec.net / RUN_RECORD) if (spec.net / RUN_RECORD).exists() else {}
+    record = run_record(spec.net)
     source, reading = _export_images(spec, study)
     found = find_set(source, reading)
     found = replace(found, items=found.items[:_EXPORT_IMAGES])

@@ -16,7 +16,7 @@ from skipshift.errors import SkipshiftError, unreadable
 from skipshift.networks.changes import MAPS, Change, Mended, arguments, with_aliases
 from skipshift.networks.outputs import Output
 from skipshift.networks.weights import file_kind, load_pickle
-from skipshift.records import read_json, write_bytes, write_json
+from skipshift.records import OWNED, read_json, write_bytes, write_json
 
 MENDED = "mended.json"
 _MAPS = "maps.safetensors"
@@ -70,7 +70,7 @@ def save_mended(
         if isinstance(value, Tensor)
     }
     whole = not (change.inputs or change.maps)
-    place = folder if whole else folder / "network"
+    place = folder if whole else folder / OWNED
     place.mkdir(exist_ok=True)
     base = write_like(source, place, with_aliases(net, change.weights))
     base = (place / base).relative_to(folder).as_posix()

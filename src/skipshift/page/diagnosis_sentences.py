@@ -8,6 +8,11 @@ from skipshift.page.carry_sentences import carry_sentence
 from skipshift.page.profile_sentences import profile_verdict
 from skipshift.page.remedy_sentences import Facts, remedies_verdict
 from skipshift.page.wording import UNITS
+from skipshift.statistics.layer_tests import is_clear
+
+LEVEL = 0.02
+"""Level at which the sets differ, and at which what a mistake leaves is clear: chance passes over
+that share of true causes, and looks for one in that share of sets that are alike."""
 
 _MADE: Mapping[str, str] = {
     "turn": "the images are turned",
@@ -55,11 +60,24 @@ def diagnosis_answers(
     """
     return [
         ("Is it the scanner or a mistake?", cause_sentence(cause, differ)),
-        ("Where does it show?", profile_verdict(layers)),
+        ("Where does it show?", _where(layers, differ)),
         ("What does it cost?", _cost(carried, facts, estimate)),
         ("What can be done?", remedies_verdict(table, facts)),
         ("How sure is this?", _units(layers, facts)),
     ]
+
+
+def _where(layers: pd.DataFrame, differ: bool) -> str:
+    """Say in which layers the sets differ; and that they do, where no measured layer shows it."""
+    told = profile_verdict(layers)
+    if not differ or is_clear(layers).any():
+        return told
+    return (
+        f"{told} Yet the sets differ (p < {LEVEL:g} for the images and all layers, with where in "
+        f"an image values lie): a layer that ends in a normalisation of each image shows nothing "
+        f"of its brightness and contrast. `skipshift profile --layers MODULE` measures the tensor "
+        f"before it."
+    )
 
 
 def cause_sentence(cause: str, differ: bool) -> str:
@@ -76,9 +94,9 @@ def cause_sentence(cause: str, differ: bool) -> str:
             "these groups of images give."
         )
     return (
-        "No mistake that was tried (orientation, order of axes and channels, inversion, range, "
-        "normalisation, spacing) explains how the sets differ: made on the reference, each leaves "
-        "a layer clear of its noise floor, or more than a quarter of the squared excess."
+        "The sets differ. No mistake that was tried (orientation, order of axes and channels, "
+        "inversion, range, normalisation, spacing) explains that: made on the reference, each "
+        "leaves a layer clear of its noise floor, or more than a quarter of the squared excess."
     )
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
+from math import comb
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from skipshift.names import FINGERPRINTS, parse_shift
 from skipshift.profile.fingerprints import Fingerprint, read_fingerprint
 from skipshift.progress import Progress, silent
 from skipshift.specs import ReadingSpec
+from skipshift.statistics.multiplicity import ALPHA
 
 Named = FoundSet | str
 """Images that were found, or names of fingerprint files."""
@@ -154,4 +156,12 @@ def describe(fingerprint: Fingerprint, groups: Sequence[str] | None) -> str:
     most = max(fingerprint.outside().values())
     text = f"{fingerprint}; at most {most:.1%} of a layer's values lie beyond the edges"
     left = 0 if groups is None else len(set(groups)) - int(fingerprint.groups.sum())
-    return f"{text}; groups left out, too few for another part: {left}" if left else text
+    text += f"; groups left out, too few for another part: {left}" if left else ""
+    parts = len(fingerprint.groups)
+    least = 2 / comb(2 * parts, parts)
+    if least < ALPHA:
+        return text
+    return (
+        f"{text}; two fingerprints of {parts} parts allow no verdict (p at least {least:.2g}): "
+        f"take more groups, or smaller parts (--part)"
+    )

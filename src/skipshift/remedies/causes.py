@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from skipshift.networks.features import collect
 from skipshift.networks.layers import Layers
+from skipshift.page.diagnosis_sentences import LEVEL
 from skipshift.patching.labelled import Labelled
 from skipshift.profile.layerwise import draw
 from skipshift.remedies.likeness import Floats, Likeness, Shown, joined
@@ -21,10 +22,6 @@ NONE = "none"
 
 REST = 0.25
 """Part of the squared excess that a mistake may leave unexplained, and still be the cause."""
-
-LEVEL = 0.02
-"""Level at which the sets differ, and at which what a mistake leaves is clear: chance passes over
-that share of true causes, and looks for one in that share of sets that are alike."""
 
 _GRID = {2: 8, 3: 4}
 """Cells along each side of an image, and of a volume."""

@@ -35,7 +35,7 @@ from skipshift.networks.inference import (
 from skipshift.networks.outputs import find_output, giving_logits, warn_if_constant
 from skipshift.networks.unet import Unet
 from skipshift.progress import Progress, silent
-from skipshift.records import RUN_RECORD, TABLE_COLUMNS, read_json
+from skipshift.records import TABLE_COLUMNS
 from skipshift.specs import EvaluationSpec
 from skipshift.statistics.counts import count
 from skipshift.statistics.metric_scores import metric_scores
@@ -284,9 +284,8 @@ def class_names(
     `ArgumentError` if there are more or fewer names than classes in its logits of a case, or the
     spec ignores a class.
     """
-    record = source / RUN_RECORD
     number = count_classes(net, case, spec, len(given) or None)
-    names = given or (read_json(record).get("classes") if record.exists() else None)
+    names = given or run_record(source).get("classes")
     names = names or [f"class {index}" for index in range(number)]
     if len(names) != number:
         were = "name was" if len(names) == 1 else "names were"

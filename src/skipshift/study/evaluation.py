@@ -35,7 +35,7 @@ from skipshift.networks.inference import (
 from skipshift.networks.outputs import find_output, giving_logits, warn_if_constant
 from skipshift.networks.unet import Unet
 from skipshift.progress import Progress, silent
-from skipshift.records import TABLE_COLUMNS
+from skipshift.records import TABLE_COLUMNS, run_record
 from skipshift.specs import EvaluationSpec
 from skipshift.statistics.counts import count
 from skipshift.statistics.metric_scores import metric_scores

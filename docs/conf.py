@@ -35,6 +35,8 @@ myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 4
 myst_update_mathjax = False
 nb_execution_mode = os.environ.get("EXECUTE", "cache")
+# without a kernel nobody says what language a cell is in
+suppress_warnings = ["myst-nb.lexer"] if nb_execution_mode == "off" else []
 nb_execution_cache_path = str(DOCS / "_build" / "cells")
 nb_execution_in_temp = True
 nb_execution_show_tb = True

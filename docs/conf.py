@@ -40,7 +40,7 @@ suppress_warnings = ["myst-nb.lexer"] if nb_execution_mode == "off" else []
 nb_execution_cache_path = str(DOCS / "_build" / "cells")
 nb_execution_in_temp = True
 nb_execution_show_tb = True
-nb_execution_timeout = 180
+nb_execution_timeout = 900
 nb_merge_streams = True
 os.environ["SKIPSHIFT_DOCS"] = str(DOCS / "_inputs")
 # its startup file makes a failing `!command` fail the build

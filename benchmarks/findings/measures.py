@@ -12,9 +12,10 @@ from torch import nn
 
 import skipshift as ss
 from skipshift.data.batches import stack_cases
+from skipshift.data.images import centre_crop
 from skipshift.data.manifest import Case, read_cases
 from skipshift.data.sets.sources import read_test_rows
-from skipshift.names import ORIGINAL, all_variants, paper_shifts, skips_of
+from skipshift.names import all_variants, paper_shifts, skips_of
 from skipshift.networks.unet import Unet
 from skipshift.specs import EvaluationSpec, ProfileSpec
 from skipshift.study.evaluation import evaluate
@@ -59,13 +60,14 @@ def shifted(cases: Iterable[Case], shift: str) -> list[Case]:
 
 def cropped(cases: Iterable[Case]) -> list[Case]:
     """Centres of `SEARCH_CROP` pixels of the cases' images."""
-    return [replace(case, image=centre(case.image), mask=centre(case.mask)) for case in cases]
-
-
-def centre(pixels: np.ndarray) -> np.ndarray:
-    """Centre of an image or mask (H, W, ...), no larger than `SEARCH_CROP`."""
-    first = [max(0, (side - SEARCH_CROP) // 2) for side in pixels.shape[:2]]
-    return pixels[first[0] :, first[1] :][:SEARCH_CROP, :SEARCH_CROP]
+    return [
+        replace(
+            case,
+            image=centre_crop(case.image, SEARCH_CROP),
+            mask=centre_crop(case.mask, SEARCH_CROP),
+        )
+        for case in cases
+    ]
 
 
 def profiles(cases: Sequence[Case], runs: Sequence[Path]) -> Iterator[pd.DataFrame]:
@@ -138,8 +140,3 @@ def recomputed(net: Unet, training: Sequence[Case]) -> Unet:
         for first in range(0, len(images), 8):
             net(torch.from_numpy(images[first : first + 8]).float() / 255)
     return net.eval()
-
-
-def of_domain(cases: Sequence[Case], domain: str = ORIGINAL) -> list[Case]:
-    """The cases of one domain."""
-    return [case for case in cases if case.domain == domain]

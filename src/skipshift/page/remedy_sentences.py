@@ -251,6 +251,7 @@ def _state(facts: Facts) -> list[str]:
         said.append(f"The network calls {facts.predicted[most]:.1%} of the pixels class {most}.")
     if facts.masks and facts.iou <= facts.constant:
         said.append(
-            f"Its IoU is not above that of calling every pixel one class, {facts.constant:.3f}."
+            f"The network's IoU is not above that of calling every pixel one class, "
+            f"{facts.constant:.3f}."
         )
     return said

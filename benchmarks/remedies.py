@@ -1,7 +1,7 @@
 """What remedies claim where nothing is shifted, what they cost, and whether carry predicts them.
 
     python -m benchmarks.remedies null NET MANIFEST [SPLITS [CROP]]
-    python -m benchmarks.remedies cost NET MANIFEST [CROP]
+    python -m benchmarks.remedies cost NET MANIFEST [CROP [SHIFT]]
     python -m benchmarks.remedies trained FOLDER NAME DOMAIN
     python -m benchmarks.remedies slides FOLDER NAME SLIDES SLIDES [SLIDES ...]
     python -m benchmarks.remedies question CROP MANIFEST NET [NET ...]
@@ -18,13 +18,14 @@ intervals are those of a slide's tiles and say nothing of other slides.
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 import skipshift as ss
 from benchmarks.trained import HOMES, NETWORKS, SIDE, cases, load, seen
@@ -32,7 +33,6 @@ from skipshift.data.sets.sources import find_pair
 from skipshift.names import paper_shifts
 from skipshift.networks.features import as_input
 from skipshift.remedies.inputs import RemedyInputs, read_inputs
-from skipshift.remedies.pairs import JOIN
 from skipshift.specs import ReadingSpec
 
 CROP = 128
@@ -71,36 +71,45 @@ def null(net: Path, manifest: str, splits: int = 20, crop: int = CROP) -> None:
     print({kind: f"{number} of {splits}" for kind, number in claimed.items()})
 
 
-def cost(net: Path, manifest: str, crop: int = CROP) -> None:
-    """Print what all label-free remedies cost, in passes over both sets: by pixels, and by time.
+def cost(net: Path, manifest: str, crop: int = CROP, shift: str = "brightness:0.75") -> None:
+    """Print what all label-free remedies cost in passes over both sets, by operations and by time.
 
-    Pixels are counted as they enter the network, those of resampled and flipped images too. The
-    backward passes of `tent` are in the time alone.
+    Operations are those of convolutions and matrix products going forward; the backward passes of
+    `tent` are in the time alone.
     """
     network = ss.load_net(net)
-    given = _read(network, manifest, "brightness:0.75", crop)
+    given = _read(network, manifest, shift, crop)
     sets = [np.concatenate(list(batches)) for batches in given.images]
-    pixels = 0
 
-    def counted(_module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        nonlocal pixels
-        pixels += inputs[0][:, 0].numel()
+    def bare() -> None:
+        with torch.no_grad():
+            for images in sets:
+                for first in range(0, len(images), 8):
+                    batch = torch.from_numpy(images[first : first + 8])
+                    network(as_input(batch, next(network.parameters())))
 
-    network.register_forward_pre_hook(counted)
-    start = time.perf_counter()
-    with torch.no_grad():
-        for images in sets:
-            for first in range(0, len(images), 8):
-                batch = torch.from_numpy(images[first : first + 8])
-                network(as_input(batch, next(network.parameters())))
-    seconds, bare, pixels = time.perf_counter() - start, pixels, 0
-    start = time.perf_counter()
-    found = ss.remedy(network, *sets, given.masks, given.groups)
-    whole = time.perf_counter() - start
-    places = sum(JOIN not in place for place in found.table["place"].unique())
+    def whole() -> ss.Remedies:
+        return ss.remedy(network, *sets, given.masks, given.groups)
+
+    found = whole()
+    places = len(found.setting.places)
     print(f"{len(found.table)} remedies at {places} places; passes over both sets:")
-    for what, passes in (("pixels", pixels / bare), ("time", whole / seconds)):
+    for what, measured in (("operations", _operations), ("time", _seconds)):
+        passes = measured(whole) / measured(bare)
         print(f"by {what} {passes:.1f}, {passes / (places + 2):.2f} times (places + 2)", flush=True)
+
+
+def _operations(function: Callable[[], object]) -> float:
+    with FlopCounterMode(display=False) as counter:
+        function()
+    counts = counter.get_flop_counts()["Global"]
+    return float(sum(number for name, number in counts.items() if "backward" not in str(name)))
+
+
+def _seconds(function: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
 
 
 def trained(folder: Path, name: str, domain: str) -> None:
@@ -206,7 +215,7 @@ if __name__ == "__main__":
     if part == "null":
         null(Path(words[0]), words[1], *map(int, words[2:]))
     elif part == "cost":
-        cost(Path(words[0]), words[1], *map(int, words[2:]))
+        cost(Path(words[0]), words[1], *map(int, words[2:3]), *words[3:])
     elif part in ("trained", "slides"):
         {"trained": trained, "slides": slides}[part](Path(words[0]), *words[1:])
     else:

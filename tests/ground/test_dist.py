@@ -30,8 +30,9 @@ def test_a_file_too_many_is_named():
 
 
 def test_make_demo_gives_a_command_line_that_parses():
-    words = ["OUT=out/x", "SIZE=smallest", "SMEAR=smear.png"]
-    command = ["make", "--dry-run", "--no-print-directory", "-o", ".venv/.installed", "demo", *words]
+    # make says where it is when make runs it
+    command = ["make", "--dry-run", "--no-print-directory", "-o", ".venv/.installed"]
+    command += ["demo", "OUT=out/x", "SIZE=smallest", "SMEAR=smear.png"]
     shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     program, *given = shlex.split(shown)
     assert program.endswith("bin/skipshift")

@@ -16,21 +16,31 @@ from skipshift.networks.layers import module_of
 T = TypeVar("T")
 
 
+class EnoughError(BaseException):
+    """All that is asked of a forward pass is there; no fault, so no network may catch it."""
+
+
 @contextlib.contextmanager
 def captured(
-    net: nn.Module, layers: Mapping[str, str], reduce: Callable[[str, Any], T]
+    net: nn.Module,
+    layers: Mapping[str, str],
+    reduce: Callable[[str, Any], T],
+    whole: bool = True,
 ) -> Iterator[dict[str, T]]:
     """Yield a dict that forward passes fill: layer name -> ``reduce(name, tensor)``.
 
     ``layers`` are names and addresses. A tensor is reduced at once, before a later in-place
-    operation can overwrite it.
+    operation can overwrite it. Without ``whole`` a pass ends, and with it the block, as soon as all
+    layers are there.
     """
     results: dict[str, T] = {}
 
     def keep(name: str, value: Any) -> None:
         results[name] = reduce(name, value)
+        if not whole and len(results) == len(layers):
+            raise EnoughError
 
-    with hooked(net, layers, keep):
+    with contextlib.suppress(EnoughError), hooked(net, layers, keep):
         yield results
 
 

@@ -2,9 +2,9 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map  # torch has no public traversal of outputs
@@ -13,18 +13,34 @@ from skipshift.errors import ArgumentError
 from skipshift.networks.inference import logits_of, run
 from skipshift.networks.layers import module_of
 
+Way = Callable[[nn.Module, Tensor], Tensor]
+"""Network and images -> logits."""
+
+
+def plainly(net: nn.Module, images: Tensor) -> Tensor:
+    """Logits of a network as it is."""
+    return logits_of(run(net, images))
+
+
+class Forward(Protocol):
+    """Runs a network on a batch."""
+
+    def __call__(self, way: Way = plainly) -> Tensor:
+        """Return the logits."""
+        ...
+
 
 @contextlib.contextmanager
 def cached(
-    net: nn.Module, layers: Mapping[str, str], images: Tensor
-) -> Iterator[Callable[[], Tensor]]:
+    net: nn.Module, layers: Mapping[str, str], images: Tensor, changed: Collection[str] = ()
+) -> Iterator[Forward]:
     """Yield a function that runs a network on a batch, faster from the second call on.
 
     The first call records inputs and outputs of the largest modules that contain no address of
-    ``layers``. In later calls a module whose inputs are the same tensors, not changed in place
-    since, returns its recorded output: nothing of an encoder is computed again, and of a decoder
-    what follows the first patch. Call it in ``torch.no_grad()``: inference mode does not count
-    changes in place.
+    ``layers`` and none of the modules ``changed``, whose weights differ between calls. In later
+    calls a module whose inputs are the same tensors, not changed in place since, returns its
+    recorded output: nothing of an encoder is computed again, and of a decoder what follows the
+    first patch. Call it in ``torch.no_grad()``: inference mode does not count changes in place.
 
     Tensors that are handed on in ways that a module's inputs do not show are not seen: as an
     attribute, in an object that is kept, by a hook. So a trial must show that this network hands on
@@ -49,10 +65,10 @@ def cached(
 
         return forward
 
-    def forward_pass() -> Tensor:
+    def forward_pass(way: Way = plainly) -> Tensor:
         nonlocal recording
         before = images._version
-        logits = logits_of(run(net, images))
+        logits = way(net, images)
         if images._version != before:
             raise ArgumentError(
                 "the network changes its images in place; make it change a copy instead"
@@ -62,7 +78,8 @@ def cached(
 
     with contextlib.ExitStack() as restored:
         addressed = {module_of(net, address) for address in layers.values()}
-        modules = dict.fromkeys(_cacheable(net, addressed))
+        reweighted = {net.get_submodule(name) for name in changed}
+        modules = dict.fromkeys(_cacheable(net, addressed, reweighted))
         for module in modules:
             calls[module] = []
             if "forward" in vars(module):
@@ -71,6 +88,21 @@ def cached(
                 restored.callback(delattr, module, "forward")
             module.forward = with_cache(module)
         yield forward_pass
+
+
+@contextlib.contextmanager
+def out_of_place(net: nn.Module) -> Iterator[None]:
+    """Let activations of a network leave their inputs as they are.
+
+    What was overwritten in place cannot be remembered. A network that reads elsewhere what an
+    activation overwrote gives other logits so; a trial must show that this one does not.
+    """
+    inplace = [m for m in net.modules() if getattr(m, "inplace", None) is True]
+    with contextlib.ExitStack() as restored:
+        for module in inplace:
+            restored.callback(setattr, module, "inplace", True)
+            module.inplace = False  # type: ignore[assignment]
+        yield
 
 
 _Versions = list[tuple[Any, int]]
@@ -103,12 +135,15 @@ def _copied(output: Any) -> Any:
     return tree_map(lambda leaf: leaf, output)
 
 
-def _cacheable(module: nn.Module, addressed: set[nn.Module]) -> Iterator[nn.Module]:
-    """Yield the largest submodules that contain no addressed module below themselves."""
+def _cacheable(
+    module: nn.Module, addressed: set[nn.Module], changed: set[nn.Module]
+) -> Iterator[nn.Module]:
+    """Yield the largest submodules without a changed module or an addressed one below them."""
     for child in module.children():
         # containers have no forward pass of their own
         container = isinstance(child, nn.ModuleList | nn.ModuleDict)
-        if container or any(m in addressed for m in child.modules() if m is not child):
-            yield from _cacheable(child, addressed)
+        below = set(child.modules()) - {child}
+        if container or child in changed or below & (addressed | changed):
+            yield from _cacheable(child, addressed, changed)
         else:
             yield child

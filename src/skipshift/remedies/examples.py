@@ -16,7 +16,7 @@ from skipshift.networks.inference import labels_of
 from skipshift.networks.outputs import giving_logits
 from skipshift.page.example_pictures import Case
 from skipshift.patching.labelled import Labelled
-from skipshift.remedies.judging import NULL
+from skipshift.remedies.passes import NULL
 from skipshift.remedies.result import Remedies
 from skipshift.remedies.setting import Setting
 from skipshift.statistics.counts import count, iou

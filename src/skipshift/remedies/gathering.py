@@ -1,7 +1,7 @@
 """Statistics of places, gathered by fold in one pass: moments, samples, and sums of batch norms."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from skipshift.errors import ArgumentError
 from skipshift.networks.changes import Change
 from skipshift.networks.features import as_input, input_like
-from skipshift.networks.hooks import captured
+from skipshift.networks.hooks import EnoughError, captured
 from skipshift.networks.inference import run
 from skipshift.networks.pooling import cells_of, pooled
 from skipshift.patching.feeds import picked
@@ -175,14 +175,14 @@ def gather(
                 each = max(1, int(most / len(data.data.groups)))
             if pooling is None:
                 keep(INPUT, batch)
-            with captured(net, addresses, keep):
+            with captured(net, addresses, keep, whole=False):
                 run(net, batch)
     return found
 
 
 def _channels(net: nn.Module, addresses: Mapping[str, str], batch: Tensor) -> int:
     """Channels of the input and of all places together."""
-    with captured(net, addresses, lambda _, value: value.shape[1]) as channels:
+    with captured(net, addresses, lambda _, value: value.shape[1], whole=False) as channels:
         run(net, batch[:1])
     return int(batch.shape[1] + sum(channels.values()))
 
@@ -244,11 +244,16 @@ def norm_sums(
     """
     norms = {name: net.get_submodule(name) for name in names}
     sums = {n: Sums(np.zeros((data.number, 3, len(m.running_mean)))) for n, m in norms.items()}  # type: ignore[arg-type]
-    fold = 0
+    fold, read_so_far, all_read = 0, 0, 0
 
     def hook_for(name: str) -> Callable[..., None]:
         def read(module: Any, inputs: tuple[Tensor, ...]) -> None:
+            nonlocal read_so_far
             sums[name].add(fold, inputs[0])
+            read_so_far += 1
+            # what comes behind the last of them need not run
+            if read_so_far == all_read:
+                raise EnoughError
             axes = [axis for axis in range(inputs[0].ndim) if axis != 1]
             variance, mean = torch.var_mean(inputs[0], axes, correction=0)
             module.running_mean.copy_(mean)
@@ -262,8 +267,10 @@ def norm_sums(
             stack.callback(_restore, module, *kept[name])
             stack.callback(module.register_forward_pre_hook(hook_for(name)).remove)
         for own, images, _, _ in data.batches(net, batch_size):
-            fold = own
-            run(net, images)
+            fold, read_so_far = own, 0
+            with suppress(EnoughError):
+                run(net, images)
+            all_read = read_so_far
     return sums
 
 

@@ -1,30 +1,21 @@
 """Judging of one change: counts, predictions and features, on images that it was not fitted on."""
 
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
-from skipshift.networks.changes import Change
+from skipshift.errors import ArgumentError
 from skipshift.networks.feature_store import FeatureStore
-from skipshift.networks.hooks import captured
-from skipshift.networks.inference import labels_of
-from skipshift.networks.pooling import cells_of, pooled, vectors
 from skipshift.remedies.gathering import Folded
 from skipshift.remedies.last_layer import Measured, last_layer
-from skipshift.remedies.setting import Fit, Setting
-from skipshift.statistics.counts import count
+from skipshift.remedies.passes import NULL, Fitted, Passes, Seen
+from skipshift.remedies.places import Place
+from skipshift.remedies.setting import Setting
 from skipshift.statistics.excess import Excess
 from skipshift.statistics.recovery import Counts
-
-NULL = Change()
-"""The network as it is."""
-
 
 _MISSING = 0.05
 """A class has all but gone where its share is below this part of its share on the reference."""
@@ -98,24 +89,6 @@ def shares_of(pixels: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     return pixels / total if total else np.full(len(pixels), np.nan)
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """One pass over a set."""
-
-    counts: Counts
-    pixels: npt.NDArray[np.int64]
-
-    unchanged: float
-    """Share of the pixels whose label is that of the unmended network; NaN where not compared."""
-
-    blocks: list[npt.NDArray[np.float32]]
-    groups: npt.NDArray[np.int64]
-    """(N,): index of each image's group, in the order of the pass."""
-
-
-_UNSEEN = _Seen(np.zeros((0, 2, 3), np.int64), np.zeros(2, np.int64), np.nan, [], np.zeros(0, int))
-
-
 class Judge:
     """Judges changes of one network.
 
@@ -132,105 +105,88 @@ class Judge:
     def __init__(self, setting: Setting, store: FeatureStore) -> None:
         self.setting = setting
         self._last = last_layer(setting)
+        self._passes = Passes(setting, self._last)
         self._labels: list[npt.NDArray[np.uint8]] = []
-        self._home = _UNSEEN
+        self._home: Seen | None = None
         if setting.home is not None:
-            self._home = self._pass(setting.home, lambda _fold: NULL, store)
+            self._home = _whole(self._passes(setting.home, [Fitted()], store=store))
             self._labels = store.take("labels")
-        start = time.perf_counter()
-        seen = self._pass(setting.shifted.in_one, lambda _fold: NULL)
+        seen = _whole(self._passes(setting.shifted.in_one, [Fitted()]))
         self.permuted = self._measured(seen, permutations=True).permuted
-        self.plain = self._judged(seen, self._home, NULL, start)
+        self.plain = self._judged(seen, Fitted())
+        if self._home is not None:
+            self.plain = self._with_home(self.plain, self._home, Fitted())
 
     @property
     def layer(self) -> str:
         """Name of the layer in which the excess is measured: the last; empty if none is known."""
         return self._last.name
 
-    def __call__(
-        self, fit: Fit, weight: float, fitted: bool, start: float, folds: Offered = None
-    ) -> Judged:
-        """Judge a remedy on the shifted set; ``fitted`` ones are fitted anew without each fold.
+    def __call__(self, tries: Sequence[Fitted], place: Place | None = None) -> list[Judged | str]:
+        """Judge changes on the shifted set, or tell why one cannot run.
 
-        On other folds than ``folds`` it stands for the network as it is.
+        ``place`` is where all of them act; None if they change what the network is given.
         """
-        data = self.setting.shifted if fitted or folds is not None else self.setting.shifted.in_one
-        own = range(data.number) if folds is None else np.flatnonzero(folds).tolist()
-        changes = {fold: fit(fold if fitted else None, weight) for fold in own}
-        seen = self._pass(data, lambda fold: changes.get(fold, NULL))
-        return self._judged(seen, _UNSEEN, changes[own[0]], start)
+        shifted = self.setting.shifted
+        data = shifted if any(one.apart for one in tries) else shifted.in_one
+        return [
+            seen if isinstance(seen, str) else self._judged(seen, one)
+            for seen, one in zip(self._passes(data, tries, place), tries, strict=True)
+        ]
 
-    def at_home(self, judged: Judged, change: Change, start: float) -> Judged:
-        """Add what a change that was fitted on all shifted images does on the reference."""
+    def at_home(
+        self, judged: Sequence[Judged], tries: Sequence[Fitted], place: Place | None = None
+    ) -> list[Judged | str]:
+        """Add what changes that were fitted on all shifted images do on the reference."""
         assert self.setting.home is not None
-        home = self._pass(self.setting.home, lambda _fold: change)
-        seconds = judged.seconds + time.perf_counter() - start
-        return replace(
-            judged,
-            home=home.counts,
-            home_pixels=home.pixels,
-            unchanged=home.unchanged,
-            seconds=seconds,
-        )
+        before = chain.from_iterable(self._labels)
+        found = self._passes(self.setting.home, tries, place, before)
+        return [
+            seen if isinstance(seen, str) else self._with_home(own, seen, one)
+            for own, seen, one in zip(judged, found, tries, strict=True)
+        ]
 
-    def _judged(self, seen: _Seen, home: _Seen, change: Change, start: float) -> Judged:
+    def _judged(self, seen: Seen, one: Fitted) -> Judged:
         excess = self._measured(seen)
         return Judged(
-            seen.counts,
-            home.counts,
+            seen.by_group(len(self.setting.shifted.folds)),
+            np.zeros((0, 2, 3), np.int64),
             seen.pixels,
-            home.pixels,
-            home.unchanged,
+            np.zeros(2, np.int64),
+            np.nan,
             excess.squares,
             excess.kinds,
-            change.parameters,
-            time.perf_counter() - start,
+            next(iter(one.changes.values()), NULL).parameters,
+            one.seconds + seen.seconds,
         )
 
-    def _measured(self, seen: _Seen, permutations: bool = False) -> Measured:
-        labels = tuple(
-            np.empty(0, str) if data is None else np.unique(data.data.groups).astype(str)[of.groups]
-            for data, of in ((self.setting.home, self._home), (self.setting.shifted, seen))
+    def _with_home(self, judged: Judged, seen: Seen, one: Fitted) -> Judged:
+        assert self.setting.home is not None
+        return replace(
+            judged,
+            home=seen.by_group(len(self.setting.home.folds)),
+            home_pixels=seen.pixels,
+            unchanged=seen.same / seen.pixels.sum() if one.changes else np.nan,
+            seconds=judged.seconds + one.seconds + seen.seconds,
         )
-        return self._last.measure(
-            self._home.blocks, seen.blocks, (labels[0], labels[1]), permutations
-        )
 
-    def _pass(
-        self, data: Folded, change_of: Callable[[int], Change], store: FeatureStore | None = None
-    ) -> _Seen:
-        """Run over a set; with a ``store`` its labels go there, for later passes to compare."""
-        net, spec = self.setting.net, self.setting.spec
-        counts, pixels, groups = None, np.zeros(0, np.int64), []
-        blocks: list[npt.NDArray[np.float32]] = []
-        before, same, total = chain.from_iterable(self._labels), 0, 0
-        rng = np.random.default_rng(spec.seed)
+    def _measured(self, seen: Seen, permutations: bool = False) -> Measured:
+        setting, home = self.setting, self._home
+        away = _labels(setting.shifted, seen)
+        if home is None or setting.home is None:
+            return self._last.measure([], seen.blocks, (np.empty(0, str), away), permutations)
+        labels = (_labels(setting.home, home), away)
+        return self._last.measure(home.blocks, seen.blocks, labels, permutations)
 
-        def pool(_name: str, value: Tensor) -> npt.NDArray[np.float32]:
-            # flips of the same images come behind them
-            maps = pooled(value[: len(batch)].float(), cells, self._last.pooling, rng)
-            return vectors(maps).cpu().contiguous().numpy()
 
-        with torch.no_grad():
-            for fold, batch, masks, codes in data.batches(net, spec.batch_size):
-                cells = cells_of(batch)
-                with captured(net, self._last.addresses, pool) as features:
-                    logits = change_of(fold).logits(net, batch)
-                if counts is None:
-                    pixels = np.zeros(max(2, logits.shape[1]), np.int64)
-                    counts = np.zeros((len(data.folds), len(pixels), 3), np.int64)
-                own = labels_of(logits)
-                pixels += np.bincount(own.ravel(), minlength=len(pixels))
-                if masks is not None:
-                    flat = [array.reshape(len(array), array.shape[1], -1) for array in (masks, own)]
-                    np.add.at(counts, codes, count(flat[0], flat[1], len(pixels), spec.ignore))
-                if store is not None:
-                    store.add("labels", own)
-                elif data is self.setting.home:
-                    same += sum(int((a == b).sum()) for a, b in zip(own, before, strict=False))
-                total += own.size
-                blocks.extend(features.values())
-                groups.append(codes)
-        assert counts is not None
-        unchanged = same / total if store is None and data is self.setting.home else np.nan
-        return _Seen(counts, pixels, unchanged, blocks, np.concatenate(groups))
+def _whole(found: Sequence[Seen | str]) -> Seen:
+    """Return what the network does as it is; `ArgumentError` if it cannot run."""
+    (seen,) = found
+    if isinstance(seen, str):
+        raise ArgumentError(seen)
+    return seen
+
+
+def _labels(data: Folded, seen: Seen) -> npt.NDArray[np.str_]:
+    """Label of the group of each image, in the order of a pass."""
+    return np.unique(data.data.groups).astype(str)[seen.codes]

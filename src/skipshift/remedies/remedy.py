@@ -4,14 +4,15 @@ import contextlib
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cached_property
+from itertools import groupby
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from skipshift.errors import ArgumentError, SkipshiftError
+from skipshift.errors import ArgumentError
 from skipshift.names import shown
 from skipshift.networks.addresses import unwrap
 from skipshift.networks.as_found import evaluating
@@ -38,10 +39,11 @@ from skipshift.remedies.gathering import Folded, folded, gather, gathered_of
 from skipshift.remedies.input_remedies import INPUT_REMEDIES
 from skipshift.remedies.judging import Judge, Judged
 from skipshift.remedies.pairs import offered
+from skipshift.remedies.passes import FAULTS, Fitted, reason
 from skipshift.remedies.places import ALL, INPUT, Place, places_of
 from skipshift.remedies.ranking import Row, costs_asked, joined, ranked
 from skipshift.remedies.result import Remedies
-from skipshift.remedies.setting import Remedy, Setting
+from skipshift.remedies.setting import Fit, Remedy, Setting
 from skipshift.specs import CarrySpec, RemedySpec
 from skipshift.statistics.recovery import NONE
 
@@ -183,10 +185,10 @@ class _Tries:
     def extend(self, judge: Judge, known: Known, rows: Iterable[Row], number: int) -> None:
         """Try some more."""
         self.of += number
-        for row in rows:
-            tried = _tried(judge, known, row)
-            self.rows += [] if tried is None else [tried]
-            self.done += 1
+        for _, group in groupby(rows, _together):
+            own = list(group)
+            self.rows += _tried(judge, known, own)
+            self.done += len(own)
 
 
 @contextlib.contextmanager
@@ -214,34 +216,97 @@ def _named(places: Sequence[Place], name: str) -> Place:
     raise ArgumentError(f"unknown place {name!r}; choose from {shown(p.name for p in places)}")
 
 
-def _tried(judge: Judge, known: Known, row: Row) -> Row | None:
-    """Judge a remedy at a place with each weight; None if it changes nothing.
+@dataclass
+class _Attempt:
+    """A remedy at a place while it is judged, with each of its weights."""
 
-    What it costs on the reference is asked only if it helps, of the weight that is chosen.
-    """
-    one = row.remedy
-    keys = {weight: f"{one.name}@{row.place.name}@{weight:g}" for weight in one.weights}
-    found = {weight: kept for weight, key in keys.items() if (kept := known.get(key)) is not None}
-    offer = cache(lambda: one.offer(judge.setting, row.place))
-    start = time.perf_counter()
-    if len(found) < len(keys) and offer() is None:
-        return None
-    try:
+    row: Row
+    judge: Judge
+    known: Known
+    judged: dict[float, Judged] = field(default_factory=dict)
+    failed: str = ""
+
+    @cached_property
+    def fit(self) -> Fit | None:
+        """How to fit it; None if it changes nothing."""
+        return self.row.remedy.offer(self.judge.setting, self.row.place)
+
+    @property
+    def result(self) -> Row | None:
+        """The row as judged; None if it changes nothing."""
+        order = [weight for weight in self.row.remedy.weights if weight in self.judged]
+        judged = self.failed or {weight: self.judged[weight] for weight in order}
+        return replace(self.row, judged=judged) if judged else None
+
+    def unknown(self) -> Iterator[tuple[float, Fitted]]:
+        """Fit it with each weight that was not judged before."""
+        one, start = self.row.remedy, time.perf_counter()
         for weight in one.weights:
-            if weight not in found and (fit := offer()) is not None:
-                found[weight] = known[keys[weight]] = judge(
-                    fit, weight, one.fitted, start, row.folds
-                )
-                start = time.perf_counter()
-        row = replace(row, judged={weight: found[weight] for weight in one.weights})
-        best = joined(row, judge)
-        if best is None or not costs_asked(best, judge) or (fit := offer()) is None:
-            return row
-        cost = judge.at_home(best.judged, fit(None, best.weight), start)
-        known[keys[best.weight]] = cost
-        return replace(row, judged={**row.by_weight, best.weight: cost})
-    except (ArgumentError, SkipshiftError, RuntimeError) as error:
-        return replace(row, judged=" ".join(str(error).split()))
+            if (kept := self.known.get(self._key(weight))) is not None:
+                self.judged[weight] = kept
+        folds = range(self.judge.setting.shifted.number)
+        own = folds if self.row.folds is None else np.flatnonzero(self.row.folds).tolist()
+        try:
+            for weight in one.weights:
+                if weight not in self.judged and self.fit is not None:
+                    whole = None if one.fitted else self.fit(None, weight)
+                    changes = {fold: whole or self.fit(fold, weight) for fold in own}
+                    apart = one.fitted or self.row.folds is not None
+                    yield weight, Fitted(changes, apart, time.perf_counter() - start)
+                    start = time.perf_counter()
+        except FAULTS as fault:
+            self.failed = reason(fault)
+
+    def keep(self, weight: float, judged: Judged | str) -> None:
+        """Keep what was judged, or why it cannot be."""
+        if isinstance(judged, str):
+            self.failed = judged
+        else:
+            self.judged[weight] = self.known[self._key(weight)] = judged
+
+    def helping(self) -> tuple[float, Fitted] | None:
+        """Fit it on all shifted images, with the weight that is chosen, if it helps there."""
+        row, start = self.result, time.perf_counter()
+        best = None if row is None else joined(row, self.judge)
+        try:
+            if best is None or not costs_asked(best, self.judge) or self.fit is None:
+                return None
+            change = self.fit(None, best.weight)
+            return best.weight, Fitted({0: change}, seconds=time.perf_counter() - start)
+        except FAULTS as fault:
+            self.failed = reason(fault)
+            return None
+
+    def _key(self, weight: float) -> str:
+        return f"{self.row.remedy.name}@{self.row.place.name}@{weight:g}"
+
+
+def _tried(judge: Judge, known: Known, rows: Sequence[Row]) -> list[Row]:
+    """Judge remedies at one place, those that change anything.
+
+    What they cost on the reference is asked only of those that help, with the weight that is
+    chosen.
+    """
+    place = rows[0].place if rows[0].place.kind in ("layer", "skip") else None
+    attempts = [_Attempt(row, judge, known) for row in rows]
+    new = [(one, weight, fitted) for one in attempts for weight, fitted in one.unknown()]
+    if new:
+        found = judge([fitted for _, _, fitted in new], place)
+        for (one, weight, _), judged in zip(new, found, strict=True):
+            one.keep(weight, judged)
+    helping = [(one, *cost) for one in attempts if (cost := one.helping()) is not None]
+    if helping:
+        before = [one.judged[weight] for one, weight, _ in helping]
+        costs = judge.at_home(before, [fitted for _, _, fitted in helping], place)
+        for (one, weight, _), judged in zip(helping, costs, strict=True):
+            one.keep(weight, judged)
+    return [row for one in attempts if (row := one.result) is not None]
+
+
+def _together(row: Row) -> tuple[str, ...]:
+    """Rows of one key are judged in one pass: those at one place of the network."""
+    place = row.place
+    return (place.name,) if place.kind in ("layer", "skip") else (place.name, row.remedy.name)
 
 
 def _sets(

@@ -13,7 +13,7 @@ from torch import nn
 import skipshift as ss
 from skipshift.data.batches import stack_cases
 from skipshift.data.images import centre_crop
-from skipshift.data.manifest import Case, read_cases
+from skipshift.data.manifest import Case, read_cases, read_manifest
 from skipshift.data.sets.sources import read_test_rows
 from skipshift.names import all_variants, paper_shifts, skips_of
 from skipshift.networks.unet import Unet
@@ -85,9 +85,25 @@ def profiles(cases: Sequence[Case], runs: Sequence[Path]) -> Iterator[pd.DataFra
                 yield layers[columns].assign(network=run.name, trained=trained, shift=shift)
 
 
+def mended_for_shifts(run: Path, manifest: Path, shifts: Sequence[str]) -> pd.DataFrame:
+    """Mend a network for each synthetic shift of the test cases."""
+    net, cases = ss.load_net(run), test_cases(manifest, 2, 256)
+    parts = [mended(net, cases, shifted(cases, s), ("background", "cell")) for s in shifts]
+    return pd.concat(parts, ignore_index=True).assign(run=run.name)
+
+
+def mended_for_domain(
+    run: Path, manifest: Path, domains: tuple[str, str], classes: Sequence[str], crop: int
+) -> pd.DataFrame:
+    """Mend a network of the first domain for the second."""
+    cases = test_cases(manifest, len(classes), crop)
+    home, away = ([case for case in cases if case.domain == domain] for domain in domains)
+    return mended(ss.load_net(run), home, away, classes).assign(run=run.name)
+
+
 def mended(
-    name: str, net: nn.Module, home: Sequence[Case], away: Sequence[Case], classes: Sequence[str]
-) -> tuple[pd.DataFrame, str]:
+    net: nn.Module, home: Sequence[Case], away: Sequence[Case], classes: Sequence[str]
+) -> pd.DataFrame:
     """Mend a network without masks, and count on images that nothing was fitted on.
 
     Half of the shifted groups are shown to the search, beside groups of the source domain that are
@@ -96,7 +112,7 @@ def mended(
 
     Returns
     -------
-    Counts of each shifted case that was judged, and what was recommended, empty if nothing.
+    Counts of each shifted case that was judged, and what was ``recommended``, empty if nothing.
     """
     names = np.random.default_rng(0).permutation(sorted({case.group for case in away}))
     seen = set(names[::2])
@@ -108,22 +124,28 @@ def mended(
     cured = net if found.best is None else found.network()
     rest = [case for case in away if case.group not in seen]
     counts = evaluate(cured, rest, classes, EvaluationSpec(precision="fp32"))
-    return counts.assign(run=name), "" if found.best is None else "@".join(found.best)
+    return counts.assign(recommended="" if found.best is None else "@".join(found.best))
 
 
-def subsets(
-    run: Path, training: Sequence[Case], cases: Sequence[Case], classes: Sequence[str]
-) -> Iterator[pd.DataFrame]:
-    """Counts of every set of skips of one network, by the decoder's statistics."""
+def subsets(run: Path, manifest: Path) -> pd.DataFrame:
+    """Counts of every set of skips of one network, by the decoder's statistics.
+
+    On half of the test cases; statistics are recomputed on the first 64 training images.
+    """
     net = ss.load_net(run)
     assert isinstance(net, Unet)
+    rows = read_manifest(manifest)
+    training = list(read_cases(rows[rows["split"] == "train"].head(64), 2, 128))
+    cases = test_cases(manifest, 2, 256)[::2]
     spec = EvaluationSpec(shifts=tuple(paper_shifts()), precision="auto")
+    parts = []
     for variant in all_variants():
         own = net.with_skips(skips_of(variant)).eval()
         for statistics in ("as trained", "recomputed"):
             judged = own if statistics == "as trained" else recomputed(own, training)
-            counts = evaluate(judged, cases, classes, spec)
-            yield counts.assign(run=run.name, variant=variant, statistics=statistics)
+            counts = evaluate(judged, cases, ("background", "cell"), spec)
+            parts.append(counts.assign(variant=variant, statistics=statistics))
+    return pd.concat(parts, ignore_index=True).assign(run=run.name)
 
 
 def recomputed(net: Unet, training: Sequence[Case]) -> Unet:

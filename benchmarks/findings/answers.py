@@ -16,7 +16,7 @@ from benchmarks.findings.tables import (
     scores,
     study_cases,
 )
-from skipshift.names import BASELINE, ORIGINAL, VARIANTS
+from skipshift.names import BASELINE, ORIGINAL, VARIANTS, listed
 from skipshift.page.paper_numbers import published
 from skipshift.statistics.comparisons import AWAY, BOTH_FAIL, compare
 from skipshift.statistics.multiplicity import ALPHA
@@ -34,6 +34,14 @@ JOIN = "+"
 """Between the parts of a variant's name: what it is, how it was trained or mended."""
 
 HELPS, HARMS, SAME, OPEN = "helps", "harms", "no difference that matters", "cannot say"
+
+SAID = {
+    HELPS: "pruning {} helps",
+    HARMS: "pruning {} harms",
+    SAME: "pruning {} makes no difference that matters",
+    OPEN: "of pruning {} nothing can be said",
+}
+"""How an answer is said of some levels."""
 
 
 @dataclass(frozen=True)
@@ -103,18 +111,13 @@ def _pruning_sentence(where: str, tests: pd.DataFrame) -> str:
     parts = []
     for domain, words in ((AWAY, "on the mean of the shifts"), (ORIGINAL, "in-domain")):
         own = tests[tests["domain"] == domain]
-        for answer in (HELPS, HARMS, SAME, OPEN):
-            names = own.loc[own["answer"] == answer, "variant"].tolist()
-            if names:
-                parts.append(f"{words} {_said(answer)} for {', '.join(names)}")
+        told = []
+        for answer, said in SAID.items():
+            levels = own.loc[own["answer"] == answer, "variant"].str.removesuffix("-pruned")
+            told += [said.format(listed(levels.tolist()))] if len(levels) else []
+        parts.append(f"{words} {listed(told)}")
     runs = int(tests["runs"].max())
     return f"{where} ({runs} trainings each): {'; '.join(parts)}."
-
-
-def _said(answer: str) -> str:
-    said = {HELPS: "pruning helps", HARMS: "pruning harms", SAME: "there is no difference that "
-            "matters", OPEN: "nothing can be said"}  # fmt: skip
-    return said[answer]
 
 
 def all_sets() -> pd.DataFrame:
@@ -313,22 +316,47 @@ def one_training() -> Answer:
 
 
 def real(study: str, home: str) -> Answer:
-    """Question 8, the part of question 1: pruning on real domains."""
-    cases = study_cases(study)
+    """Question 8, the parts of questions 1 and 6: pruning, and mending, on real domains."""
+    cases, cured = study_cases(study), read("mended").query("study == @study")
     tests = compared(cases, (home,))
-    named = {domain: domain for domain in cases["domain"].unique()}
-    told = []
-    for domain in (d for d in named if d != home):
-        own = tests[tests["domain"] == domain]
-        for _, row in own.iterrows():
-            told.append(
-                f"{row['variant']} on {domain} {row['effect']:+.3f} [{row['low']:+.3f}, "
-                f"{row['high']:+.3f}] ({row['answer']})"
-            )
-    table = shown(tests, *named)
     order = {name: i for i, name in enumerate(VARIANTS)}
-    table = table.sort_values("variant", key=lambda v: v.map(order), kind="stable")
-    return Answer("; ".join(told) + ".", {f"{study}, five trainings each": table})
+    tests = tests.sort_values("variant", key=lambda v: v.map(order), kind="stable")
+    domains = list(dict.fromkeys(cases["domain"]))
+    judged = cases["case"].isin(cured["case"].unique()).to_numpy()
+    plain = of_variant(cases[judged], BASELINE)
+    both = pd.concat([plain, renamed(cured[list(plain)], "mended")], ignore_index=True)
+    mended = compared(both, (home,)).query("domain in @domains")
+    told = [_real_sentence(tests[tests["domain"] == domain], domain, home) for domain in domains]
+    told += [_real_sentence(mended, domain, home) for domain in mended["domain"]]
+    taken = cured.groupby("run")["recommended"].first().replace("", "nothing")
+    return Answer(
+        " ".join(told),
+        {
+            f"{study}, five trainings each": shown(tests, *domains),
+            "The baseline mended without masks, on images that the search did not see": shown(
+                mended
+            ),
+            "What was recommended": taken.reset_index(),
+        },
+    )
+
+
+def _real_sentence(own: pd.DataFrame, domain: str, home: str) -> str:
+    """Say what was found on one domain."""
+    told = []
+    failing = own[own["answer"] == "both fail"]
+    if len(failing):
+        told.append(
+            f"the baseline (IoU {failing['baseline'].iloc[0]:.3f}) and "
+            f"{listed(failing['variant'])} are no better than a constant prediction, so nothing is "
+            f"compared"
+        )
+    said = {SAME: "makes no difference that matters", OPEN: "cannot be told from the baseline"}
+    for _, row in own[own["answer"] != "both fail"].iterrows():
+        effect = f"{row['effect']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
+        told.append(f"{row['variant']} {said.get(row['answer'], row['answer'])} ({effect})")
+    where = f"In-domain ({domain})" if domain == home else f"On {domain}"
+    return f"{where} {listed(told)}."
 
 
 def paper() -> Answer:

@@ -106,7 +106,7 @@ def _searched(
     with _naming(spec):
         found = search(
             network.net, inputs.images, inputs.masks, inputs.groups, settings, known, progress,
-            inputs.spacing,
+            inputs.spacing, spec.take,
         )  # fmt: skip
         _write_remedies(spec, network, found)
     best = found.best
@@ -133,9 +133,10 @@ def _inputs(
     from skipshift.profile.inputs import find_inputs
     from skipshift.remedies.inputs import read_inputs
     from skipshift.remedies.kept import KeptOnDisk
-    from skipshift.remedies.remedy import check_groups
+    from skipshift.remedies.remedy import check_groups, chosen_remedies
 
     settings = spec.settings
+    chosen_remedies(settings)
     check_network(spec.net, spec.running)
     pair = find_inputs(spec.reference, spec.shifted, spec.reading, settings.seed, one_size=False)
     if not isinstance(pair[1], str):

@@ -86,14 +86,16 @@ class Joined:
     """With the weight that is best on all folds."""
 
 
-def costs_asked(one: Joined, judge: Judge) -> bool:
-    """Whether a change is to be run on the reference: it gains more than the margin.
+def costs_asked(one: Joined, judge: Judge, named: bool) -> bool:
+    """Whether a change is to be run on the reference, once: it is ``named``, or it helps.
 
-    Without masks, it lowers the excess. Never if it loses a class, and only once.
+    It gains more than the margin, or without masks lowers the excess, and loses no class.
     """
     plain, setting = judge.plain, judge.setting
-    if setting.home is None or len(one.judged.home) or collapsed(one.judged, plain):
+    if setting.home is None or len(one.judged.home):
         return False
+    if named or collapsed(one.judged, plain):
+        return named
     if setting.shifted.data.masks is None:
         left, before = one.judged.excess, plain.excess
         return left is not None and before is not None and left.value < before.value

@@ -122,14 +122,16 @@ def search(
     known: Known | None = None,
     progress: Progress = silent,
     spacing: tuple[float, ...] = (),
+    taken: str | None = None,
 ) -> Remedies:
     """Do what `remedy` does, with what is known already, and show progress.
 
     ``spacing`` is that of the shifted images over that of the reference, of each side, if known.
+    What ``taken``, a remedy@place, costs on the reference is asked whether it helps or not.
     `ArgumentError` as there, and if none of the remedies changes anything at any of the places.
     """
     net, known = unwrap(net), {} if known is None else known
-    chosen = _chosen(spec)
+    chosen = chosen_remedies(spec)
     sets = _sets(images, masks, groups, spec)
     with (
         evaluating(net),
@@ -138,7 +140,7 @@ def search(
     ):
         setting = _setting(net, sets, spec, output, spacing)
         places = [_named(setting.places, name) for name in spec.places] or list(setting.places)
-        judge, tries = Judge(setting, store), _Tries()
+        judge, tries = Judge(setting, store), _Tries(taken)
         try:
             singles = [
                 Row(one, place)
@@ -176,6 +178,9 @@ def search(
 class _Tries:
     """What has been tried so far, also where the search is cut short."""
 
+    taken: str | None
+    """Remedy@place whose cost on the reference is asked in any case."""
+
     rows: list[Row] = field(default_factory=list)
     """Those that change anything, judged."""
 
@@ -187,7 +192,7 @@ class _Tries:
         self.of += number
         for _, group in groupby(rows, _together):
             own = list(group)
-            self.rows += _tried(judge, known, own)
+            self.rows += _tried(judge, known, own, self.taken)
             self.done += len(own)
 
 
@@ -199,7 +204,7 @@ def _logits(net: nn.Module, sets: Sets, spec: RemedySpec) -> Iterator[Output]:
         yield output
 
 
-def _chosen(spec: RemedySpec) -> list[Remedy]:
+def chosen_remedies(spec: RemedySpec) -> list[Remedy]:
     """Remedies to try; `ArgumentError` for an unknown one, or one that has no labels to use."""
     if unknown := [name for name in spec.remedies if name not in REMEDIES]:
         raise ArgumentError(f"unknown remedy {unknown[0]!r}; choose from {shown(REMEDIES)}")
@@ -264,12 +269,13 @@ class _Attempt:
         else:
             self.judged[weight] = self.known[self._key(weight)] = judged
 
-    def helping(self) -> tuple[float, Fitted] | None:
-        """Fit it on all shifted images, with the weight that is chosen, if it helps there."""
+    def cost(self, taken: str | None) -> tuple[float, Fitted] | None:
+        """Fit it on all shifted images with the weight that is chosen, if its cost is asked."""
         row, start = self.result, time.perf_counter()
         best = None if row is None else joined(row, self.judge)
+        named = f"{self.row.remedy.name}@{self.row.place.name}" == taken
         try:
-            if best is None or not costs_asked(best, self.judge) or self.fit is None:
+            if best is None or not costs_asked(best, self.judge, named) or self.fit is None:
                 return None
             change = self.fit(None, best.weight)
             return best.weight, Fitted({0: change}, seconds=time.perf_counter() - start)
@@ -281,11 +287,11 @@ class _Attempt:
         return f"{self.row.remedy.name}@{self.row.place.name}@{weight:g}"
 
 
-def _tried(judge: Judge, known: Known, rows: Sequence[Row]) -> list[Row]:
+def _tried(judge: Judge, known: Known, rows: Sequence[Row], taken: str | None) -> list[Row]:
     """Judge remedies at one place, those that change anything.
 
-    What they cost on the reference is asked only of those that help, with the weight that is
-    chosen.
+    What they cost on the reference is asked only of those that help and of the one ``taken``, with
+    the weight that is chosen.
     """
     place = rows[0].place if rows[0].place.kind in ("layer", "skip") else None
     attempts = [_Attempt(row, judge, known) for row in rows]
@@ -294,11 +300,11 @@ def _tried(judge: Judge, known: Known, rows: Sequence[Row]) -> list[Row]:
         found = judge([fitted for _, _, fitted in new], place)
         for (one, weight, _), judged in zip(new, found, strict=True):
             one.keep(weight, judged)
-    helping = [(one, *cost) for one in attempts if (cost := one.helping()) is not None]
-    if helping:
-        before = [one.judged[weight] for one, weight, _ in helping]
-        costs = judge.at_home(before, [fitted for _, _, fitted in helping], place)
-        for (one, weight, _), judged in zip(helping, costs, strict=True):
+    asked = [(one, *cost) for one in attempts if (cost := one.cost(taken)) is not None]
+    if asked:
+        before = [one.judged[weight] for one, weight, _ in asked]
+        costs = judge.at_home(before, [fitted for _, _, fitted in asked], place)
+        for (one, weight, _), judged in zip(asked, costs, strict=True):
             one.keep(weight, judged)
     return [row for one in attempts if (row := one.result) is not None]
 

@@ -11,19 +11,15 @@ same command goes on where it stopped. ``measure`` writes docs/findings/tables, 
 
 import subprocess
 import sys
-from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
 
 from benchmarks import estimate, remedies
 from benchmarks.findings import measures, pages, pictures, tables
+from benchmarks.findings.parts import Call, in_parts
 from skipshift.names import paper_shifts
-from skipshift.records import atomic
 
 ROOT = Path(__file__).parents[2]
 SMEAR = "bbbc041/images/2f9f400d-2d67-4118-aaa1-9094bc4b0e47.png"
@@ -36,9 +32,6 @@ REAL = {
 }
 """Domains that networks are trained on and mended for, classes, and crop, by study. Vendor C has
 two patients: too few to show some to a search and to judge on others."""
-
-Call = tuple[Any, ...]
-"""A function that makes a table, and its arguments."""
 
 SETS = {
     "synthetic": ["synth", "--smear", f"DATA/{SMEAR}", "--images", "160"],
@@ -123,33 +116,10 @@ def subsets(out: Path) -> pd.DataFrame:
     return in_parts(
         out / "findings/subsets",
         {
-            f"fold{fold}": (measures.subsets, run_folder(out, "dropout", fold), manifest)
+            f"dropout.fold{fold}": (measures.subsets, run_folder(out, "dropout", fold), manifest)
             for fold in range(FOLDS)
         },
     )
-
-
-def in_parts(folder: Path, calls: Mapping[str, Call], jobs: int = 2) -> pd.DataFrame:
-    """Make a table in parts, ``jobs`` at a time, each kept in a file of its own when it is done."""
-    folder.mkdir(parents=True, exist_ok=True)
-    files = {folder / f"{name}.parquet": call for name, call in calls.items()}
-    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
-        waiting = [pool.submit(_part, *own) for own in files.items() if not own[0].exists()]
-        for done in as_completed(waiting):
-            print(done.result(), flush=True)
-    studied = {file: file.stem.split(".")[0] for file in files}
-    return pd.concat(
-        [pd.read_parquet(file).assign(study=study) for file, study in studied.items()],
-        ignore_index=True,
-    )
-
-
-def _part(file: Path, call: Call) -> Path:
-    torch.set_num_threads(1)
-    made, *words = call
-    with atomic(file) as unfinished:
-        made(*words).to_parquet(unfinished, index=False)
-    return file
 
 
 def tell(_out: Path) -> None:

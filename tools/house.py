@@ -39,7 +39,7 @@ ROOMS = {
     "profile": "fingerprints inputs layerwise fingerprinting profile profiling",
     "patching": "cached_forward inputs paths labelled feeds patcher trial behind carry",
     "estimate": "settings calibration_shifts measuring estimating prevalence scoring",
-    "remedies": "places gathering setting feature_remedies input_remedies last_layer judging "
+    "remedies": "places gathering setting feature_remedies input_remedies last_layer passes judging "
     "ranking pairs result remedy mistakes likeness causes examples diagnosis kept inputs",
     "study": "loggers training evaluation made contents grid sets cures opening steps workers "
     "cluster views study plan demo export",

@@ -182,22 +182,22 @@ class Passes:
 
         Tried once for a place, with the first change there and the last, a map if there is one.
         """
-        changes = (changes[0], changes[-1])
         if place.name not in self._agreed:
-            try:
-                expected = [change.logits(self._net, image) for change in changes]
-                with self._cached(image, place) as forward:
-                    found = [forward(change.logits) for change in changes]
-                agreed = all(map(same_logits, found, expected))
-            except FAULTS:
-                agreed = False
-            if not agreed and all(self._agreed.values()):
-                _LOG.warning(
-                    f"what runs before {place.name} is not remembered, since the logits would not "
-                    f"be the same; each remedy there takes a whole forward pass"
-                )
-            self._agreed[place.name] = agreed
+            self._agreed[place.name] = False
+            with contextlib.suppress(*FAULTS):
+                self._agreed[place.name] = self._compared(image, (changes[0], changes[-1]), place)
         return self._agreed[place.name]
+
+    def _compared(self, image: Tensor, changes: Sequence[Change], place: Place) -> bool:
+        expected = [change.logits(self._net, image) for change in changes]
+        with self._cached(image, place) as forward:
+            same = all(map(same_logits, (forward(own.logits) for own in changes), expected))
+        if not same:
+            _LOG.warning(
+                f"what runs before {place.name} is not remembered, since the logits would not be "
+                f"the same; each remedy there takes a whole forward pass"
+            )
+        return same
 
     @contextlib.contextmanager
     def _cached(self, images: Tensor, place: Place) -> Iterator[Forward]:

@@ -10,6 +10,7 @@ from benchmarks import estimate, remedies
 from benchmarks.findings.answers import Answer, t_interval
 from benchmarks.findings.measures import POOLINGS
 from benchmarks.findings.tables import read
+from skipshift.names import listed
 from skipshift.statistics.multiplicity import ALPHA
 from skipshift.statistics.resampling import holm
 
@@ -88,16 +89,29 @@ def cure() -> Answer:
     """Question 4: does carry, or the excess, say where the cure is?"""
     cells = read("cures")
     table = pd.concat([remedies.answer(cells, by) for by in ("headroom", "excess")])
-    told = [
-        f"{row['by']}, {row['places']}: slope {row['slope']:.2f} (p {row['p']:.4f}), same place "
-        f"{row['same place']:.2f} beside {row['chance']:.2f} by chance"
-        for _, row in table.iterrows()
-    ]
-    cost = cells.drop_duplicates(["net", "shift"])
+    table["p_adjusted"] = holm(table["p_alike"].to_numpy())
+    cost = len(cells.drop_duplicates(["net", "shift"]))
+    told = []
+    for places, rows in table.groupby("places", sort=False):
+        named = [
+            f"the largest {row['by']} in {row['same place']:.2f}" for _, row in rows.iterrows()
+        ]
+        told.append(
+            f"among {places} the place of the largest gain is that of {listed(named)} (chance "
+            f"{rows['chance'].iloc[0]:.2f})"
+        )
+    rising = table[(table["slope"] > 0) & (table["p_adjusted"] < ALPHA)]
+    tests = [f"{row['by']} of {row['places']}" for _, row in rising.iterrows()]
+    found = "Gain does not rise clearly with either"
+    if tests:
+        found = (
+            f"Within network and shift gain rises with {listed(tests)} (adjusted p at most "
+            f"{rising['p_adjusted'].max():.3f})"
+        )
     sentence = (
-        f"{len(cost)} pairs of network and shift that cost more than {remedies.LOST}: "
-        + "; ".join(told) + "."
-    )  # fmt: skip
+        f"{found}. Of {cost} pairs of network and shift that cost more than {remedies.LOST}, "
+        f"{'; '.join(told)}."
+    )
     first = cells[cells["place"].str.fullmatch(r"L\d|bottleneck")]
     by_shift = first.groupby(["shift", "place"])[["headroom", "gain"]].mean().unstack().round(3)
     by_shift.columns = [f"{a} {b}" for a, b in by_shift.columns]

@@ -325,9 +325,22 @@ def one_training() -> Answer:
         f"a value above {held:.2f} is usable for choosing a set."
     )
     frame = pd.DataFrame(shown).sort_values("trained alone", ascending=False)
+    few = frame.drop(index=["L3-pruned", "L4-pruned"])
+    apart = [
+        {
+            "sets": f"{len(own)}{words}",
+            **{name: spearmanr(own["trained alone"], own[name])[0] for name in list(own)[1:]},
+        }
+        for own, words in ((frame, ""), (few, ", without L3- and L4-pruned"))
+    ]
     return Answer(
         sentence,
-        {"Mean IoU over the shifts": frame.reset_index(names="variant")},
+        {
+            "Mean IoU over the shifts": frame.reset_index(names="variant"),
+            "Exploratory: rank correlation with the sets trained alone, means over folds": (
+                pd.DataFrame(apart)
+            ),
+        },
         {"one-training": "Sets cut from one network beside networks trained alone"},
     )
 

@@ -26,8 +26,8 @@ from skipshift.names import paper_shifts
 
 ROOT = Path(__file__).parents[2]
 SMEAR = "bbbc041/images/2f9f400d-2d67-4118-aaa1-9094bc4b0e47.png"
-FOLDS = 3
-"""Folds whose networks are mended and cut."""
+FOLDS, CUT_FOLDS = 5, 3
+"""Folds whose networks are mended, and cut."""
 
 REDONE = (("none", "L1-pruned", 0), ("jitter50", "baseline", 1), ("sets", "skips-13", 2))
 """Study, variant and fold of the runs that are redone as a check."""
@@ -72,7 +72,7 @@ def measure(out: Path, *what: str) -> None:
     """Write the tables."""
     torch.set_num_threads(1)
     manifest = out / "findings/synthetic/manifest.csv"
-    baselines = [run_folder(out, "none", fold) for fold in range(5)]
+    baselines = [run_folder(out, "none", fold) for fold in range(FOLDS)]
     jobs = {
         "cases": lambda: tables.gather(out),
         "profiles": lambda: pd.concat(
@@ -123,7 +123,7 @@ def subsets(out: Path) -> pd.DataFrame:
         out / "findings/subsets",
         {
             f"dropout.fold{fold}": (measures.subsets, run_folder(out, "dropout", fold), manifest)
-            for fold in range(FOLDS)
+            for fold in range(CUT_FOLDS)
         },
     )
 

@@ -44,6 +44,14 @@ SAID = {
 }
 """How an answer is said of some levels."""
 
+JUDGED = {
+    HELPS: "these help: {}",
+    HARMS: "these harm: {}",
+    SAME: "these make no difference that matters: {}",
+    OPEN: "of these nothing can be said: {}",
+}
+"""How an answer is said of some ways to train and mend."""
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -223,18 +231,23 @@ def choice() -> Answer:
     table.insert(3, "iou", table["baseline"] + table["effect"])
     table["trainings"] = table["variant"].map(trainings)
     mean = table[table["domain"] != ORIGINAL].sort_values("effect", ascending=False)
-    gains = [
-        f"{name} {effect:+.3f} [{low:+.3f}, {high:+.3f}]"
-        for name, effect, low, high in mean[["variant", "effect", "low", "high"]].to_numpy()
-    ]
+    told = []
+    for answer, words in JUDGED.items():
+        gains = [
+            f"{row['variant']} ({row['effect']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}])"
+            for _, row in mean[mean["answer"] == answer].iterrows()
+        ]
+        told += [words.format(listed(gains))] if gains else []
     chosen = validation()
-    first = chosen.iloc[0]
+    lost = [
+        f"with jitter {row['jitter']} it takes {row['chosen']} of {row['variants']} and loses "
+        f"{row['lost by choosing so']:.3f} against {row['best']}, the best in hindsight (rank "
+        f"correlation {row['rank correlation']:.2f})"
+        for _, row in chosen.iterrows()
+    ]
     sentence = (
-        f"On the mean of the shifts, against the baseline as it is: {listed(gains)}. Without "
-        f"jitter the validation IoU of {first['variants']} sets of skips and their mean over the "
-        f"shifts have a rank correlation of {first['rank correlation']:.2f}; choosing by it takes "
-        f"{first['chosen']} and loses {first['lost by choosing so']:.3f} against the best in "
-        f"hindsight, {first['best']}."
+        f"On the mean of the shifts, against the baseline as it is, {'; '.join(told)}. What "
+        f"choosing the set of skips by validation IoU costs there: {'; '.join(lost)}."
     )
     return Answer(
         sentence,

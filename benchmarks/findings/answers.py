@@ -354,7 +354,7 @@ def one_training() -> Answer:
                 pd.DataFrame(apart)
             ),
         },
-        {"one-training": "Sets cut from one network beside networks trained alone"},
+        {"one-training": "Sets cut from one network beside networks trained alone; line: equal"},
     )
 
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from benchmarks.findings import answers, predictors
 from benchmarks.findings.tables import TABLES, read, scores, study_cases
 from skipshift.names import ORIGINAL, VARIANTS
-from skipshift.page.style import FAINT, INK, MUTED, colour_of, styled, to_svg
+from skipshift.page.style import FAINT, INK, MUTED, styled, to_svg
 
 FOLDER = TABLES.parent / "pictures"
 SHADES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7")
@@ -135,9 +135,13 @@ def one_training() -> Figure:
     ax = figure.subplots()
     for colour, name in zip(SHADES, [c for c in table if c.startswith("cut")], strict=False):
         ax.plot(table["trained alone"], table[name], "o", ms=4, color=colour, label=name)
-    for _, row in table[table["variant"].isin(VARIANTS)].iterrows():
+    # the others lie too close together to be named
+    for _, row in table[table["variant"].isin(["L2-pruned", "L3-pruned", "L4-pruned"])].iterrows():
         at = (row["trained alone"], row["cut, as trained"])
-        ax.annotate(row["variant"], at, fontsize=7, color=colour_of(row["variant"]))
+        style = {"fontsize": 7.5, "color": MUTED, "textcoords": "offset points", "va": "center"}
+        ax.annotate(row["variant"], at, (6, 0), **style)
+    ends = table["trained alone"].min(), table["trained alone"].max()
+    ax.plot(ends, ends, color=FAINT, lw=1, zorder=0)
     ax.set_xlabel("mean IoU over the shifts, trained alone")
     ax.set_ylabel("cut from one network")
     ax.legend()

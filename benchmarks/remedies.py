@@ -16,10 +16,11 @@ on. ``slides`` does so without masks, between tiles of folders of slides; each t
 intervals are those of a slide's tiles and say nothing of other slides.
 """
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from itertools import product
+from itertools import permutations, product
 from pathlib import Path
 
 import numpy as np
@@ -195,12 +196,18 @@ def answer(cells: pd.DataFrame, by: str, draws: int = 9999) -> pd.DataFrame:
         slope = (centred[0] * centred[1]).sum() / (centred[1] ** 2).sum()
         rng = np.random.default_rng(0)
         alone = [rng.permuted(centred[1], axis=1) for _ in range(draws)]
-        alike = [centred[1][:, rng.permutation(told.shape[1])] for _ in range(draws)]
+        width = told.shape[1]
+        orders = (rng.permutation(width) for _ in range(draws))
+        if every := math.factorial(width) <= draws:
+            orders = (list(order) for order in permutations(range(width)))
+        alike = [centred[1][:, order] for order in orders]
         observed = (centred[0] * centred[1]).sum()
         larger = [
             sum((centred[0] * m).sum() >= observed for m in drawn) for drawn in (alone, alike)
         ]
-        p = [(1 + number) / (draws + 1) for number in larger]
+        # of all permutations the observed one is among them
+        p = [(1 + larger[0]) / (draws + 1)]
+        p += [larger[1] / len(alike) if every else (1 + larger[1]) / (draws + 1)]
         best, top = (values >= values.max(1, keepdims=True) - TIED for values in (gain, told))
         hits = ((best & top).sum(1) / top.sum(1)).mean()
         rows.append({

@@ -35,8 +35,8 @@ def effects(ax: Axes, tables: Mapping[str, pd.DataFrame], margin: float) -> None
 
 def pruning() -> Figure:
     """Question 1: in-domain and on the mean of the shifts."""
-    tables = {name: table for name, table in answers.pruning().tables.items() if "All" not in name}
-    return two_panels(tables)
+    tables = answers.pruning().tables
+    return two_panels({name: table for name, table in tables.items() if "domain" in table})
 
 
 def choice() -> Figure:

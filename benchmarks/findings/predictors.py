@@ -14,6 +14,13 @@ from skipshift.names import listed
 from skipshift.statistics.multiplicity import ALPHA
 from skipshift.statistics.resampling import holm
 
+RIVALS = {
+    "intensity": "the shift of the mean intensity of the pixels",
+    "entropy": "the network's own entropy",
+    "nothing": "the mean of the other losses",
+}
+"""What an excess must do better than to be worth its computation."""
+
 ENCODER = ("e2", "e4", "e8", "e16", "e32")
 
 
@@ -43,21 +50,21 @@ def depth() -> Answer:
     said = {}
     for name in ("trained", "untrained"):
         rows = table[table["networks"] == name]
-        yes = rows.loc[rows["p adjusted"] < ALPHA, "pooling"].tolist()
-        told = ", ".join(
-            f"{row['pooling']} {row['rank correlation with depth']:+.2f} (adjusted p "
+        yes = rows[rows["p adjusted"] < ALPHA]
+        told = listed([
+            f"{row['rank correlation with depth']:.2f} (pooling {row['pooling']}, adjusted p "
             f"{row['p adjusted']:.3f})" for _, row in rows.iterrows()
-        )  # fmt: skip
-        said[name] = (f"with pooling {', '.join(yes)}" if yes else "with no pooling", told, yes)
-    where, told, yes = said["trained"]
+        ])  # fmt: skip
+        said[name] = len(yes), told
+    number, told = said["trained"]
     answer = (
-        f"{'Yes' if yes else 'Not shown'}, {where}: mean rank correlation of the excess with depth "
-        f"over the encoder {told}. "
+        f"{'Yes' if number == len(POOLINGS) else f'With {number} of {len(POOLINGS)} poolings'}: "
+        f"over the encoder the excess has a mean rank correlation with depth of {told}. "
     )
-    where, told, yes = said["untrained"]
+    number, told = said["untrained"]
     answer += (
-        f"Networks with random weights {'show it too' if yes else 'do not show it'}, {where}: "
-        f"{told}{'; so training is not needed for it' if yes else ''}."
+        f"Networks with random weights {'show it too' if number else 'do not show it'}: {told}"
+        f"{'; so training is not needed for it' if number else ''}."
     )
     mean = (
         own[own["trained"]].groupby(["pooling", "layer"])["excess"].mean().unstack()[list(ENCODER)]
@@ -90,27 +97,20 @@ def cure() -> Answer:
     cells = read("cures")
     table = pd.concat([remedies.answer(cells, by) for by in ("headroom", "excess")])
     table["p_adjusted"] = holm(table["p_alike"].to_numpy())
-    cost = len(cells.drop_duplicates(["net", "shift"]))
+    pairs = cells.drop_duplicates(["net", "shift"])
+    kinds = pairs["shift"].str.partition(":")[0].value_counts()
+    rising = table[(table["slope"] > 0) & (table["p_adjusted"] < ALPHA)]
     told = []
     for places, rows in table.groupby("places", sort=False):
-        named = [
-            f"the largest {row['by']} in {row['same place']:.2f}" for _, row in rows.iterrows()
-        ]
+        named = [f"{row['by']} in {row['same place']:.0%}" for _, row in rows.iterrows()]
         told.append(
-            f"among {places} the place of the largest gain is that of {listed(named)} (chance "
-            f"{rows['chance'].iloc[0]:.2f})"
-        )
-    rising = table[(table["slope"] > 0) & (table["p_adjusted"] < ALPHA)]
-    tests = [f"{row['by']} of {row['places']}" for _, row in rising.iterrows()]
-    found = "Gain does not rise clearly with either"
-    if tests:
-        found = (
-            f"Within network and shift gain rises with {listed(tests)} (adjusted p at most "
-            f"{rising['p_adjusted'].max():.3f})"
+            f"among {places} the place of the largest gain is that of the largest "
+            f"{listed(named)} (chance {rows['chance'].iloc[0]:.0%})"
         )
     sentence = (
-        f"{found}. Of {cost} pairs of network and shift that cost more than {remedies.LOST}, "
-        f"{'; '.join(told)}."
+        f"{_rising(rising, table)} {told[0][0].upper()}{'; '.join(told)[1:]}. So it is in "
+        f"{len(pairs)} pairs of network and shift that cost more than {remedies.LOST}, of which "
+        f"{listed([f'{number} are {kind}' for kind, number in kinds.items()])}."
     )
     first = cells[cells["place"].str.fullmatch(r"L\d|bottleneck")]
     by_shift = first.groupby(["shift", "place"])[["headroom", "gain"]].mean().unstack().round(3)
@@ -120,6 +120,18 @@ def cure() -> Answer:
         {"Tests": table, "Means over networks": by_shift.reset_index()},
         {"cure": "Largest gain of a place beside its headroom and its excess"},
     )
+
+
+def _rising(rising: pd.DataFrame, table: pd.DataFrame) -> str:
+    """Say of which of the tests gain rises within network and shift."""
+    if len(rising) == len(table):
+        most = rising["p_adjusted"].max()
+        return (
+            f"Within a network and shift the gain of a place rises with its headroom and with its "
+            f"excess, among all places and among skips alone (adjusted p at most {most:.3f})."
+        )
+    tests = [f"{row['by']} among {row['places']}" for _, row in rising.iterrows()]
+    return f"Within a network and shift the gain of a place rises with {listed(tests) or 'none'}."
 
 
 def loss() -> Answer:
@@ -136,14 +148,19 @@ def loss() -> Answer:
                 row[f"less {rival}"] = f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
                 better += [(name, rival)] if high < 0 else []
         rows.append(row)
-    told = "; ".join(
-        f"{name} is better than {' and '.join(r for n, r in better if n == name)}"
-        for name in dict.fromkeys(name for name, _ in better)
+    layers = [name for name in errors if name not in ("nothing", "intensity", "entropy")]
+    told = []
+    for rival, words in RIVALS.items():
+        names = [name for name in layers if (name, rival) in better]
+        told.append(f"that of {listed(names)}" if names else "none")
+        told[-1] += f" is better than {words}"
+    answer = (
+        f"Of the excesses of {listed(layers)}, {listed(told)}, for the IoU lost under a kind of "
+        f"shift that was left out"
     )
     words = ", ".join(f"{name} {errors[name].mean():.3f}" for name in errors)
     return Answer(
-        f"{told or 'No predictor is better than another'}. Mean absolute error of the IoU lost "
-        f"under a kind of shift that was left out: {words}.",
+        f"{answer}. Mean absolute error: {words}.",
         {"Errors, and their differences over the networks": pd.DataFrame(rows)},
         {"loss": "IoU lost beside the excess of e2, of e32, and the shift of the mean intensity"},
     )

@@ -88,17 +88,22 @@ def shown(tests: pd.DataFrame, *domains: str) -> pd.DataFrame:
 
 def pruning() -> Answer:
     """Question 1: does pruning help, and which?"""
-    tables, singles, told = {}, {}, []
+    tables, singles, told, helping = {}, {}, [], []
     for study in done(*JITTERS, "resnet34"):
         tests = compared(study_cases(study))
         name = f"ResNet18, colour jitter {JITTERS[study]}" if study in JITTERS else "ResNet34"
         tables[name] = shown(tests, ORIGINAL, AWAY)
         singles[f"{name}, each shift"] = each_shift(tests)
         told.append(_pruning_sentence(name, tests))
+        mean = tests[tests["domain"] == AWAY]
+        names = mean.loc[mean["answer"] == HELPS, "variant"].tolist()
+        helping += [f"{listed(names)} with {name}"] if names else []
     if done("sets"):
         tables["All 16 sets of skips, three folds, no jitter"] = all_sets()
+    found = f"by {'; '.join(helping)}, and nowhere else" if helping else "nowhere"
+    lead = f"On the mean of the shifts help is shown {found}."
     return Answer(
-        " ".join(told),
+        " ".join([lead, *told]),
         tables | singles,
         {
             "pruning": "Differences from the baseline, in-domain and on the mean of the shifts, "

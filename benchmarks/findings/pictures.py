@@ -14,14 +14,14 @@ from skipshift.names import ORIGINAL, VARIANTS
 from skipshift.page.style import FAINT, INK, MUTED, styled, to_svg
 
 FOLDER = TABLES.parent / "pictures"
-SHADES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7")
+SHADES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00")
 
 
 def effects(ax: Axes, tables: Mapping[str, pd.DataFrame], margin: float) -> None:
     """Effects with intervals: a row per variant, a colour per table."""
     names = list(dict.fromkeys(name for table in tables.values() for name in table["variant"]))
     for i, (label, table) in enumerate(tables.items()):
-        at = [names.index(name) + (i - (len(tables) - 1) / 2) * 0.18 for name in table["variant"]]
+        at = [names.index(name) + (i - (len(tables) - 1) / 2) * 0.15 for name in table["variant"]]
         reach = np.abs(table[["low", "high"]].to_numpy().T - table["effect"].to_numpy())
         colour = SHADES[i % len(SHADES)]
         ax.errorbar(table["effect"], at, xerr=reach, fmt="o", ms=4, color=colour, label=label)
@@ -47,7 +47,7 @@ def choice() -> Figure:
 
 def two_panels(tables: Mapping[str, pd.DataFrame]) -> Figure:
     """Effects in-domain beside those on the mean of the shifts."""
-    figure = Figure((9, 3.4), layout="constrained")
+    figure = Figure((9, 4), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     for ax, domain, title, margin in (
         (left, ORIGINAL, "In-domain", answers.MARGINS[ORIGINAL]),

@@ -145,7 +145,12 @@ def redo(out: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         manifest = (given.parent / spec["manifest"]).resolve()
         own = {"manifest": str(manifest), "skips": [variant], "run_folds": [fold]}
-        (folder / "spec.yaml").write_text(yaml.safe_dump(spec | own), encoding="utf-8")
+        # auto takes what is faster at the moment, and the other gives another training
+        record = tables.read("runs").query("study == @study")
+        training = spec["training"] | {"precision": str(record["precision"].iloc[0])}
+        (folder / "spec.yaml").write_text(
+            yaml.safe_dump(spec | own | {"training": training}), encoding="utf-8"
+        )
         command(["study", str(folder / "spec.yaml"), str(folder / "study")])
         (made,) = (folder / "study/runs").iterdir()
         counts = pd.read_parquet(made / "cases.parquet")

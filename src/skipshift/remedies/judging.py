@@ -105,7 +105,7 @@ class Judge:
     def __init__(self, setting: Setting, store: FeatureStore) -> None:
         self.setting = setting
         self._last = last_layer(setting)
-        self._passes = Passes(setting, self._last)
+        self._passes = Passes(setting.net, setting.spec, self._last)
         self._labels: list[npt.NDArray[np.uint8]] = []
         self._home: Seen | None = None
         if setting.home is not None:

@@ -10,7 +10,7 @@ from itertools import islice
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from skipshift.errors import SkipshiftError
 from skipshift.networks.changes import Change
@@ -23,7 +23,7 @@ from skipshift.patching.labelled import Codes, Masks
 from skipshift.remedies.gathering import Folded
 from skipshift.remedies.last_layer import LastLayer
 from skipshift.remedies.places import Place
-from skipshift.remedies.setting import Setting
+from skipshift.specs import RemedySpec
 from skipshift.statistics.counts import count
 from skipshift.statistics.recovery import Counts
 
@@ -96,9 +96,10 @@ class Passes:
     in networks whose logits that does not change.
     """
 
-    def __init__(self, setting: Setting, last: LastLayer) -> None:
-        self._net, self._spec, self._last = setting.net, setting.spec, last
+    def __init__(self, net: nn.Module, spec: RemedySpec, last: LastLayer) -> None:
+        self._net, self._spec, self._last = net, spec, last
         self._agreed: dict[str, bool] = {}
+        self._warned = False
 
     def __call__(
         self,
@@ -192,10 +193,12 @@ class Passes:
         expected = [change.logits(self._net, image) for change in changes]
         with self._cached(image, place) as forward:
             same = all(map(same_logits, (forward(own.logits) for own in changes), expected))
-        if not same:
+        if not same and not self._warned:
+            self._warned = True
             _LOG.warning(
                 f"what runs before {place.name} is not remembered, since the logits would not be "
-                f"the same; each remedy there takes a whole forward pass"
+                f"the same; each remedy there, and where else that is so, takes a whole forward "
+                f"pass"
             )
         return same
 

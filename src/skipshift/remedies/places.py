@@ -52,6 +52,11 @@ class Place:
     stages together at its end has passed them on by then."""
 
     @property
+    def inside(self) -> bool:
+        """Whether it is a layer or a skip, before which all changes there leave all the same."""
+        return self.kind in ("layer", "skip")
+
+    @property
     def mapped(self) -> str | None:
         """Address at which a map reaches all that read the tensor."""
         return self.giver or self.address

@@ -293,7 +293,7 @@ def _tried(judge: Judge, known: Known, rows: Sequence[Row], taken: str | None) -
     What they cost on the reference is asked only of those that help and of the one ``taken``, with
     the weight that is chosen.
     """
-    place = rows[0].place if rows[0].place.kind in ("layer", "skip") else None
+    place = rows[0].place if rows[0].place.inside else None
     attempts = [_Attempt(row, judge, known) for row in rows]
     new = [(one, weight, fitted) for one in attempts for weight, fitted in one.unknown()]
     if new:
@@ -311,8 +311,7 @@ def _tried(judge: Judge, known: Known, rows: Sequence[Row], taken: str | None) -
 
 def _together(row: Row) -> tuple[str, ...]:
     """Rows of one key are judged in one pass: those at one place of the network."""
-    place = row.place
-    return (place.name,) if place.kind in ("layer", "skip") else (place.name, row.remedy.name)
+    return (row.place.name,) if row.place.inside else (row.place.name, row.remedy.name)
 
 
 def _sets(

@@ -11,6 +11,7 @@ same command goes on where it stopped. ``measure`` writes docs/findings/tables, 
 and compares their counts with the tables'. Hours on two cores (docs/findings).
 """
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -142,7 +143,9 @@ def redo(out: Path) -> None:
         given = ROOT / f"studies/findings-{study}.yaml"
         spec = yaml.safe_load(given.read_text(encoding="utf-8"))
         folder = out / f"findings/redone/{study}"
-        folder.mkdir(parents=True, exist_ok=True)
+        # what was redone before would be compared again
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
         manifest = (given.parent / spec["manifest"]).resolve()
         own = {"manifest": str(manifest), "skips": [variant], "run_folds": [fold]}
         # auto takes what is faster at the moment, and the other gives another training

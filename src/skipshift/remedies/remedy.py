@@ -1,12 +1,10 @@
 """Remedies of a shift: try changes at every place, judge them cross-fitted, recommend the best."""
 
 import contextlib
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from itertools import groupby
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,16 +32,16 @@ from skipshift.patching.labelled import (
 )
 from skipshift.profile.fingerprints import Fingerprint
 from skipshift.progress import Progress, silent
+from skipshift.remedies.attempts import Known, together, tried
 from skipshift.remedies.feature_remedies import FEATURE_REMEDIES
 from skipshift.remedies.gathering import Folded, folded, gather, gathered_of
 from skipshift.remedies.input_remedies import INPUT_REMEDIES
-from skipshift.remedies.judging import Judge, Judged
+from skipshift.remedies.judging import Judge
 from skipshift.remedies.pairs import offered
-from skipshift.remedies.passes import FAULTS, Fitted, reason
 from skipshift.remedies.places import ALL, INPUT, Place, places_of
-from skipshift.remedies.ranking import Row, costs_asked, joined, ranked
+from skipshift.remedies.ranking import Row, ranked
 from skipshift.remedies.result import Remedies
-from skipshift.remedies.setting import Fit, Remedy, Setting
+from skipshift.remedies.setting import Remedy, Setting
 from skipshift.specs import CarrySpec, RemedySpec
 from skipshift.statistics.recovery import NONE
 
@@ -58,18 +56,6 @@ Sets = tuple[Labelled | Fingerprint, Labelled, Labelled | None]
 
 REMEDIES: Mapping[str, Remedy] = {r.name: r for r in (*FEATURE_REMEDIES, *INPUT_REMEDIES)}
 """All remedies by name; those of features first, which the question is about."""
-
-
-class Known(Protocol):
-    """What was judged already, by remedy, place and weight, such as a dict."""
-
-    def get(self, name: str, /) -> Judged | None:
-        """Return what was judged, or None."""
-        ...
-
-    def __setitem__(self, name: str, judged: Judged, /) -> None:
-        """Keep what was judged."""
-        ...
 
 
 def remedy(
@@ -190,9 +176,9 @@ class _Tries:
     def extend(self, judge: Judge, known: Known, rows: Iterable[Row], number: int) -> None:
         """Try some more."""
         self.of += number
-        for _, group in groupby(rows, _together):
+        for _, group in groupby(rows, together):
             own = list(group)
-            self.rows += _tried(judge, known, own, self.taken)
+            self.rows += tried(judge, known, own, self.taken)
             self.done += len(own)
 
 
@@ -219,99 +205,6 @@ def _named(places: Sequence[Place], name: str) -> Place:
         if place.name == name:
             return place
     raise ArgumentError(f"unknown place {name!r}; choose from {shown(p.name for p in places)}")
-
-
-@dataclass
-class _Attempt:
-    """A remedy at a place while it is judged, with each of its weights."""
-
-    row: Row
-    judge: Judge
-    known: Known
-    judged: dict[float, Judged] = field(default_factory=dict)
-    failed: str = ""
-
-    @cached_property
-    def fit(self) -> Fit | None:
-        """How to fit it; None if it changes nothing."""
-        return self.row.remedy.offer(self.judge.setting, self.row.place)
-
-    @property
-    def result(self) -> Row | None:
-        """The row as judged; None if it changes nothing."""
-        order = [weight for weight in self.row.remedy.weights if weight in self.judged]
-        judged = self.failed or {weight: self.judged[weight] for weight in order}
-        return replace(self.row, judged=judged) if judged else None
-
-    def unknown(self) -> Iterator[tuple[float, Fitted]]:
-        """Fit it with each weight that was not judged before."""
-        one, start = self.row.remedy, time.perf_counter()
-        for weight in one.weights:
-            if (kept := self.known.get(self._key(weight))) is not None:
-                self.judged[weight] = kept
-        folds = range(self.judge.setting.shifted.number)
-        own = folds if self.row.folds is None else np.flatnonzero(self.row.folds).tolist()
-        try:
-            for weight in one.weights:
-                if weight not in self.judged and self.fit is not None:
-                    whole = None if one.fitted else self.fit(None, weight)
-                    changes = {fold: whole or self.fit(fold, weight) for fold in own}
-                    apart = one.fitted or self.row.folds is not None
-                    yield weight, Fitted(changes, apart, time.perf_counter() - start)
-                    start = time.perf_counter()
-        except FAULTS as fault:
-            self.failed = reason(fault)
-
-    def keep(self, weight: float, judged: Judged | str) -> None:
-        """Keep what was judged, or why it cannot be."""
-        if isinstance(judged, str):
-            self.failed = judged
-        else:
-            self.judged[weight] = self.known[self._key(weight)] = judged
-
-    def cost(self, taken: str | None) -> tuple[float, Fitted] | None:
-        """Fit it on all shifted images with the weight that is chosen, if its cost is asked."""
-        row, start = self.result, time.perf_counter()
-        best = None if row is None else joined(row, self.judge)
-        named = f"{self.row.remedy.name}@{self.row.place.name}" == taken
-        try:
-            if best is None or not costs_asked(best, self.judge, named) or self.fit is None:
-                return None
-            change = self.fit(None, best.weight)
-            return best.weight, Fitted({0: change}, seconds=time.perf_counter() - start)
-        except FAULTS as fault:
-            self.failed = reason(fault)
-            return None
-
-    def _key(self, weight: float) -> str:
-        return f"{self.row.remedy.name}@{self.row.place.name}@{weight:g}"
-
-
-def _tried(judge: Judge, known: Known, rows: Sequence[Row], taken: str | None) -> list[Row]:
-    """Judge remedies at one place, those that change anything.
-
-    What they cost on the reference is asked only of those that help and of the one ``taken``, with
-    the weight that is chosen.
-    """
-    place = rows[0].place if rows[0].place.inside else None
-    attempts = [_Attempt(row, judge, known) for row in rows]
-    new = [(one, weight, fitted) for one in attempts for weight, fitted in one.unknown()]
-    if new:
-        found = judge([fitted for _, _, fitted in new], place)
-        for (one, weight, _), judged in zip(new, found, strict=True):
-            one.keep(weight, judged)
-    asked = [(one, *cost) for one in attempts if (cost := one.cost(taken)) is not None]
-    if asked:
-        before = [one.judged[weight] for one, weight, _ in asked]
-        costs = judge.at_home(before, [fitted for _, _, fitted in asked], place)
-        for (one, weight, _), judged in zip(asked, costs, strict=True):
-            one.keep(weight, judged)
-    return [row for one in attempts if (row := one.result) is not None]
-
-
-def _together(row: Row) -> tuple[str, ...]:
-    """Rows of one key are judged in one pass: those at one place of the network."""
-    return (row.place.name,) if row.place.inside else (row.place.name, row.remedy.name)
 
 
 def _sets(

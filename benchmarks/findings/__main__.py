@@ -22,13 +22,14 @@ import yaml
 
 from benchmarks import estimate, remedies
 from benchmarks.findings import measures, pages, pictures, tables
+from benchmarks.findings.answers import CUT_FOLDS
 from benchmarks.findings.parts import Call, in_parts
 from skipshift.names import paper_shifts
 
 ROOT = Path(__file__).parents[2]
 SMEAR = "bbbc041/images/2f9f400d-2d67-4118-aaa1-9094bc4b0e47.png"
-FOLDS, CUT_FOLDS = 5, 3
-"""Folds whose networks are mended, and cut."""
+FOLDS = 5
+"""Folds whose networks are mended."""
 
 REDONE = (("none", "L1-pruned", 0), ("jitter50", "baseline", 1), ("sets", "skips-13", 2))
 """Study, variant and fold of the runs that are redone as a check."""

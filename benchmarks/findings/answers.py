@@ -9,7 +9,9 @@ from scipy.stats import spearmanr, t
 
 from benchmarks.findings.tables import (
     away,
+    by_fold,
     done,
+    first_folds,
     of_variant,
     read,
     renamed,
@@ -45,6 +47,10 @@ JUDGED = {
 """How an answer is said of some variants."""
 
 
+CUT_FOLDS = 3
+"""Folds in which all sets of skips are trained, and cut from one network."""
+
+
 @dataclass(frozen=True)
 class Answer:
     """What a page shows: a sentence, tables by their captions, figures and what they show."""
@@ -69,7 +75,7 @@ def decided(tests: pd.DataFrame, homes: Sequence[str] = (ORIGINAL,)) -> pd.DataF
         clear & (tests["high"] < -margin),
         (tests["low"] > -margin) & (tests["high"] < margin),
     ]
-    return tests.assign(answer=np.select(found, ["both fail", HELPS, HARMS, SAME], OPEN))
+    return tests.assign(answer=np.select(found, [BOTH_FAIL, HELPS, HARMS, SAME], OPEN))
 
 
 def compared(cases: pd.DataFrame, homes: Sequence[str] = (ORIGINAL,)) -> pd.DataFrame:
@@ -84,6 +90,26 @@ def shown(tests: pd.DataFrame, *domains: str) -> pd.DataFrame:
     own = tests[tests["domain"].isin(domains)] if domains else tests
     columns = ["variant", "domain", "baseline", "effect", "low", "high", "p_adjusted", "answer"]
     return own[columns].replace({"domain": {AWAY: "mean of shifts"}}).reset_index(drop=True)
+
+
+def spread(effect: float, low: float, high: float) -> str:
+    """Show an effect with its interval."""
+    return f"{effect:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def effects_of(tests: pd.DataFrame) -> "pd.Series[str]":
+    """Show the effect of every comparison."""
+    rows = tests[["effect", "low", "high"]].to_numpy()
+    return pd.Series([spread(*row) for row in rows], tests.index, dtype=object)
+
+
+def said_of(names: "pd.Series[str]", answers: "pd.Series[str]") -> list[str]:
+    """Say each answer of those that have it."""
+    return [
+        words.format(listed(names[answers == answer]))
+        for answer, words in JUDGED.items()
+        if (answers == answer).any()
+    ]
 
 
 def pruning() -> Answer:
@@ -118,11 +144,7 @@ def _pruning_sentence(where: str, tests: pd.DataFrame) -> str:
     parts = []
     for domain, words in ((AWAY, "on the mean of the shifts"), (ORIGINAL, "in-domain")):
         own = tests[tests["domain"] == domain]
-        told = []
-        for answer, said in JUDGED.items():
-            names = own.loc[own["answer"] == answer, "variant"].tolist()
-            told += [said.format(listed(names))] if names else []
-        parts.append(f"{words} {'; '.join(told)}")
+        parts.append(f"{words} {'; '.join(said_of(own['variant'], own['answer']))}")
     runs = int(tests["runs"].max())
     return f"{where} ({runs} trainings each), {'; and '.join(parts)}."
 
@@ -130,31 +152,21 @@ def _pruning_sentence(where: str, tests: pd.DataFrame) -> str:
 def each_shift(tests: pd.DataFrame) -> pd.DataFrame:
     """Effects with intervals and answers, a row for each shift and a column for each variant."""
     own = tests[~tests["domain"].isin([ORIGINAL, AWAY])]
-    rows = [
-        {
-            "shift": row["domain"], "variant": row["variant"],
-            "shown": f"{row['effect']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}] "
-            f"{row['answer']}",
-        }
-        for _, row in own.iterrows()
-    ]  # fmt: skip
-    wide = pd.DataFrame(rows).pivot(index="shift", columns="variant", values="shown")
-    return wide.reset_index()
+    told = effects_of(own) + " " + own["answer"]
+    wide = own.assign(told=told).pivot(index="domain", columns="variant", values="told")
+    return wide.reset_index(names="shift")
 
 
 def all_sets() -> pd.DataFrame:
     """Rank all sets of skips by the mean over shifts, beside their in-domain IoU."""
-    cases = study_cases("none", "sets")
-    cases = cases[cases["run"].str.contains(r"fold[012]\.").to_numpy()]
+    cases = first_folds(study_cases("none", "sets"), CUT_FOLDS)
     tests = compared(cases)
     table = scores(cases)
     home = table[table["domain"] == ORIGINAL].groupby("variant")["iou"].mean()
-    means = away(table).reset_index()
-    means["variant"] = means["run"].str.split(".").str[1]
-    grouped = means.groupby("variant")["iou"]
+    means = by_fold(table)
     rows = pd.DataFrame({
-        "original": home, "mean of shifts": grouped.mean(),
-        "lowest": grouped.min(), "highest": grouped.max(),
+        "original": home, "mean of shifts": means.mean(axis=1),
+        "lowest": means.min(axis=1), "highest": means.max(axis=1),
     })  # fmt: skip
     mean = tests[tests["domain"] == AWAY].set_index("variant")
     rows = rows.join(mean[["effect", "low", "high", "p_adjusted", "answer"]])
@@ -166,10 +178,8 @@ def interaction() -> Answer:
     rows = []
     for study in ("none", "jitter50"):
         cases = of_variant(study_cases(study), BASELINE, "L1-pruned")
-        means = away(scores(cases)).reset_index()
-        means[["variant", "fold"]] = means["run"].str.extract(r"\.(.+)\.fold(\d)\.")
-        wide = means.pivot(index="fold", columns="variant", values="iou")
-        rows.append((wide["L1-pruned"] - wide[BASELINE]).rename(JITTERS[study]))
+        means = by_fold(scores(cases))
+        rows.append((means.loc["L1-pruned"] - means.loc[BASELINE]).rename(JITTERS[study]))
     table = pd.concat(rows, axis=1).dropna()
     both = {f"jitter {name}": t_interval(table[name]) for name in table}
     both["difference"] = t_interval(table["none"] - table["0.5"])
@@ -178,9 +188,9 @@ def interaction() -> Answer:
     if first[1] <= MARGIN:
         sentence = (
             f"The premise is not met: without jitter pruning L1 changes the mean over the shifts "
-            f"by {first[0]:+.3f} [{first[1]:+.3f}, {first[2]:+.3f}], which does not lie above the "
-            f"margin of {MARGIN}, so there is no harm of L1 that augmentation could remove. With "
-            f"jitter 0.5 it changes it by {second[0]:+.3f} [{second[1]:+.3f}, {second[2]:+.3f}]."
+            f"by {spread(*first)}, which does not lie above the margin of {MARGIN}, so there is no "
+            f"harm of L1 that augmentation could remove. With jitter 0.5 it changes it by "
+            f"{spread(*second)}."
         )
     elif second[2] < MARGIN:
         sentence = (
@@ -244,13 +254,8 @@ def choice() -> Answer:
     table.insert(3, "iou", table["baseline"] + table["effect"])
     table["trainings"] = table["variant"].map(trainings)
     mean = table[table["domain"] != ORIGINAL].sort_values("effect", ascending=False)
-    told = []
-    for answer, words in JUDGED.items():
-        gains = [
-            f"{row['variant']} ({row['effect']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}])"
-            for _, row in mean[mean["answer"] == answer].iterrows()
-        ]
-        told += [words.format(listed(gains))] if gains else []
+    named = mean["variant"] + " (" + effects_of(mean) + ")"
+    told = said_of(named, mean["answer"])
     chosen = validation()
     lost = [
         f"with jitter {row['jitter']} it takes {row['chosen']} of {row['variants']} and loses "
@@ -298,17 +303,14 @@ def validation() -> pd.DataFrame:
     for study, jitter in JITTERS.items():
         if not done(study):
             continue
-        cases = study_cases(*done(study, "sets")) if study == "none" else study_cases(study)
-        own = (
-            cases[cases["run"].str.contains(r"fold[012]\.").to_numpy()]
-            if study == "none"
-            else cases
-        )
-        table = scores(own)
+        cases = study_cases(study)
+        if study == "none":
+            cases = first_folds(study_cases(*done(study, "sets")), CUT_FOLDS)
+        table = scores(cases)
         means = away(table)
         valid = runs[runs["study"].isin([study, "sets"])].set_index("run")["validation_iou"]
         both = pd.DataFrame({"away": means, "valid": valid}).dropna()
-        both["variant"] = both.index.str.split(".").str[1]
+        both["variant"] = run_parts(both.index.to_series())["variant"]
         by = both.groupby("variant")[["away", "valid"]].mean()
         chosen = by["valid"].idxmax()
         rows.append({
@@ -322,13 +324,9 @@ def validation() -> pd.DataFrame:
 
 def one_training() -> Answer:
     """Question 7: do sets of skips of one network rank as networks trained alone do?"""
-    subsets, alone = read("subsets"), study_cases("none", "sets")
-    alone = alone[alone["run"].str.contains(r"fold[012]\.").to_numpy()]
+    subsets, alone = read("subsets"), first_folds(study_cases("none", "sets"), CUT_FOLDS)
     alone = alone[alone["case"].isin(subsets["case"].unique())]
-    table = scores(alone)
-    means = away(table).rename("iou").reset_index()
-    means[["variant", "fold"]] = means["run"].str.extract(r"\.([^.]+)\.fold(\d)\.")
-    trained = means.pivot(index="variant", columns="fold", values="iou").dropna()
+    trained = by_fold(scores(alone)).dropna()
     folds = list(trained)
     between = [
         spearmanr(trained[a], trained[b])[0] for i, a in enumerate(folds) for b in folds[i + 1 :]
@@ -338,10 +336,7 @@ def one_training() -> Answer:
         parts = []
         for variant, counts in own.groupby("variant"):
             parts.append(scores(renamed(counts, str(variant))))
-        cut = pd.concat(parts)
-        mean = away(cut).rename("iou").reset_index()
-        mean[["variant", "fold"]] = mean["run"].str.extract(r"\.([^.]+)\.fold(\d)\.")
-        wide = mean.pivot(index="variant", columns="fold", values="iou").loc[trained.index]
+        wide = by_fold(pd.concat(parts)).loc[trained.index]
         shown[f"cut, {statistics}"] = wide.mean(axis=1)
         # one training beside one, as the bar has it
         ranks[statistics] = [spearmanr(trained[a], wide[b])[0] for a in folds for b in wide]
@@ -410,23 +405,20 @@ def real(study: str, home: str) -> Answer:
 def _real_sentence(own: pd.DataFrame, domain: str, home: str) -> str:
     """Say what was found on one domain."""
     told = []
-    failing = own[own["answer"] == "both fail"]
+    failing = own[own["answer"] == BOTH_FAIL]
     if len(failing):
         names = [f"the baseline ({failing['baseline'].iloc[0]:.3f})"]
-        names += [
-            f"{v} ({iou:.3f})"
-            for v, iou in zip(
-                failing["variant"], failing["baseline"] + failing["effect"], strict=True
-            )
-        ]
+        iou = (failing["baseline"] + failing["effect"]).map("{:.3f}".format)
+        names += (failing["variant"] + " (" + iou + ")").tolist()
         told.append(
             f"the IoU of {listed(names)} is not above that of a constant prediction, so nothing is "
             f"compared"
         )
     said = {SAME: "makes no difference that matters", OPEN: "cannot be told from the baseline"}
-    for _, row in own[own["answer"] != "both fail"].iterrows():
-        effect = f"{row['effect']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
-        told.append(f"{row['variant']} {said.get(row['answer'], row['answer'])} ({effect})")
+    rest = own[own["answer"] != BOTH_FAIL]
+    told += (
+        rest["variant"] + " " + rest["answer"].replace(said) + " (" + effects_of(rest) + ")"
+    ).tolist()
     where = f"In-domain ({domain})" if domain == home else f"On {domain}"
     return f"{where} {listed(told)}."
 

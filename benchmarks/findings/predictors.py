@@ -7,7 +7,7 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from benchmarks import estimate, remedies
-from benchmarks.findings.answers import Answer, t_interval
+from benchmarks.findings.answers import Answer, spread, t_interval
 from benchmarks.findings.measures import POOLINGS
 from benchmarks.findings.tables import read
 from skipshift.names import listed
@@ -142,13 +142,13 @@ def loss() -> Answer:
     for name in errors:
         row = {"by": name, "error": errors[name].mean()}
         row["rank correlation"] = ranks[name].mean() if name in ranks else np.nan
-        for rival in ("nothing", "intensity", "entropy"):
+        for rival in RIVALS:
             if name != rival:
                 mean, low, high = t_interval(errors[name] - errors[rival])
-                row[f"less {rival}"] = f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
+                row[f"less {rival}"] = spread(mean, low, high)
                 better += [(name, rival)] if high < 0 else []
         rows.append(row)
-    layers = [name for name in errors if name not in ("nothing", "intensity", "entropy")]
+    layers = [name for name in errors if name not in RIVALS]
     told = []
     for rival, words in RIVALS.items():
         names = [name for name in layers if (name, rival) in better]

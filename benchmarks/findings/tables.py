@@ -105,6 +105,17 @@ def scores(cases: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([table, run_parts(table["run"])], axis=1)
 
 
+def first_folds(cases: pd.DataFrame, number: int) -> pd.DataFrame:
+    """Counts of the runs of the first folds."""
+    return cases[(run_parts(cases["run"])["fold"] < number).to_numpy()]
+
+
+def by_fold(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean over the shifted domains, a row for each variant and a column for each fold."""
+    own = table[table["domain"] != ORIGINAL]
+    return own.groupby(["variant", "fold"])["iou"].mean().unstack()
+
+
 def away(table: pd.DataFrame, home: str = ORIGINAL) -> "pd.Series[float]":
     """Mean over the shifted domains of every run."""
     return table[table["domain"] != home].groupby("run")["iou"].mean()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.findings import answers, predictors
+from benchmarks.findings import answers, choosing, predictors
 from benchmarks.findings.answers import Answer
 from benchmarks.findings.tables import TABLES, NotMadeError
 
@@ -19,8 +19,8 @@ ANSWERS: Mapping[str, Callable[[], Answer]] = {
     "depth": predictors.depth,
     "cure": predictors.cure,
     "loss": predictors.loss,
-    "choice": answers.choice,
-    "one-training": answers.one_training,
+    "choice": choosing.choice,
+    "one-training": choosing.one_training,
     "nuclei": lambda: answers.real("nuclei", "fluo"),
     "hearts": lambda: answers.real("hearts", "A"),
     "paper": answers.paper,

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.findings import answers, predictors
+from benchmarks.findings import answers, choosing, predictors
 from benchmarks.findings.tables import TABLES, read, scores, study_cases
 from skipshift.names import ORIGINAL, VARIANTS
 from skipshift.page.style import FAINT, INK, MUTED, styled, to_svg
@@ -41,7 +41,7 @@ def pruning() -> Figure:
 
 def choice() -> Figure:
     """Question 6, likewise."""
-    first = next(iter(answers.choice().tables.values()))
+    first = next(iter(choosing.choice().tables.values()))
     return two_panels({"": first})
 
 
@@ -130,7 +130,7 @@ def loss() -> Figure:
 
 def one_training() -> Figure:
     """Question 7: sets cut from one network beside those trained alone."""
-    table = next(iter(answers.one_training().tables.values()))
+    table = next(iter(choosing.one_training().tables.values()))
     figure = Figure((5.2, 4), layout="constrained")
     ax = figure.subplots()
     for colour, name in zip(SHADES, [c for c in table if c.startswith("cut")], strict=False):

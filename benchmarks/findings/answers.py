@@ -109,23 +109,26 @@ def said_of(names: "pd.Series[str]", answers: "pd.Series[str]") -> list[str]:
 
 def pruning() -> Answer:
     """Question 1: does pruning help, and which?"""
-    tables, singles, told, helping = {}, {}, [], []
+    means, wholes, singles, answers = {}, {}, {}, []
     for study in done(*JITTERS, "resnet34"):
         tests = compared(study_cases(study))
         name = f"ResNet18, colour jitter {JITTERS[study]}" if study in JITTERS else "ResNet34"
-        tables[name] = shown(tests, ORIGINAL, AWAY)
+        wholes[name] = shown(tests, ORIGINAL, AWAY)
         singles[f"{name}, each shift"] = each_shift(tests)
-        told.append(_pruning_sentence(name, tests))
-        mean = tests[tests["domain"] == AWAY]
-        names = mean.loc[mean["answer"] == HELPS, "variant"].tolist()
-        helping += [f"{listed(names)} with {name}"] if names else []
+        means[name] = tests[tests["domain"] == AWAY]
+        for domain, words in ((AWAY, "mean of shifts"), (ORIGINAL, "in-domain")):
+            own = tests[tests["domain"] == domain].set_index("variant")["answer"]
+            answers.append({"trained as": name, "on": words, **own})
     if done("sets"):
-        tables["All 16 sets of skips, three folds, no jitter"] = all_sets()
-    found = f"by {'; '.join(helping)}, and nowhere else" if helping else "nowhere"
-    lead = f"On the mean of the shifts help is shown {found}."
+        wholes["All 16 sets of skips, three folds, no jitter"] = all_sets()
+    told = []
+    for answer, words in ((HELPS, "help"), (HARMS, "harm")):
+        found = {name: own.loc[own["answer"] == answer, "variant"] for name, own in means.items()}
+        where = [f"{listed(names)} ({name})" for name, names in found.items() if len(names)]
+        told.append(f"shown to {words}: {listed(where) if where else 'none'}")
     return Answer(
-        " ".join([lead, *told]),
-        tables | singles,
+        f"On the mean of the shifts, {'; '.join(told)}.",
+        {"Answers": pd.DataFrame(answers), **wholes, **singles},
         {
             "pruning": "Differences from the baseline, in-domain and on the mean of the shifts, "
             "with 95 % intervals; grey: the margin",
@@ -133,15 +136,6 @@ def pruning() -> Answer:
             "the folds (as the paper's Fig. 7)",
         },
     )
-
-
-def _pruning_sentence(where: str, tests: pd.DataFrame) -> str:
-    parts = []
-    for domain, words in ((AWAY, "on the mean of the shifts"), (ORIGINAL, "in-domain")):
-        own = tests[tests["domain"] == domain]
-        parts.append(f"{words} {'; '.join(said_of(own['variant'], own['answer']))}")
-    runs = int(tests["runs"].max())
-    return f"{where} ({runs} trainings each), {'; and '.join(parts)}."
 
 
 def each_shift(tests: pd.DataFrame) -> pd.DataFrame:

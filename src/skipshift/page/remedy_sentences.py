@@ -21,6 +21,20 @@ class Recommended(NamedTuple):
         return f"{self.remedy}@{self.place}"
 
 
+class Relabelled(NamedTuple):
+    """What a remedy changes: 1 - IoU of the labels before and after, mean over the foreground."""
+
+    shifted: float
+    """On the shifted set."""
+
+    unshifted: float
+    """On each half of the reference, fitted to bring it to the other half."""
+
+
+TIMES = 3
+"""A remedy must relabel more than so many times as much of the shifted set as without a shift."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Facts:
     """What the verdict needs beside the table; NaN where it is not known."""
@@ -74,9 +88,13 @@ class Facts:
     mended: tuple[float, ...] = ()
     """Likewise on the shifted set with the recommended remedy; empty where none is."""
 
+    relabelled: Relabelled | None = None
+    """Without masks: what the recommended remedy changes; None without images of the reference."""
+
     passed_over: int = 0
     """Without masks: remedies that clearly lower the excess and are not recommended, since they
-    leave next to nothing of a class there or on the reference, or cut a skip."""
+    leave next to nothing of a class there or on the reference, cut a skip, or relabel no more than
+    `TIMES` times as much as without a shift."""
 
 
 _MOST = 0.99
@@ -116,13 +134,11 @@ def remedies_verdict(table: pd.DataFrame, facts: Facts) -> str:
     numbers = counted(int(row["parameters"]), "number")
     first = f"{what[0].upper()}{what[1:]} ({facts.best}, {numbers})"
     if not facts.masks:
-        rival = "clearly less than" if "+" in facts.best.remedy else "the least of"
         return (
             f"{first}: the excess in {facts.layer} falls from {facts.excess:.3f} to "
-            f"{row['excess_left']:.3f}, {rival} all single remedies that keep every class, of "
-            f"{_tried(table)}. Judged by features alone, "
-            f"since the shifted images have no masks: whether the segmentation is better is not "
-            f"known.{_shares(facts)}{_kept(row)}"
+            f"{row['excess_left']:.3f}, {_rival(table, facts)}. {_control(facts)} Judged by "
+            f"features alone, since the shifted images have no masks: whether the segmentation is "
+            f"better is not known.{_shares(facts)}{_kept(row)}"
         )
     iou, gain, low, high = facts.chosen
     bounds = f" [{low:.3f}, {high:.3f}]" if low == low else ""
@@ -130,6 +146,30 @@ def remedies_verdict(table: pd.DataFrame, facts: Facts) -> str:
         f"{first}: IoU {facts.iou:.3f} -> {row['iou']:.3f} on images that it was not fitted on. "
         f"Choosing among {_tried(table)} on other images gives {iou:.3f}, a gain of {gain:.3f}"
         f"{bounds}.{_cost(row, facts)}{_without_a_shift(facts)}"
+    )
+
+
+def _rival(table: pd.DataFrame, facts: Facts) -> str:
+    """Say why this remedy and no other is recommended without masks."""
+    assert facts.best is not None
+    sound = "keep every class"
+    if facts.relabelled is not None:
+        sound += " and pass the negative control"
+    if "+" in facts.best.remedy:
+        return f"clearly less than by the single remedies that {sound}, of {_tried(table)}"
+    return (
+        f"and of {_tried(table)} none of the single ones that {sound} leaves clearly less or, "
+        f"leaving about as much, is a smaller change"
+    )
+
+
+def _control(facts: Facts) -> str:
+    if facts.relabelled is None:
+        return "There is no negative control without images of the reference."
+    shifted, unshifted = facts.relabelled
+    return (
+        f"It relabels {shifted:.1%} of the foreground, and where nothing is shifted, between "
+        f"halves of the reference, {unshifted:.1%}."
     )
 
 
@@ -223,7 +263,8 @@ def _none(table: pd.DataFrame, facts: Facts) -> str:
         over = (
             f" {passed} that {'lowers' if passed == 1 else 'lower'} it "
             f"{'is' if passed == 1 else 'are'} passed over: next to nothing of a class is left "
-            f"there or on the reference, or a skip is cut."
+            f"there or on the reference, a skip is cut, or no more than {TIMES} times as much is "
+            f"relabelled as where nothing is shifted."
             if passed
             else ""
         )

@@ -1,18 +1,17 @@
 """Ranking of judged remedies: the table, and the rule that recommends one of them or none."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
-from skipshift.page.remedy_sentences import Facts, Recommended
+from skipshift.page.remedy_sentences import Facts, Recommended, Relabelled
 from skipshift.records import TABLE_COLUMNS
-from skipshift.remedies.judging import Judge, Judged, Offered, collapsed, ruined, shares_of
+from skipshift.remedies.judging import Judge, Judged, Offered, collapsed, shares_of
 from skipshift.remedies.places import Place
 from skipshift.remedies.setting import Remedy, Setting
-from skipshift.statistics.excess import difference
+from skipshift.remedies.without_masks import ByExcess
 from skipshift.statistics.gains import choose, constant_iou, gain_table, harm_table
 from skipshift.statistics.multiplicity import ALPHA, smallest_swap_p
 from skipshift.statistics.recovery import Counts, foreground_iou
@@ -38,13 +37,21 @@ class Row:
         return {} if isinstance(self.judged, str) else self.judged
 
 
+Control = Callable[[Remedy, Place, float], Relabelled | None]
+"""Remedy, place and weight -> what the remedy relabels, of the shifted set and without a shift."""
+
+
 def ranked(
-    rows: Sequence[Row], judge: Judge, headroom: Mapping[str, float]
+    rows: Sequence[Row],
+    judge: Judge,
+    headroom: Mapping[str, float],
+    control: Control | None = None,
 ) -> tuple[pd.DataFrame, Facts]:
     """Make the table of all rows, best first, and what the verdict needs beside it.
 
     ``headroom`` is the IoU that comes back when a place is fed the reference's features, where that
-    is known.
+    is known. ``control`` is asked of what may be recommended without masks; None without images of
+    the reference.
     """
     setting, plain = judge.setting, judge.plain
     masks = setting.shifted.data.masks is not None
@@ -68,7 +75,7 @@ def ranked(
     for i, one in zip(good, done, strict=True):
         left = _excess_left(one.judged, judge.layer in rows[i].place.name.split("+"))
         table.loc[i, ["excess_left", "excess_low", "excess_high"]] = left
-    facts = _facts(table, rows, fitted, judge)
+    facts = _facts(table, rows, fitted, judge, control)
     order = ["gain", "excess_left"] if masks else ["excess_left", "gain"]
     table = table.sort_values(order, ascending=[not masks, masks], kind="stable")
     return table[list(COLUMNS)].reset_index(drop=True), facts
@@ -148,7 +155,11 @@ def _excess_left(judged: Judged, same: bool) -> list[float]:
 
 
 def _facts(
-    table: pd.DataFrame, rows: Sequence[Row], fitted: Sequence[Joined | None], judge: Judge
+    table: pd.DataFrame,
+    rows: Sequence[Row],
+    fitted: Sequence[Joined | None],
+    judge: Judge,
+    control: Control | None,
 ) -> Facts:
     setting, plain, permuted = judge.setting, judge.plain, judge.permuted
     data = setting.shifted.data
@@ -163,14 +174,19 @@ def _facts(
     if setting.home is not None and setting.home.data.masks is not None:
         in_domain = float(foreground_iou(plain.home[:, None])[0][0])
     p = p_value(permuted) if len(permuted) else np.nan
-    best, passed_over = None, 0
+    best, relabelled, passed_over = None, None, 0
     if masks:
         best = _best_by_iou(table, constant, setting.spec.margin)
-    if not masks and p < ALPHA:
-        allowed = _allowed(table, fitted, plain)
-        best = _best_by_excess(table[allowed], fitted, plain)
-        lower = [one is not None and _clearly_less(one.judged, plain) for one in fitted]
-        passed_over = int((np.array(lower) & ~allowed).sum())
+    elif p < ALPHA:
+        ask = None if control is None else _relabel(rows, fitted, control)
+        judged = [None if one is None else one.judged for one in fitted]
+        rule = ByExcess(table, judged, plain, ask)
+        best = rule.best()
+        relabelled = None if best is None else rule.asked.get(best)
+        passed_over = 0 if best is not None else len(rule.lower)
+        for row, found in rule.asked.items():
+            if found is not None:
+                table.loc[row, ["relabelled", "relabelled_unshifted"]] = list(found)
     return Facts(
         best=None if best is None else Recommended(*table.loc[best, ["remedy", "place"]]),
         iou=iou,
@@ -188,8 +204,21 @@ def _facts(
         predicted=tuple(shares_of(plain.pixels)),
         expected=tuple(shares_of(plain.home_pixels)),
         mended=_shares_with(None if best is None else fitted[best]),
+        relabelled=relabelled,
         passed_over=passed_over,
     )
+
+
+def _relabel(
+    rows: Sequence[Row], fitted: Sequence[Joined | None], control: Control
+) -> Callable[[int], Relabelled | None]:
+    """Ask what the remedy of a row of the table relabels, with the weight that is chosen."""
+
+    def ask(index: int) -> Relabelled | None:
+        one, row = fitted[index], rows[index]
+        return None if one is None else control(row.remedy, row.place, one.weight)
+
+    return ask
 
 
 def _shares_with(one: Joined | None) -> tuple[float, ...]:
@@ -233,44 +262,6 @@ def _best_by_iou(table: pd.DataFrame, constant: float, margin: float) -> int | N
     near = fit[fit["gain"] >= fit["gain"].max() - margin]
     order = near.sort_values(["parameters", "gain"], ascending=[True, False], kind="stable")
     return int(order.index[0])
-
-
-def _best_by_excess(
-    table: pd.DataFrame, fitted: Sequence[Joined | None], plain: Judged
-) -> int | None:
-    """Return the row that leaves the least excess, if that is clearly less than before.
-
-    A pair, only if it leaves clearly less than the best single remedy.
-    """
-    fit = table[table["excess_left"].notna()]
-    best, least = None, plain
-    for kind in (fit[~_are_pairs(fit)], fit[_are_pairs(fit)]):
-        for index in kind.sort_values("excess_left", kind="stable").index[:1]:
-            one = fitted[index]
-            assert one is not None
-            if _clearly_less(one.judged, least):
-                best, least = int(index), one.judged
-    return best
-
-
-def _allowed(
-    table: pd.DataFrame, fitted: Sequence[Joined | None], plain: Judged
-) -> "npt.NDArray[np.bool_]":
-    """Tell the rows that may be recommended without masks.
-
-    Without masks nothing tells that a change which ruins the reference is right elsewhere.
-    """
-    # what a pruned skip no longer tells cannot differ
-    cut = table["remedy"].str.split("+").map(lambda names: "prune" in names)
-    bad = [one is not None and ruined(one.judged, plain) for one in fitted]
-    return np.asarray(~table["collapsed"] & ~cut & ~np.array(bad), bool)
-
-
-def _clearly_less(one: Judged, other: Judged) -> bool:
-    if one.excess is None or other.excess is None:
-        return False
-    _, low, _ = difference(other.excess, one.excess)
-    return low > 0
 
 
 def _are_pairs(table: pd.DataFrame) -> pd.Series:

@@ -37,6 +37,7 @@ from skipshift.remedies.feature_remedies import FEATURE_REMEDIES
 from skipshift.remedies.gathering import Folded, folded, gather, gathered_of
 from skipshift.remedies.input_remedies import INPUT_REMEDIES
 from skipshift.remedies.judging import Judge
+from skipshift.remedies.negative_control import NegativeControl
 from skipshift.remedies.pairs import offered
 from skipshift.remedies.places import ALL, INPUT, Place, places_of
 from skipshift.remedies.ranking import Row, ranked
@@ -147,7 +148,8 @@ def search(
                 f"{shown(place.name for place in places)}"
             )
         headroom = _headroom(setting) if spec.paired and complete else {}
-    table, facts = ranked(tries.rows, judge, headroom)
+        control = None if setting.home is None else NegativeControl(setting)
+        table, facts = ranked(tries.rows, judge, headroom, control)
     tried = {(row.remedy.name, row.place.name): row for row in tries.rows}
 
     def refit(name: str, place: str, weight: float) -> Change:

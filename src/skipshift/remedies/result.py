@@ -29,9 +29,11 @@ class Remedies:
     gain more than the margin (without masks, lower the excess). ``headroom``: IoU that
     comes back when the place is fed the reference's features of the same image (paired sets).
     ``excess_left``: excess in the last layer, with its interval; NaN where the change acts in that
-    layer itself. ``weight``: that cross-fitting chose. ``unchanged``: share of the reference's
-    pixels that keep their label. ``collapsed``: a class that is predicted on the reference is all
-    but gone. ``failed``: why a remedy could not be fitted, or empty."""
+    layer itself. ``relabelled``, ``relabelled_unshifted``: share of the foreground that the change
+    relabels on the shifted set, and between halves of the reference, where nothing is shifted; NaN
+    where that is not asked. ``weight``: that cross-fitting chose. ``unchanged``: share of the
+    reference's pixels that keep their label. ``collapsed``: a class that is predicted on the
+    reference is all but gone. ``failed``: why a remedy could not be fitted, or empty."""
 
     facts: Facts
 

@@ -1,0 +1,91 @@
+"""The rule that recommends a remedy where the shifted set has no masks: by the excess it leaves.
+
+Features can agree although the segmentation is worse. So a remedy must also relabel far more of the
+shifted set than of a set that is not shifted (`skipshift.remedies.negative_control`), and of those
+that leave about the same excess the smallest change is taken.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from skipshift.page.remedy_sentences import TIMES, Relabelled
+from skipshift.remedies.judging import Judged, collapsed, ruined
+from skipshift.statistics.excess import difference
+
+Relabel = Callable[[int], Relabelled | None]
+"""Row of the table -> what its remedy relabels; None where that is not known."""
+
+
+@dataclass
+class ByExcess:
+    """Remedies that clearly lower the excess, asked from the best on what they relabel."""
+
+    table: pd.DataFrame
+    judged: Sequence[Judged | None]
+    """By row of the table, with the weight that is chosen."""
+
+    plain: Judged
+    """The unmended network."""
+
+    relabel: Relabel | None
+    """None without images of the reference: then nothing is asked."""
+
+    asked: dict[int, Relabelled | None] = field(default_factory=dict)
+
+    @property
+    def lower(self) -> list[int]:
+        """Rows that leave clearly less excess than the unmended network, the least first."""
+        known = self.table["excess_left"].dropna().sort_values(kind="stable")
+        return [row for row in known.index if self._clearly_less(row, None)]
+
+    def best(self) -> int | None:
+        """Row of the smallest change that leaves not clearly more excess than any other.
+
+        A pair, only if it leaves clearly less than the best single remedy.
+        """
+        rows = [row for row in self.lower if self._keeps_classes(row)]
+        singles = [row for row in rows if not self._is_pair(row)]
+        least = self._first(singles)
+        best = None
+        if least is not None:
+            near = [row for row in singles if not self._clearly_less(least, row)]
+            best = self._first(sorted(near, key=self.table["parameters"].__getitem__))
+        pairs = (row for row in rows if self._is_pair(row))
+        pair = self._first(row for row in pairs if self._clearly_less(row, best))
+        return best if pair is None else pair
+
+    def _first(self, rows: Iterable[int]) -> int | None:
+        """First of several rows that passes the negative control."""
+        return next((row for row in rows if self._is_specific(row)), None)
+
+    def _is_specific(self, row: int) -> bool:
+        """Whether a remedy relabels the shifted set far more than a set that is not shifted."""
+        if self.relabel is None:
+            return True
+        if row not in self.asked:
+            self.asked[row] = self.relabel(row)
+        found = self.asked[row]
+        return found is not None and found.shifted > TIMES * found.unshifted
+
+    def _keeps_classes(self, row: int) -> bool:
+        """Whether a class is neither lost nor, in a skip that is cut, no longer told."""
+        one = self.judged[row]
+        # what a pruned skip no longer tells cannot differ
+        cut = "prune" in self._remedies(row)
+        return not (cut or one is None or collapsed(one, self.plain) or ruined(one, self.plain))
+
+    def _clearly_less(self, row: int, other: int | None) -> bool:
+        """Whether a row leaves clearly less excess than another one, or the unmended network."""
+        one, two = self.judged[row], self.plain if other is None else self.judged[other]
+        if one is None or two is None or one.excess is None or two.excess is None:
+            return False
+        _, low, _ = difference(two.excess, one.excess)
+        return low > 0
+
+    def _is_pair(self, row: int) -> bool:
+        return len(self._remedies(row)) > 1
+
+    def _remedies(self, row: int) -> list[str]:
+        return str(self.table.loc[row, "remedy"]).split("+")

@@ -61,6 +61,20 @@ def test_the_cost_is_estimated_where_only_the_reference_has_masks(net):
     assert [row["answered"] for row in rows] == list(alone.table["answered"])
 
 
+@pytest.mark.slow
+def test_the_iou_with_the_recommended_remedy_is_estimated_too(net):
+    home, away = toy_images(40), (0.4 * toy_images(40, seed=1) + 60).astype(np.uint8)
+    truth = labels(net, home)
+    spec = RemedySpec(folds=2, remedies=("moments",), places=("input",))
+    found = ss.diagnose(net, home, away, (truth, None), spec=spec)
+    (change,) = found.remedies.change(*found.remedies.best).inputs
+    mended = change(torch.from_numpy(away).float() / 255).numpy()
+    alone = ss.estimate(net, home, truth, mended)
+    np.testing.assert_array_equal(found.mended.table["iou"], alone.table["iou"])
+    assert f"With the recommended remedy: {alone.verdict()}" in found.verdict()
+    assert found.record()["mended_estimate"] == found.mended.rows()
+
+
 def test_the_record_and_the_notebook_say_what_the_verdict_says(net):
     away = (0.4 * toy_images(40, seed=1) + 60).astype(np.uint8)
     truth = labels(net, toy_images(40, seed=1))

@@ -19,6 +19,7 @@ from skipshift.estimate.settings import BEST, EstimateSpec
 from skipshift.names import AGREEMENT, ORIGINAL
 from skipshift.networks.addresses import unwrap
 from skipshift.networks.as_found import evaluating
+from skipshift.networks.changes import Change
 from skipshift.networks.features import Groups, Images, as_input, input_like
 from skipshift.networks.outputs import Output, find_output, giving_logits
 from skipshift.page.estimate_sentences import Reason, estimate_verdict
@@ -226,10 +227,12 @@ class Calibration:
         """Leave out the calibration shifts of a family."""
         return replace(self, metas=tuple(m for m in self.metas if m.family != family))
 
-    def measured(self, data: Labelled) -> Measured:
-        """Pass over a set."""
+    def measured(self, data: Labelled, change: Change | None = None) -> Measured:
+        """Pass over a set, with the network changed if a change is given."""
         with giving_logits(self.net, self.output):
-            return measure(self.net, data, self.layers, self.spec.batch_size, peers=self.peers)
+            return measure(
+                self.net, data, self.layers, self.spec.batch_size, peers=self.peers, change=change
+            )
 
     def estimate(self, seen: Measured, names: tuple[str, ...] = ()) -> Estimate:
         """Estimate the IoU on a set without masks.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from skipshift.errors import ArgumentError
 from skipshift.estimate.calibration_shifts import Shift
 from skipshift.estimate.settings import EstimateSpec
+from skipshift.networks.changes import Change
 from skipshift.networks.features import as_input, input_like
 from skipshift.networks.hooks import captured
 from skipshift.networks.inference import labels_of, run
@@ -96,10 +97,11 @@ def measure(
     ignore: int | None = None,
     shift: Shift | None = None,
     peers: Sequence[Peer] = (),
+    change: Change | None = None,
 ) -> Measured:
     """Run a network that gives logits once over a set, under a calibration shift if one is given.
 
-    Peers are run on the same batches.
+    Peers are run on the same batches. ``change`` is one of the network itself, not of peers.
 
     `ArgumentError` for an image, logits or features that hold NaN or infinity, and for masks of a
     class that the network does not have.
@@ -118,7 +120,7 @@ def measure(
             if shift is not None:
                 batch = shift.images(batch)
                 masks = None if masks is None else shift.masks(masks)
-            logits, maps = run_through(net, batch, layers)
+            logits, maps = run_through(net, batch, layers, change=change)
             own = [histograms_of(logits, masks, ignore, data.name)]
             if peers:
                 labels, classes = labels_of(logits), own[0].shape[1]
@@ -146,7 +148,11 @@ def log_odds(logits: Tensor) -> Tensor:
 
 
 def run_through(
-    net: nn.Module, batch: Tensor, layers: Mapping[str, str], pooling: str = "average"
+    net: nn.Module,
+    batch: Tensor,
+    layers: Mapping[str, str],
+    pooling: str = "average",
+    change: Change | None = None,
 ) -> tuple[Tensor, dict[str, npt.NDArray[np.float32]]]:
     """Return the logits of a batch, and pooled features (n, K, D) of layers.
 
@@ -155,7 +161,9 @@ def run_through(
     cells = cells_of(batch)
 
     def pool(name: str, value: Tensor) -> npt.NDArray[np.float32]:
-        maps = pooled(value.float(), cells, pooling, np.random.default_rng(0))
+        # flips of the same images, of a change, come behind them
+        own = value[: len(batch)].float()
+        maps = pooled(own, cells, pooling, np.random.default_rng(0))
         part = vectors(maps).cpu().contiguous().numpy()
         if not np.isfinite(part).all():
             raise ArgumentError(
@@ -164,7 +172,7 @@ def run_through(
         return part
 
     with captured(net, layers, pool) as features:
-        logits = run(net, batch)
+        logits = run(net, batch) if change is None else change.logits(net, batch)
     return logits, features
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 from torch import nn
 
 from skipshift.errors import ArgumentError
-from skipshift.estimate.estimating import Estimate, estimated
+from skipshift.estimate.estimating import Estimate, calibrate
 from skipshift.estimate.settings import EstimateSpec
 from skipshift.networks.as_found import evaluating
 from skipshift.networks.features import Images
@@ -49,6 +49,10 @@ class Diagnosis:
     estimate: Estimate | None = None
     """IoU estimated from confidence; None unless only the reference has masks."""
 
+    mended: Estimate | None = None
+    """The same with the recommended remedy, seen as one more set of images by the network that was
+    calibrated; None where none is recommended."""
+
     @property
     def layer(self) -> str | None:
         """Layer of the largest excess among those clear of their noise floor; None if none is."""
@@ -79,6 +83,8 @@ class Diagnosis:
     ) -> tuple[pd.DataFrame, pd.DataFrame | None, pd.DataFrame, Facts, str, bool, str]:
         table, facts = self.remedies.table, self.remedies.facts
         estimate = "" if self.estimate is None else self.estimate.verdict()
+        if self.mended is not None:
+            estimate += f" With the recommended remedy: {self.mended.verdict()}"
         return self.profile.of(), self.carry, table, facts, self.cause, self.causes.clear, estimate
 
     def record(self) -> dict[str, Any]:
@@ -93,6 +99,7 @@ class Diagnosis:
             "place": None if best is None else best.place,
             "gain": None if best is None or np.isnan(gain) else gain,
             "estimate": None if self.estimate is None else self.estimate.rows(),
+            "mended_estimate": None if self.mended is None else self.mended.rows(),
             "verdict": self.verdict(),
         }
 
@@ -135,19 +142,28 @@ def examine(remedies: Remedies) -> Diagnosis:
     carried = None
     if spec.paired and home.masks is not None and away.masks is not None:
         carried = _carried(net, home, away, spec)
-    guess = None
+    before, after = None, None
     if home.masks is not None and away.masks is None:
-        guess = _guess(net, home, away, spec)
-    return Diagnosis(causes.name, profile, carried, remedies, causes, guess)
+        before, after = _estimates(remedies, home, away)
+    return Diagnosis(causes.name, profile, carried, remedies, causes, before, after)
 
 
-def _guess(net: nn.Module, home: Labelled, away: Labelled, spec: RemedySpec) -> Estimate:
+def _estimates(
+    remedies: Remedies, home: Labelled, away: Labelled
+) -> tuple[Estimate, Estimate | None]:
+    """Estimate the IoU of the network as it is, and with the recommended remedy if there is one."""
+    net, spec, best = remedies.setting.net, remedies.setting.spec, remedies.best
     settings = EstimateSpec(
         ignore=spec.ignore, output=spec.output, activation=spec.activation,
         batch_size=spec.batch_size, seed=spec.seed,
     )  # fmt: skip
-    images, groups = (home.images, away.images), (home.groups, away.groups)
-    return estimated(net, images, home.masks, groups, settings)
+    change = None if best is None else remedies.change(*best)
+    with evaluating(net):
+        calibration = calibrate(net, home, settings)
+        before = calibration.estimate(calibration.measured(away))
+        if change is None:
+            return before, None
+        return before, calibration.estimate(calibration.measured(away, change))
 
 
 def _carried(

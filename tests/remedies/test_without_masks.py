@@ -1,0 +1,169 @@
+"""What is recommended without masks: the smallest change of those that pass a negative control."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import skipshift as ss
+from skipshift.networks.outputs import giving_logits
+from skipshift.page.remedy_sentences import TIMES, Relabelled
+from skipshift.remedies.negative_control import NegativeControl
+from skipshift.remedies.remedy import REMEDIES, setting_of
+from skipshift.remedies.without_masks import ByExcess
+from skipshift.specs import RemedySpec
+from skipshift.statistics.excess import Excess
+from toy_unet import labels, toy_images, toy_net
+
+SPEC = RemedySpec(batch_size=4)
+
+SPECIFIC, UNSPECIFIC = Relabelled(0.5, 0.01), Relabelled(0.5, 0.5 / TIMES)
+
+
+def judged(value, spread=1e-4, pixels=(50, 50), home=(50, 50)):
+    """An excess with its jackknife, and pixels of two classes on both sets."""
+    units = value**2 + spread * np.random.default_rng(int(1e4 * value)).normal(size=12)
+    return SimpleNamespace(
+        excess=Excess(np.array([value**2, *units]), np.repeat([0, 1], 6), 2.0),
+        pixels=np.array(pixels),
+        home_pixels=np.array(home),
+    )
+
+
+def rule(rows, relabelled=None):
+    """Rows of (remedy, parameters, judged); what each relabels, by its number."""
+    table = pd.DataFrame(
+        [(name, numbers, one.excess.value) for name, numbers, one in rows],
+        columns=["remedy", "parameters", "excess_left"],
+    )
+    given = {} if relabelled is None else relabelled
+    asked = []
+
+    def relabel(row):
+        asked.append(row)
+        return given.get(row, SPECIFIC)
+
+    found = ByExcess(table, [one for *_, one in rows], judged(0.5), relabel)
+    return found, asked
+
+
+def test_of_those_that_leave_about_as_little_the_smallest_change_is_taken():
+    rows = [
+        ("quantile", 900, judged(0.100)),
+        ("moments", 6, judged(0.101)),
+        ("gamma", 3, judged(0.3)),
+    ]
+    assert rule(rows)[0].best() == 1
+    # with a small error the rest differ clearly
+    sharp = [(name, n, judged(one.excess.value, 1e-7)) for name, n, one in rows]
+    assert rule(sharp)[0].best() == 0
+
+
+def test_what_relabels_as_much_without_a_shift_is_passed_over():
+    rows = [("quantile", 900, judged(0.1, 1e-7)), ("moments", 6, judged(0.2, 1e-7))]
+    assert rule(rows, {0: UNSPECIFIC})[0].best() == 1
+    assert rule(rows, {0: UNSPECIFIC, 1: None})[0].best() is None
+    assert rule(rows, {0: Relabelled(0.0, 0.0), 1: UNSPECIFIC})[0].best() is None
+
+
+def test_rows_that_do_not_lower_the_excess_are_not_asked():
+    rows = [("quantile", 900, judged(0.5)), ("moments", 6, judged(0.49, 1.0))]
+    found, asked = rule(rows)
+    assert found.best() is None
+    assert asked == []
+
+
+@pytest.mark.parametrize(
+    ("name", "one"),
+    [
+        ("prune", judged(0.1)),
+        ("minmax+prune", judged(0.1)),
+        ("moments", judged(0.1, pixels=(99, 1))),
+        ("moments", judged(0.1, home=(99, 1))),
+    ],
+)
+def test_a_cut_skip_or_a_lost_class_is_not_recommended(name, one):
+    assert rule([(name, 2, one)])[0].best() is None
+
+
+def test_a_pair_must_leave_clearly_less_than_the_single_one():
+    rows = [("minmax", 0, judged(0.2)), ("minmax+adabn", 99, judged(0.1))]
+    assert rule(rows)[0].best() == 1
+    assert rule([rows[0], ("minmax+adabn", 99, judged(0.199))])[0].best() == 0
+    assert rule(rows, {1: UNSPECIFIC})[0].best() == 0
+
+
+def test_without_images_of_the_reference_nothing_is_asked():
+    found, asked = rule([("moments", 6, judged(0.1))])
+    found.relabel = None
+    assert found.best() == 0
+    assert asked == []
+
+
+def two_levels(shares, seed=0):
+    """Images (N, 3, 32, 32) of two grey levels with noise, bright in a share of their rows."""
+    rng = np.random.default_rng(seed)
+    bright = np.arange(32)[None] < np.asarray(shares)[:, None] * 32
+    levels = np.where(bright, 180.0, 60.0)[:, None, :, None]
+    return (levels + rng.uniform(-8, 8, (len(shares), 3, 32, 32))).round().astype(np.uint8)
+
+
+def asked(setting, name, place="input", weight=1.0):
+    (where,) = [one for one in setting.places if one.name == place]
+    with giving_logits(setting.net, setting.output):
+        return NegativeControl(setting)(REMEDIES[name], where, weight)
+
+
+def test_the_control_counts_what_differs_between_labels_before_and_after(net, home):
+    away = (0.4 * home + 60).astype(np.uint8)
+    found = asked(setting_of(net, (home, away), (None, None), SPEC), "moments")
+    mended = ss.remedy(
+        net,
+        home,
+        away,
+        labels(net, away),
+        spec=RemedySpec(remedies=("moments",), places=("input",)),
+    )
+    before, after = labels(net, away) == 1, labels(mended.network("moments", "input"), away) == 1
+    assert found.shifted == pytest.approx(
+        1 - (before & after).sum() / (before | after).sum(), abs=2e-3
+    )
+    assert found.shifted > TIMES * found.unshifted
+
+
+def test_matching_a_histogram_relabels_images_that_differ_in_foreground_alone():
+    shares = np.random.default_rng(1).uniform(0.1, 0.6, 8)
+    home = two_levels(shares)
+    net = toy_net(torch.from_numpy(home).float() / 255)
+    with torch.no_grad():
+        apart = net(torch.from_numpy(home).float() / 255).diff(dim=1)[:, 0]
+        bright = torch.from_numpy(home[:, 0] > 120)
+        net.head.bias[1] -= (apart[bright].mean() + apart[~bright].mean()) / 2
+    setting = setting_of(net, (home, two_levels(shares[::-1], 1)), (None, None), SPEC)
+    matched = asked(setting, "quantile")
+    assert matched.shifted < 0.01  # the sets hold as much of each level
+    assert matched.unshifted > 0.2  # the halves do not
+    assert asked(setting, "moments").unshifted < matched.unshifted / 2
+
+
+def test_what_cannot_be_fitted_on_halves_has_no_control(net):
+    home = toy_images(2)
+    found = asked(
+        setting_of(net, (home, toy_images(seed=1)), (None, None), SPEC), "moments", weight=1.0
+    )
+    assert found is not None  # one image a half is enough for moments
+    home[0] = 0
+    assert asked(setting_of(net, (home, toy_images(seed=1)), (None, None), SPEC), "macenko") is None
+
+
+def test_the_verdict_gives_the_control(net):
+    spec = RemedySpec(remedies=("adabn", "moments", "brightness"), folds=3)
+    found = ss.remedy(
+        net, toy_images(40), (0.4 * toy_images(40, seed=1) + 60).astype(np.uint8), spec=spec
+    )
+    row = found.table.set_index(["remedy", "place"]).loc[found.best]
+    assert row["relabelled"] > TIMES * row["relabelled_unshifted"]
+    assert f"relabels {row['relabelled']:.1%} of the foreground" in found.verdict()
+    assert "pass the negative control" in found.verdict()

@@ -20,7 +20,7 @@ from skipshift.remedies.setting import Fit, Remedy, Setting
 from skipshift.statistics.recovery import foreground_iou
 
 _EACH = 2
-"""Feature remedies tried behind the best remedy of the input; and the other way round."""
+"""Remedies of the other kind that are joined to the best single one."""
 
 JOIN = "+"
 
@@ -29,10 +29,10 @@ Score = Callable[[Judged], float]
 
 
 def offered(rows: Sequence[Row], plain: Judged, setting: Setting) -> list[Row]:
-    """Name the pairs that are worth trying, at most three for each fold that is left out.
+    """Name the pairs that are worth trying, at most two for each fold that is left out.
 
-    The best remedy of the input with each of the two best of the features, at different places, and
-    the best of the features with the second of the input; if one of them is better than none.
+    The best single remedy, if it is better than none, with each of the two best of the other kind:
+    of the features, at different places, behind one of the input, or the other way round.
     """
     number = setting.shifted.number
     if setting.shifted.data.masks is None:
@@ -68,7 +68,9 @@ def _best_pairs(rows: Sequence[Row], score: Score, plain: Judged) -> list[tuple[
             features.append(i)
     if not inputs or not features or max(values[inputs[0]], values[features[0]]) <= score(plain):
         return []
-    return [(inputs[0], i) for i in features[:_EACH]] + [(i, features[0]) for i in inputs[1:]]
+    if values[inputs[0]] >= values[features[0]]:
+        return [(inputs[0], i) for i in features[:_EACH]]
+    return [(i, features[0]) for i in inputs]
 
 
 def _joined(first: Row, second: Row, folds: npt.NDArray[np.bool_]) -> Row:

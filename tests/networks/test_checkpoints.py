@@ -121,6 +121,13 @@ def test_an_nnunet_folder_is_built_from_its_plans(results):
     assert same(load_net(folder / "fold_0"), net)
 
 
+def test_what_lies_above_or_in_a_fold_of_nnunet_names_the_fold(results):
+    fold = results[0] / "fold_0"
+    for given in (fold.parents[1], fold / "checkpoint_final.pth"):
+        with pytest.raises(SkipshiftError, match=f"nnU-Net; give .*{fold}$"):
+            load_net(given)
+
+
 def test_regions_and_ignored_labels_count_as_nnunet_counts_them(results):
     folder, _ = results
     labels = {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3}

@@ -91,6 +91,8 @@ def _file(path: Path) -> nn.Module:
         return _torchscript(path)
     if kind == "torch":
         load_pickle(path)  # says what is in it, if that is no weights
+    if (path.parent.parent / "plans.json").exists():
+        raise SkipshiftError(f"{path}: is a checkpoint of nnU-Net; give its folder, {path.parent}")
     raise SkipshiftError(
         f"{path}: contains only weights; name the function that builds the network as well, "
         f"--builder module:function"
@@ -110,6 +112,10 @@ def _folder(folder: Path) -> nn.Module:
     if (folder / "saved_model.pb").exists():
         raise SkipshiftError(
             f"{folder}: is a SavedModel of TensorFlow; only networks of torch can be loaded"
+        )
+    if folds := sorted([*folder.glob("*/fold_*"), *folder.glob("*/*/fold_*")]):
+        raise SkipshiftError(
+            f"{folder}: holds trainings of nnU-Net; give the folder of a fold, such as {folds[0]}"
         )
     raise SkipshiftError(
         f"{folder}: is not a run folder (no {RUN_RECORD}), nor an smp or nnU-Net folder or a MONAI "

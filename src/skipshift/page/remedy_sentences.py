@@ -250,13 +250,16 @@ def _kept(row: pd.Series) -> str:
     )
 
 
+def no_shift(layer: str, p: float) -> str:
+    """Say that a layer in which remedies would be judged shows no shift, or that none is known."""
+    if not layer:
+        return "no layer is known"
+    return f"no shift can be told in {layer}" + (f" (p {p:.3f})" if p == p else "")
+
+
 def _none(table: pd.DataFrame, facts: Facts) -> str:
     if not facts.masks and not facts.p < ALPHA:
-        shift = (
-            f"no shift can be told in {facts.layer} (p {facts.p:.3f})"
-            if facts.layer
-            else "no layer is known"
-        )
+        shift = no_shift(facts.layer, facts.p)
         return f"No remedy is recommended: {shift}, and without masks remedies are judged there."
     if not facts.masks:
         passed = facts.passed_over

@@ -16,6 +16,7 @@ from skipshift.remedies.places import Place
 from skipshift.remedies.setting import Setting
 from skipshift.statistics.excess import Excess
 from skipshift.statistics.recovery import Counts
+from skipshift.statistics.resampling import p_value
 
 _MISSING = 0.05
 """A class has all but gone where its share is below this part of its share on the reference."""
@@ -121,6 +122,11 @@ class Judge:
     def layer(self) -> str:
         """Name of the layer in which the excess is measured: the last; empty if none is known."""
         return self._last.name
+
+    @property
+    def p(self) -> float:
+        """Permutation test of that layer; NaN if there is none."""
+        return p_value(self.permuted) if len(self.permuted) else np.nan
 
     def __call__(self, tries: Sequence[Fitted], place: Place | None = None) -> list[Judged | str]:
         """Judge changes on the shifted set, or tell why one cannot run.

@@ -15,7 +15,6 @@ from skipshift.remedies.without_masks import ByExcess
 from skipshift.statistics.gains import choose, constant_iou, gain_table, harm_table
 from skipshift.statistics.multiplicity import ALPHA, smallest_swap_p
 from skipshift.statistics.recovery import Counts, foreground_iou
-from skipshift.statistics.resampling import p_value
 
 COLUMNS = tuple(TABLE_COLUMNS["remedies.csv"])
 
@@ -161,7 +160,7 @@ def _facts(
     judge: Judge,
     control: Control | None,
 ) -> Facts:
-    setting, plain, permuted = judge.setting, judge.plain, judge.permuted
+    setting, plain = judge.setting, judge.plain
     data = setting.shifted.data
     masks = data.masks is not None
     groups = len(setting.shifted.folds)
@@ -173,11 +172,10 @@ def _facts(
     in_domain = np.nan
     if setting.home is not None and setting.home.data.masks is not None:
         in_domain = float(foreground_iou(plain.home[:, None])[0][0])
-    p = p_value(permuted) if len(permuted) else np.nan
     best, relabelled, passed_over = None, None, 0
     if masks:
         best = _best_by_iou(table, constant, setting.spec.margin)
-    elif p < ALPHA:
+    elif judge.p < ALPHA:
         ask = None if control is None else _relabel(rows, fitted, control)
         judged = [None if one is None else one.judged for one in fitted]
         rule = ByExcess(table, judged, plain, ask)
@@ -195,7 +193,7 @@ def _facts(
         chosen=chosen,
         layer=judge.layer,
         excess=np.nan if plain.excess is None else plain.excess.value,
-        p=p,
+        p=judge.p,
         groups=groups,
         images=len(data.groups),
         masks=masks,

@@ -1,6 +1,7 @@
 """Remedies of a shift: try changes at every place, judge them cross-fitted, recommend the best."""
 
 import contextlib
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -19,6 +20,7 @@ from skipshift.networks.feature_store import FeatureStore
 from skipshift.networks.features import Groups, Images, as_input, input_like
 from skipshift.networks.outputs import Output, giving_logits
 from skipshift.networks.weights import weights_hash
+from skipshift.page.remedy_sentences import no_shift
 from skipshift.patching.carry import carry
 from skipshift.patching.labelled import (
     NAMES,
@@ -44,6 +46,7 @@ from skipshift.remedies.ranking import Row, ranked
 from skipshift.remedies.result import Remedies
 from skipshift.remedies.setting import Remedy, Setting
 from skipshift.specs import CarrySpec, RemedySpec
+from skipshift.statistics.multiplicity import ALPHA
 from skipshift.statistics.recovery import NONE
 
 MasksOfBoth = Masks | tuple[Masks | None, Masks | None] | None
@@ -54,6 +57,8 @@ GroupsOfBoth = Groups | tuple[Groups | None, Groups | None] | None
 
 Sets = tuple[Labelled | Fingerprint, Labelled, Labelled | None]
 """Reference, shifted, and the labelled images that were set aside of the shifted."""
+
+_LOG = logging.getLogger("skipshift")
 
 REMEDIES: Mapping[str, Remedy] = {r.name: r for r in (*FEATURE_REMEDIES, *INPUT_REMEDIES)}
 """All remedies by name; those of features first, which the question is about."""
@@ -128,6 +133,7 @@ def search(
         setting = _setting(net, sets, spec, output, spacing)
         places = [_named(setting.places, name) for name in spec.places] or list(setting.places)
         judge, tries = Judge(setting, store), _Tries(taken)
+        _warn(judge)
         try:
             singles = [
                 Row(one, place)
@@ -160,6 +166,15 @@ def search(
             return fit(None, weight)
 
     return Remedies(table, facts, None if complete else (tries.done, tries.of), refit, setting)
+
+
+def _warn(judge: Judge) -> None:
+    """Say before a long search if nothing that is tried could be recommended."""
+    if judge.setting.shifted.data.masks is None and not judge.p < ALPHA:
+        _LOG.warning(
+            f"{no_shift(judge.layer, judge.p)}, so without masks no remedy will be recommended; "
+            f"all are measured"
+        )
 
 
 @dataclass

@@ -136,9 +136,9 @@ def remedies_verdict(table: pd.DataFrame, facts: Facts) -> str:
     if not facts.masks:
         return (
             f"{first}: the excess in {facts.layer} falls from {facts.excess:.3f} to "
-            f"{row['excess_left']:.3f}, {_rival(table, facts)}. {_control(facts)} Judged by "
-            f"features alone, since the shifted images have no masks: whether the segmentation is "
-            f"better is not known.{_shares(facts)}{_kept(row)}"
+            f"{row['excess_left']:.3f}. {_rivals(table, facts)} Judged by features alone, since "
+            f"the shifted images have no masks: whether the segmentation is better is not known."
+            f"{_shares(facts)}{_kept(row)}"
         )
     iou, gain, low, high = facts.chosen
     bounds = f" [{low:.3f}, {high:.3f}]" if low == low else ""
@@ -149,27 +149,25 @@ def remedies_verdict(table: pd.DataFrame, facts: Facts) -> str:
     )
 
 
-def _rival(table: pd.DataFrame, facts: Facts) -> str:
+def _rivals(table: pd.DataFrame, facts: Facts) -> str:
     """Say why this remedy and no other is recommended without masks."""
     assert facts.best is not None
-    sound = "keep every class"
-    if facts.relabelled is not None:
-        sound += " and pass the negative control"
+    known = facts.relabelled is not None
+    sound = "keep every class" + " and pass the negative control" * known
     if "+" in facts.best.remedy:
-        return f"clearly less than by the single remedies that {sound}, of {_tried(table)}"
-    return (
-        f"and of {_tried(table)} none of the single ones that {sound} leaves clearly less or, "
-        f"leaving about as much, is a smaller change"
-    )
-
-
-def _control(facts: Facts) -> str:
+        said = f"this pair leaves clearly less than the single remedies that {sound}"
+    else:
+        least = "leave about the least excess" + ("," if known else " and")
+        said = f"it is the smallest change of those that {least} {sound}"
     if facts.relabelled is None:
-        return "There is no negative control without images of the reference."
+        return (
+            f"Of {_tried(table)} {said}. There is no negative control without images of the "
+            f"reference."
+        )
     shifted, unshifted = facts.relabelled
     return (
-        f"It relabels {shifted:.1%} of the foreground, and where nothing is shifted, between "
-        f"halves of the reference, {unshifted:.1%}."
+        f"Of {_tried(table)} {said}: it relabels {shifted:.1%} of the foreground, and between "
+        f"halves of the reference, where nothing is shifted, {unshifted:.1%}."
     )
 
 

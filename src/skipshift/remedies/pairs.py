@@ -19,9 +19,6 @@ from skipshift.remedies.ranking import Row
 from skipshift.remedies.setting import Fit, Remedy, Setting
 from skipshift.statistics.recovery import foreground_iou
 
-_EACH = 2
-"""Remedies of the other kind that are joined to the best single one."""
-
 JOIN = "+"
 
 Score = Callable[[Judged], float]
@@ -29,10 +26,9 @@ Score = Callable[[Judged], float]
 
 
 def offered(rows: Sequence[Row], plain: Judged, setting: Setting) -> list[Row]:
-    """Name the pairs that are worth trying, at most two for each fold that is left out.
+    """Name the pairs that are worth trying, at most one for each fold that is left out.
 
-    The best single remedy, if it is better than none, with each of the two best of the other kind:
-    of the features, at different places, behind one of the input, or the other way round.
+    The best remedy of the input and the best of the features, if one of them is better than none.
     """
     number = setting.shifted.number
     if setting.shifted.data.masks is None:
@@ -42,7 +38,8 @@ def offered(rows: Sequence[Row], plain: Judged, setting: Setting) -> list[Row]:
         scores = [_by_iou(setting.shifted.folds != fold) for fold in range(number)]
     found: dict[tuple[int, int], npt.NDArray[np.bool_]] = {}
     for fold, score in enumerate(scores):
-        for pair in _best_pairs(rows, score, plain):
+        pair = _best_pair(rows, score, plain)
+        if pair is not None:
             found.setdefault(pair, np.zeros(number, bool))[fold] = True
     return [_joined(rows[a], rows[b], folds) for (a, b), folds in found.items()]
 
@@ -55,22 +52,17 @@ def _by_excess(judged: Judged) -> float:
     return -np.inf if judged.excess is None else -judged.excess.value
 
 
-def _best_pairs(rows: Sequence[Row], score: Score, plain: Judged) -> list[tuple[int, int]]:
+def _best_pair(rows: Sequence[Row], score: Score, plain: Judged) -> tuple[int, int] | None:
     values: dict[int, float] = {}
     for i, row in enumerate(rows):
         sound = [one for one in row.by_weight.values() if not collapsed(one, plain)]
         values |= {i: max(map(score, sound))} if sound else {}
-    order = sorted(values, key=values.__getitem__, reverse=True)
-    inputs = [i for i in order if rows[i].place.name == INPUT][:_EACH]
-    features: list[int] = []
-    for i in order:
-        if rows[i].place.name not in (INPUT, *(rows[j].place.name for j in features)):
-            features.append(i)
-    if not inputs or not features or max(values[inputs[0]], values[features[0]]) <= score(plain):
-        return []
-    if values[inputs[0]] >= values[features[0]]:
-        return [(inputs[0], i) for i in features[:_EACH]]
-    return [(i, features[0]) for i in inputs]
+    inputs = [i for i in values if rows[i].place.name == INPUT]
+    features = [i for i in values if rows[i].place.name != INPUT]
+    if not inputs or not features:
+        return None
+    ahead, behind = (max(own, key=values.__getitem__) for own in (inputs, features))
+    return (ahead, behind) if max(values[ahead], values[behind]) > score(plain) else None
 
 
 def _joined(first: Row, second: Row, folds: npt.NDArray[np.bool_]) -> Row:

@@ -28,7 +28,8 @@ class Relabelled(NamedTuple):
     """On the shifted set."""
 
     unshifted: float
-    """On each half of the reference, fitted to bring it to the other half."""
+    """On the halves of the reference with most and with least foreground, each brought to the
+    other."""
 
 
 TIMES = 3
@@ -166,7 +167,7 @@ def _rivals(table: pd.DataFrame, facts: Facts) -> str:
         )
     shifted, unshifted = facts.relabelled
     return (
-        f"Of {_tried(table)} {said}: it relabels {shifted:.1%} of the foreground, and between "
+        f"Of {_tried(table)} {said}: it relabels {shifted:.1%} of the foreground, and between two "
         f"halves of the reference, where nothing is shifted, {unshifted:.1%}."
     )
 
@@ -265,7 +266,7 @@ def _none(table: pd.DataFrame, facts: Facts) -> str:
             f" {passed} that {'lowers' if passed == 1 else 'lower'} it "
             f"{'is' if passed == 1 else 'are'} passed over: next to nothing of a class is left "
             f"there or on the reference, a skip is cut, or no more than {TIMES} times as much is "
-            f"relabelled as where nothing is shifted."
+            f"relabelled as between two halves of the reference (negative control)."
             if passed
             else ""
         )

@@ -1,8 +1,9 @@
 """Negative control of a remedy: how much it relabels where nothing is shifted.
 
-It is fitted between two halves of the reference, which differ by chance alone, so that all it
-changes there is harm. A matched histogram, say, moves the background of whichever half has more of
-it.
+It is fitted between two halves of the reference, so that all it changes there is harm. The halves
+are the groups with most and with least foreground: what differs between images of one scanner, and
+looks like a shift of intensities. A matched histogram, say, moves the background of whichever half
+has more of it.
 """
 
 from dataclasses import replace
@@ -45,13 +46,26 @@ class NegativeControl:
         assert setting.home is not None
         data = setting.home.data
         codes = np.unique(data.groups, return_inverse=True)[1]
-        first = folded(data, 2, spec.seed).folds[codes] == 0
-        one, other = (folded(subset(data, own), 1, spec.seed) for own in (first, ~first))
+        order = np.argsort(self._foreground(), kind="stable")
+        most = np.isin(codes, order[len(order) // 2 :])
+        one, other = (folded(subset(data, own), 1, spec.seed) for own in (most, ~most))
         known = {id(half): gather(setting.net, setting.places, half, spec) for half in (one, other)}
         return [
             replace(setting, reference=home, shifted=away, known=known[id(home)])
             for home, away in ((one, other), (other, one))
         ]
+
+    def _foreground(self) -> npt.NDArray[np.float64]:
+        """Mean share (groups,) of the foreground that is predicted on images of the reference."""
+        setting = self._setting
+        assert setting.home is not None
+        sums = np.zeros((len(setting.home.folds), 2))
+        with torch.no_grad():
+            for _, images, _, codes in setting.home.batches(setting.net, setting.spec.batch_size):
+                labels = labels_of(NULL.logits(setting.net, images))
+                shares = (labels > 0).reshape(len(labels), -1).mean(1)
+                np.add.at(sums, codes, np.stack([shares, np.ones(len(shares))], 1))
+        return np.asarray(sums[:, 0] / sums[:, 1])
 
 
 def _relabelled(setting: Setting, remedy: Remedy, place: Place, weight: float) -> Counts:

@@ -48,11 +48,11 @@ class NegativeControl:
         codes = np.unique(data.groups, return_inverse=True)[1]
         order = np.argsort(self._foreground(), kind="stable")
         most = np.isin(codes, order[len(order) // 2 :])
-        one, other = (folded(subset(data, own), 1, spec.seed) for own in (most, ~most))
-        known = {id(half): gather(setting.net, setting.places, half, spec) for half in (one, other)}
+        halves = [folded(subset(data, own), 1, spec.seed) for own in (most, ~most)]
+        known = [gather(setting.net, setting.places, half, spec) for half in halves]
         return [
-            replace(setting, reference=home, shifted=away, known=known[id(home)])
-            for home, away in ((one, other), (other, one))
+            replace(setting, reference=halves[i], shifted=halves[1 - i], known=known[i])
+            for i in (0, 1)
         ]
 
     def _foreground(self) -> npt.NDArray[np.float64]:

@@ -1,5 +1,6 @@
 """What is recommended without masks: the smallest change of those that pass a negative control."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 
 import skipshift as ss
 from skipshift.networks.outputs import giving_logits
-from skipshift.page.remedy_sentences import TIMES, Relabelled
+from skipshift.page.remedy_sentences import TIMES, Relabelled, remedies_verdict
 from skipshift.remedies.negative_control import NegativeControl
 from skipshift.remedies.remedy import REMEDIES, setting_of
 from skipshift.remedies.without_masks import ByExcess
@@ -184,3 +185,14 @@ def test_the_verdict_gives_the_control(net):
         found.verdict()
     )
     assert f"where nothing is shifted, {unshifted:.1%}." in found.verdict()
+
+
+def test_the_verdict_warns_where_the_sets_may_differ_in_what_they_hold(net):
+    spec = RemedySpec(remedies=("brightness",), places=("input",), folds=3)
+    away = (0.3 * toy_images(40, seed=1)).astype(np.uint8)
+    found = ss.remedy(net, toy_images(40), away, spec=spec)
+    warning = "if these do, the remedy harms"
+    alike = replace(found.facts, expected=(0.7, 0.3), predicted=(0.6, 0.4))
+    apart = replace(found.facts, expected=(0.9, 0.1), predicted=(0.6, 0.4))
+    assert warning not in remedies_verdict(found.table, alike)
+    assert warning in remedies_verdict(found.table, apart)

@@ -101,6 +101,9 @@ class Facts:
 _MOST = 0.99
 """Share of the pixels beyond which a network is said to call everything one class."""
 
+_APART = 1.5
+"""Ratio of the foreground of two sets beyond which they may differ in what they hold."""
+
 _DOES: Mapping[str, str] = {
     "adabn": "recompute the batch-norm statistics of {place} on unlabelled new images",
     "moments": "match mean and spread of each channel of {place} to the reference",
@@ -179,10 +182,23 @@ def _shares(facts: Facts) -> str:
     told = [f"{1 - shares[0]:.1%} of {name}" for name, shares in sets.items() if len(shares)]
     said = f" The network calls {_and(told)} foreground."
     if _failed(facts) is None:
-        return said
+        return said + _more_foreground(facts)
     return (
         f"{said} As it is it calls nearly all of the shifted images one class, and features do not "
         f"tell foreground from background: look at the images with the remedy before you use it."
+    )
+
+
+def _more_foreground(facts: Facts) -> str:
+    """Warn where the sets may differ in what they hold, and not in the scanner."""
+    if not facts.expected:
+        return ""
+    before, after = 1 - facts.expected[0], 1 - facts.predicted[0]
+    if before <= _APART * after and after <= _APART * before:
+        return ""
+    return (
+        " Images that hold more or less foreground differ in their features, too: if these do, "
+        "the remedy harms."
     )
 
 

@@ -17,10 +17,9 @@ from skipshift.networks.inference import labels_of
 from skipshift.page.remedy_sentences import Relabelled
 from skipshift.patching.labelled import subset
 from skipshift.remedies.gathering import folded, gather
-from skipshift.remedies.passes import FAULTS, NULL
+from skipshift.remedies.passes import FAULTS, NULL, count_labels
 from skipshift.remedies.places import Place
 from skipshift.remedies.setting import Remedy, Setting
-from skipshift.statistics.counts import count
 from skipshift.statistics.recovery import Counts, foreground_iou
 
 
@@ -77,14 +76,9 @@ def _relabelled(setting: Setting, remedy: Remedy, place: Place, weight: float) -
     with torch.no_grad():
         for _, images, _, _ in setting.shifted.batches(net, setting.spec.batch_size):
             before, after = NULL.logits(net, images), change.logits(net, images)
-            labels = _flat(labels_of(before)), _flat(labels_of(after))
-            counts.append(count(*labels, classes=max(2, before.shape[1])).sum(0))
+            labels, classes = (labels_of(before), labels_of(after)), max(2, before.shape[1])
+            counts.append(count_labels(*labels, classes).sum(0))
     return np.asarray(np.sum(counts, 0))
-
-
-def _flat(labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    # a volume is as good as one wide image
-    return labels.reshape(len(labels), labels.shape[1], -1)
 
 
 def _apart(counts: Counts) -> float:

@@ -225,9 +225,14 @@ class _Batch:
         """Count what was predicted, (N, classes, 3)."""
         if self.masks is None:
             return np.zeros((len(labels), classes, 3), np.int64)
-        # a volume is as good as one wide image
-        flat = [array.reshape(len(array), array.shape[1], -1) for array in (self.masks, labels)]
-        return count(flat[0], flat[1], classes, ignore)
+        return count_labels(self.masks, labels, classes, ignore)
+
+
+def count_labels(masks: Masks, labels: Labels, classes: int, ignore: int | None = None) -> Counts:
+    """Count labels (N, ...) of images or volumes against masks, (N, classes, 3)."""
+    # a volume is as good as one wide image
+    flat = [array.reshape(len(array), array.shape[1], -1) for array in (masks, labels)]
+    return count(flat[0], flat[1], classes, ignore)
 
 
 def _joined(parts: Sequence[Seen]) -> Seen:

@@ -8,6 +8,7 @@ from skipshift.errors import ArgumentError
 from skipshift.networks.changes import Mended
 from skipshift.remedies import feature_remedies
 from skipshift.remedies.judging import Judge
+from skipshift.remedies.negative_control import NegativeControl
 from skipshift.remedies.remedy import search
 from skipshift.specs import RemedySpec
 from toy_unet import labels, toy_images, toy_net
@@ -193,6 +194,29 @@ def test_a_search_that_is_interrupted_goes_on_where_it_stopped(net, home, monkey
     whole = search(net, *inputs[:4])
     timeless = [column for column in whole.table if column != "seconds"]
     assert again.table[timeless].equals(whole.table[timeless])
+
+
+def test_after_an_interruption_no_negative_control_is_run(net, monkeypatch):
+    home, away = toy_images(40), (0.3 * toy_images(40, seed=1)).astype(np.uint8)
+    asked, passes = [], []
+    monkeypatch.setattr(NegativeControl, "__call__", lambda *given: asked.append(given))
+    judge = Judge.__call__
+
+    def third(*given):
+        passes.append(given)
+        if len(passes) == 3:
+            raise KeyboardInterrupt
+        return judge(*given)
+
+    spec = quick(remedies=("brightness", "gamma", "minmax"), places=("input",))
+    assert search(net, (home, away), None, None, spec).complete
+    assert asked
+    asked.clear()
+    monkeypatch.setattr(Judge, "__call__", third)
+    found = search(net, (home, away), None, None, spec)
+    assert not found.complete
+    assert len(found.table) == 2
+    assert asked == []
 
 
 def test_python_raises_the_interruption(net, home, monkeypatch):

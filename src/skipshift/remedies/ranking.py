@@ -50,7 +50,7 @@ def ranked(
 
     ``headroom`` is the IoU that comes back when a place is fed the reference's features, where that
     is known. ``control`` is asked of what may be recommended without masks; None without images of
-    the reference.
+    the reference, and of a search that was cut short.
     """
     setting, plain = judge.setting, judge.plain
     masks = setting.shifted.data.masks is not None

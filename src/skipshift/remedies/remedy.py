@@ -154,8 +154,11 @@ def search(
                 f"{shown(place.name for place in places)}"
             )
         headroom = _headroom(setting) if spec.paired and complete else {}
-        control = None if setting.home is None else NegativeControl(setting)
-        table, facts = ranked(tries.rows, judge, headroom, control)
+        # of a search that was cut short nothing is recommended, so nothing is run any more
+        asked = complete and setting.home is not None
+        table, facts = ranked(
+            tries.rows, judge, headroom, NegativeControl(setting) if asked else None
+        )
     tried = {(row.remedy.name, row.place.name): row for row in tries.rows}
 
     def refit(name: str, place: str, weight: float) -> Change:

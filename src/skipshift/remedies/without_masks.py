@@ -7,6 +7,7 @@ that leave about the same excess the smallest change is taken.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import pandas as pd
 
@@ -30,11 +31,12 @@ class ByExcess:
     """The unmended network."""
 
     relabel: Relabel | None
-    """None without images of the reference: then nothing is asked."""
+    """None without images of the reference, or of a search that was cut short: then nothing is
+    asked."""
 
     asked: dict[int, Relabelled | None] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def lower(self) -> list[int]:
         """Rows that leave clearly less excess than the unmended network, the least first."""
         known = self.table["excess_left"].dropna().sort_values(kind="stable")

@@ -94,8 +94,8 @@ class Facts:
 
     passed_over: int = 0
     """Without masks: remedies that clearly lower the excess and are not recommended, since they
-    leave next to nothing of a class there or on the reference, cut a skip, or relabel no more than
-    `TIMES` times as much as without a shift."""
+    leave next to nothing of a class there or on the reference, cut a skip, leave a clear excess, or
+    relabel no more than `TIMES` times as much as without a shift."""
 
 
 _MOST = 0.99
@@ -140,8 +140,9 @@ def remedies_verdict(table: pd.DataFrame, facts: Facts) -> str:
     if not facts.masks:
         return (
             f"{first}: the excess in {facts.layer} falls from {facts.excess:.3f} to "
-            f"{row['excess_left']:.3f}. {_rivals(table, facts)} Judged by features alone, since "
-            f"the shifted images have no masks: whether the segmentation is better is not known."
+            f"{row['excess_left']:.3f} [{row['excess_low']:.3f}, {row['excess_high']:.3f}]. "
+            f"{_rivals(table, facts)} Judged by features alone, since the shifted images have no "
+            f"masks: whether the segmentation is better is not known."
             f"{_shares(facts)}{_kept(row)}"
         )
     iou, gain, low, high = facts.chosen
@@ -198,7 +199,7 @@ def _more_foreground(facts: Facts) -> str:
         return ""
     return (
         " Images that hold more or less foreground differ in their features, too: if these do, "
-        "the remedy harms."
+        "the remedy may harm."
     )
 
 
@@ -281,8 +282,9 @@ def _none(table: pd.DataFrame, facts: Facts) -> str:
         over = (
             f" {passed} that {'lowers' if passed == 1 else 'lower'} it "
             f"{'is' if passed == 1 else 'are'} passed over: next to nothing of a class is left "
-            f"there or on the reference, a skip is cut, or no more than {TIMES} times as much is "
-            f"relabelled as between two halves of the reference (negative control)."
+            f"there or on the reference, a skip is cut, a shift is still clear, or no more than "
+            f"{TIMES} times as much is relabelled as between two halves of the reference (negative "
+            f"control)."
             if passed
             else ""
         )

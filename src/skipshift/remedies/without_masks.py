@@ -1,8 +1,9 @@
 """The rule that recommends a remedy where the shifted set has no masks: by the excess it leaves.
 
-Features can agree although the segmentation is worse. So a remedy must also relabel far more of the
-shifted set than of a set that is not shifted (`skipshift.remedies.negative_control`), and of those
-that leave about the same excess the smallest change is taken.
+Features can agree although the segmentation is worse. So a remedy must also leave no clear excess,
+and relabel far more of the shifted set than of a set that is not shifted
+(`skipshift.remedies.negative_control`). Of those that leave about the same excess the smallest
+change is taken.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -47,7 +48,7 @@ class ByExcess:
 
         A pair, only if it leaves clearly less than the best single remedy.
         """
-        rows = [row for row in self.lower if self._keeps_classes(row)]
+        rows = [row for row in self.lower if self._keeps_classes(row) and self._cures(row)]
         singles = [row for row in rows if not self._is_pair(row)]
         least = self._first(singles)
         best = None
@@ -70,6 +71,11 @@ class ByExcess:
             self.asked[row] = self.relabel(row)
         found = self.asked[row]
         return found is not None and found.shifted > TIMES * found.unshifted
+
+    def _cures(self, row: int) -> bool:
+        """Whether the excess that is left can be 0: what is still shifted is not cured."""
+        one = self.judged[row]
+        return one is not None and one.excess is not None and one.excess.interval()[0] <= 0
 
     def _keeps_classes(self, row: int) -> bool:
         """Whether a class is neither lost nor, in a skip that is cut, no longer told."""

@@ -46,13 +46,13 @@ def carried_table(names):
 def remedies_table(places):
     numbers = dict.fromkeys(records.TABLE_COLUMNS["remedies.csv"], 0.5)
     table = pd.DataFrame({"place": places}).assign(**{**numbers, "remedy": "adabn"})
-    return table.assign(place=places, labels=0, failed="", collapsed=False)
+    return table.assign(place=places, labels=0, failed="", passed_over="", collapsed=False)
 
 
 def facts(place):
     return Facts(
         best=Recommended("adabn", place), iou=0.4, in_domain=0.8, constant=0.3,
-        chosen=(0.6, 0.2, 0.1, 0.3), layer=place, excess=0.5, p=0.01, groups=9, images=9,
+        chosen=(0.6, 0.2, 0.1, 0.3), layer=place, excess=0.5, p=0.01, groups=9, known=9, images=9,
         masks=True, margin=0.01, least_p=0.001, predicted=(0.5, 0.5), expected=(0.5, 0.5),
     )  # fmt: skip
 

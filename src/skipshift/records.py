@@ -75,6 +75,7 @@ _REMEDY = {
     "labels": "int64",
     **dict.fromkeys(_JUDGED.split(), "float64"),
     "collapsed": "bool",
+    "passed_over": "str",
     "failed": "str",
 }
 _CARRY = {

@@ -6,6 +6,7 @@ from torch import nn
 import skipshift as ss
 from skipshift.errors import ArgumentError
 from skipshift.networks.changes import Mended
+from skipshift.page.wording import chance
 from skipshift.remedies import feature_remedies
 from skipshift.remedies.judging import Judge
 from skipshift.remedies.negative_control import NegativeControl
@@ -84,10 +85,11 @@ def test_without_masks_remedies_are_judged_by_the_excess_that_is_left(net):
 def test_without_masks_and_without_a_shift_nothing_is_recommended(net, home, caplog):
     found = ss.remedy(net, home, toy_images(seed=1), spec=quick(remedies=("adabn", "moments")))
     assert found.best is None
-    told = f"no shift can be told in {found.facts.layer} (p {found.facts.p:.3f})"
+    told = f"no shift can be told in {found.facts.layer} (p {chance(found.facts.p)})"
     assert told in found.verdict()
     assert [record.message for record in caplog.records] == [
-        f"{told}, so without masks no remedy will be recommended; all are measured"
+        f"{told}, so without masks no remedy will be recommended; all are measured (Ctrl-C, if you "
+        f"do not need the table)"
     ]
 
 
@@ -145,7 +147,7 @@ def test_headroom_of_paired_sets_is_what_patching_brings_back(net, home):
         found.facts.in_domain - found.facts.iou, abs=0.002
     )
     assert rows.loc["first", "headroom"] == pytest.approx(rows.loc["input", "headroom"])
-    assert found.facts.in_domain == 1
+    assert found.facts.in_domain == pytest.approx(1, abs=1e-3)
 
 
 def test_a_network_without_any_normalisation_has_remedies_but_no_adabn(home):

@@ -9,8 +9,20 @@ import pytest
 import torch
 
 import skipshift as ss
+from skipshift.networks.feature_store import FeatureStore
 from skipshift.networks.outputs import giving_logits
-from skipshift.page.remedy_sentences import TIMES, Relabelled, remedies_verdict
+from skipshift.page.diagnosis_page import best_remedies
+from skipshift.page.remedy_sentences import (
+    CONTROL,
+    CUT,
+    LEAST_GROUPS,
+    LOST,
+    SHIFTED,
+    TIMES,
+    Relabelled,
+    remedies_verdict,
+)
+from skipshift.remedies.judging import Judge
 from skipshift.remedies.negative_control import NegativeControl
 from skipshift.remedies.remedy import REMEDIES, setting_of
 from skipshift.remedies.without_masks import ByExcess
@@ -68,10 +80,17 @@ def test_what_relabels_as_much_without_a_shift_is_passed_over():
     assert rule(rows, {0: UNSPECIFIC})[0].best() == 1
     assert rule(rows, {0: UNSPECIFIC, 1: None})[0].best() is None
     assert rule(rows, {0: Relabelled(0.0, 0.0), 1: UNSPECIFIC})[0].best() is None
+    found, _ = rule(rows, {0: UNSPECIFIC})
+    assert found.passed_over(0) == ""  # not asked yet
+    found.best()
+    assert [found.passed_over(row) for row in (0, 1)] == [CONTROL, ""]
 
 
 def test_what_leaves_a_clear_excess_is_no_cure():
-    assert rule([("moments", 6, judged(0.2, 1e-7))])[0].best() is None
+    found, asked = rule([("moments", 6, judged(0.2, 1e-7))])
+    assert found.best() is None
+    assert found.passed_over(0) == SHIFTED
+    assert asked == []
     assert rule([("moments", 6, judged(0.2, 3e-2))])[0].best() == 0
 
 
@@ -83,16 +102,18 @@ def test_rows_that_do_not_lower_the_excess_are_not_asked():
 
 
 @pytest.mark.parametrize(
-    ("name", "one"),
+    ("name", "one", "why"),
     [
-        ("prune", judged(-0.1)),
-        ("minmax+prune", judged(-0.1)),
-        ("moments", judged(-0.1, pixels=(99, 1))),
-        ("moments", judged(-0.1, home=(99, 1))),
+        ("prune", judged(-0.1), CUT),
+        ("minmax+prune", judged(-0.1), CUT),
+        ("moments", judged(-0.1, pixels=(99, 1)), LOST),
+        ("moments", judged(-0.1, home=(99, 1)), LOST),
     ],
 )
-def test_a_cut_skip_or_a_lost_class_is_not_recommended(name, one):
-    assert rule([(name, 2, one)])[0].best() is None
+def test_a_cut_skip_or_a_lost_class_is_not_recommended(name, one, why):
+    found, _ = rule([(name, 2, one)])
+    assert found.best() is None
+    assert found.passed_over(0) == why
 
 
 def test_a_pair_must_leave_clearly_less_than_the_single_one():
@@ -120,7 +141,8 @@ def two_levels(shares, seed=0):
 def asked(setting, name, place="input", weight=1.0):
     (where,) = [one for one in setting.places if one.name == place]
     with giving_logits(setting.net, setting.output):
-        return NegativeControl(setting)(REMEDIES[name], where, weight)
+        control = NegativeControl(Judge(setting, FeatureStore(2**30)))
+        return control(REMEDIES[name], where, weight)
 
 
 def test_the_control_counts_what_differs_between_labels_before_and_after(net, home):
@@ -191,6 +213,23 @@ def test_the_verdict_gives_the_control(net):
         found.verdict()
     )
     assert f"where nothing is shifted, {unshifted:.1%}." in found.verdict()
+    # a search that recommends nothing says why of each that lowers the excess
+    reasons = ["", SHIFTED, *[CONTROL] * 2] * len(found.table)
+    table = found.table.assign(passed_over=reasons[: len(found.table)])
+    none = remedies_verdict(table, replace(found.facts, best=None))
+    counts = table["passed_over"].value_counts()
+    assert f"a shift is still clear ({counts[SHIFTED]}); 1/3 as much or more is relabelled" in none
+    assert none.endswith(f"(negative control) ({counts[CONTROL]}).")
+
+
+@pytest.mark.parametrize("number", [LEAST_GROUPS - 1, LEAST_GROUPS])
+def test_the_control_takes_groups_of_the_reference(net, caplog, number):
+    spec = RemedySpec(remedies=("brightness",), places=("input",), folds=3)
+    away = (0.3 * toy_images(60, seed=1)).astype(np.uint8)
+    found = ss.remedy(net, toy_images(number), away, spec=spec)
+    few = f"the negative control takes {LEAST_GROUPS} groups of the reference, which has {number}"
+    assert (found.best is None) == (few in found.verdict()) == (number < LEAST_GROUPS)
+    assert any(few in record.message for record in caplog.records) == (number < LEAST_GROUPS)
 
 
 def test_the_verdict_warns_where_the_sets_may_differ_in_what_they_hold(net):
@@ -202,3 +241,15 @@ def test_the_verdict_warns_where_the_sets_may_differ_in_what_they_hold(net):
     apart = replace(found.facts, expected=(0.9, 0.1), predicted=(0.6, 0.4))
     assert warning not in remedies_verdict(found.table, alike)
     assert warning in remedies_verdict(found.table, apart)
+
+
+def test_a_table_shows_the_recommended_remedy_first_and_no_empty_column(net):
+    spec = RemedySpec(remedies=("adabn", "moments", "brightness"), folds=3)
+    away = (0.4 * toy_images(40, seed=1) + 60).astype(np.uint8)
+    found = ss.remedy(net, toy_images(40), away, spec=spec)
+    shown = best_remedies(found.table, found.best)
+    assert tuple(shown.iloc[0][["remedy", "place"]]) == tuple(found.best)
+    rest = found.table[found.table["failed"] == ""]["excess_left"].drop(shown.index[0])
+    np.testing.assert_array_equal(shown["excess_left"].iloc[1:], rest)
+    assert {"relabelled", "relabelled_unshifted"} <= set(shown)
+    assert not {"iou", "gain", "harm"} & set(shown)

@@ -140,7 +140,7 @@ def estimate(spec: EstimateRunSpec, progress: Progress = silent) -> str:
     with naming(f"{spec.net} on {spec.reference}, {spec.shifted}{others}"):
         found = estimated(
             network.net, (images, shifted), inputs.masks[0], inputs.groups, settings,
-            _classes(spec.net), progress, [peer.net for peer in peers],
+            network.classes, progress, [peer.net for peer in peers],
         )  # fmt: skip
     answered = found.table["answered"].map({True: "true", False: "false"})
     write_table(spec.out / "estimate.csv", found.table.assign(answered=answered))
@@ -211,10 +211,3 @@ def _unlike(p: "pd.Series[float]", known: int) -> tuple[int | None, str]:
         f"{odd} of {len(p)} images are unlike the reference (p < {LEVEL}); of images that are "
         f"like it, at most one in {round(1 / LEVEL)} is, on average."
     )
-
-
-def _classes(net: Path) -> tuple[str, ...]:
-    """Names of the classes of a run of a study; none of another network."""
-    from skipshift.records import run_record
-
-    return tuple(run_record(net).get("classes", ()))

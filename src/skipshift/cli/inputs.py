@@ -38,6 +38,13 @@ class Network(NamedTuple):
 
     device: str
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, of a run of a study; none of another network."""
+        from skipshift.records import run_record
+
+        return tuple(run_record(self.source).get("classes", ()))
+
     def told(self) -> str:
         """Say which preprocessing was used, and where it comes from."""
         return f"preprocessing: {self.preprocess}, from {self.brought}"

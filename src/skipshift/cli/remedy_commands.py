@@ -28,17 +28,16 @@ if TYPE_CHECKING:
 
 def remedy(spec: RemedyRunSpec, progress: Progress = silent) -> str:
     """Find the smallest change of a network that brings back the IoU lost to a shift."""
+    from skipshift.page.diagnosis_page import best_remedies
     from skipshift.records import REPORT
 
     found, told, about = _searched(spec, progress)
     _write_remedy_page(spec, found, as_text(about))
-    shown = found.table[found.table["failed"] == ""].head(10)
-    shown = shown[["remedy", "place", "parameters", "iou", "gain", "low", "high", "p_adjusted",
-                   "in_domain", "harm", "headroom", "excess_left"]]  # fmt: skip
-    parts = [shown.dropna(axis=1, how="all").round(3).to_string(index=False, na_rep="-")]
-    parts += [found.verdict(), told]
+    shown = best_remedies(found.table, found.best).head(10).round(3)
+    parts = [shown.to_string(index=False, na_rep="-"), found.verdict(), told]
     if taken := spec.take or found.best:
-        parts.append(f"mended: {spec.out / 'mended'} has {taken}")
+        other = ", which is not what is recommended" * (str(taken) != str(found.best))
+        parts.append(f"mended: {spec.out / 'mended'} has {taken}{other}")
     return "\n\n".join([*parts, f"page: {spec.out / REPORT}"])
 
 
@@ -106,7 +105,7 @@ def _searched(
     with _naming(spec):
         found = search(
             network.net, inputs.images, inputs.masks, inputs.groups, settings, known, progress,
-            inputs.spacing, spec.take,
+            inputs.spacing, network.classes, spec.take,
         )  # fmt: skip
         _write_remedies(spec, network, found)
     best = found.best

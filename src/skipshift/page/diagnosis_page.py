@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from skipshift.page.carry_sentences import single_paths, sure_loss
@@ -121,7 +122,7 @@ def remedy_findings(
         {(): draw_u(unmeasured(layers), links, None, facts.best)} if layers else {},
         caption="The recommended remedy is marked where it acts." * (facts.best is not None),
         examples=examples(cases, _examples_note(cases)),
-        tables=[remedies_table(table)],
+        tables=[remedies_table(table, facts.best)],
         sure=_judged_on(facts),
     )
 
@@ -148,7 +149,9 @@ def _named_remedies(
     remedies: pd.DataFrame, facts: Facts, names: Names
 ) -> tuple[pd.DataFrame, Facts]:
     best = None if facts.best is None else Recommended(facts.best[0], names(facts.best[1]))
-    return names.table(remedies, "place"), replace(facts, best=best, layer=names(facts.layer))
+    classes = names.every(facts.classes)
+    named = replace(facts, best=best, layer=names(facts.layer), classes=classes)
+    return names.table(remedies, "place"), named
 
 
 def _named_cases(cases: Sequence[Case], names: Names) -> list[Case]:
@@ -172,7 +175,7 @@ def _examples_note(cases: Sequence[Case]) -> str:
 
 
 def _tables(found: Diagnosed) -> list[Table]:
-    tables = [remedies_table(found.remedies), layers_table(found.layers)]
+    tables = [remedies_table(found.remedies, found.facts.best), layers_table(found.layers)]
     # shares of a loss that may be chance are no finding
     if found.carried is not None and sure_loss(found.carried):
         tables.append(skips_table(found.carried))
@@ -187,15 +190,27 @@ def _tables(found: Diagnosed) -> list[Table]:
     return tables
 
 
-def remedies_table(remedies: pd.DataFrame) -> Table:
+def remedies_table(remedies: pd.DataFrame, best: Recommended | None) -> Table:
     """Show the best of the remedies."""
-    columns = ["remedy", "place", "parameters", "iou", "gain", "low", "high", "p_adjusted",
-               "in_domain", "harm", "headroom", "excess_left"]  # fmt: skip
+    shown = best_remedies(remedies, best)
+    first = "The recommended one, then the" if best is not None else "The"
     note = (
-        f"The best {min(SHOWN, len(remedies))} of {len(remedies)}, each judged on groups that it "
-        f"was not fitted on; p_adjusted is for all of them together. All are in remedies.csv."
+        f"{first} best of {len(remedies)}, each judged on groups that it was not fitted on; "
+        f"p_adjusted is for all of them together. All are in remedies.csv."
     )
-    return table("remedies", "Remedies", remedies.head(SHOWN), columns, note)
+    return table("remedies", "Remedies", shown.head(SHOWN), list(map(str, shown)), note)
+
+
+def best_remedies(remedies: pd.DataFrame, best: Recommended | None) -> pd.DataFrame:
+    """Rows that could be fitted, the recommended one first, by the columns that hold anything."""
+    fitted = remedies[remedies["failed"] == ""]
+    fitted = fitted.assign(passed_over=fitted["passed_over"].replace("", np.nan))
+    pairs = zip(fitted["remedy"], fitted["place"], strict=True)
+    first = np.array([pair == best for pair in pairs], bool)
+    columns = ["remedy", "place", "parameters", "iou", "gain", "low", "high", "p_adjusted",
+               "in_domain", "harm", "headroom", "excess_left", "relabelled", "relabelled_unshifted",
+               "passed_over"]  # fmt: skip
+    return pd.concat([fitted[first], fitted[~first]])[columns].dropna(axis=1, how="all")
 
 
 def layers_table(layers: pd.DataFrame) -> Table:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from skipshift.page.wording import counted
+from skipshift.page.wording import chance, counted
 from skipshift.statistics.multiplicity import ALPHA
 
 
@@ -34,6 +34,23 @@ class Relabelled(NamedTuple):
 
 TIMES = 3
 """A remedy must relabel more than so many times as much of the shifted set as without a shift."""
+
+LEAST_GROUPS = 6
+"""Groups of the reference, of which the negative control takes half at a time."""
+
+LOST, CUT, SHIFTED, CONTROL = "class lost", "skip cut", "still shifted", "negative control"
+"""Why a remedy that clearly lowers the excess is passed over without masks: next to nothing of a
+class is left on the shifted images or the reference; what a cut skip no longer tells cannot differ;
+the excess that is left is clear; or it relabels no more than `TIMES` times as much as without a
+shift, or could not be fitted there."""
+
+_PASSED: Mapping[str, str] = {
+    SHIFTED: "a shift is still clear",
+    LOST: "next to nothing of a class is left there or on the reference",
+    CUT: "a skip is cut",
+    CONTROL: f"1/{TIMES} as much or more is relabelled without a shift, between two halves of the "
+    "reference (negative control)",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +85,9 @@ class Facts:
     groups: int
     """Groups judged on."""
 
+    known: int
+    """Groups of the reference; 0 without its images."""
+
     images: int
     """Images judged on."""
 
@@ -86,16 +106,14 @@ class Facts:
     expected: tuple[float, ...]
     """Likewise on the reference."""
 
+    classes: tuple[str, ...] = ()
+    """Names of the classes; empty if they are not known."""
+
     mended: tuple[float, ...] = ()
     """Likewise on the shifted set with the recommended remedy; empty where none is."""
 
     relabelled: Relabelled | None = None
     """Without masks: what the recommended remedy changes; None without images of the reference."""
-
-    passed_over: int = 0
-    """Without masks: remedies that clearly lower the excess and are not recommended, since they
-    leave next to nothing of a class there or on the reference, cut a skip, leave a clear excess, or
-    relabel no more than `TIMES` times as much as without a shift."""
 
 
 _MOST = 0.99
@@ -140,10 +158,9 @@ def remedies_verdict(table: pd.DataFrame, facts: Facts) -> str:
     if not facts.masks:
         return (
             f"{first}: the excess in {facts.layer} falls from {facts.excess:.3f} to "
-            f"{row['excess_left']:.3f} [{row['excess_low']:.3f}, {row['excess_high']:.3f}]. "
-            f"{_rivals(table, facts)} Judged by features alone, since the shifted images have no "
-            f"masks: whether the segmentation is better is not known."
-            f"{_shares(facts)}{_kept(row)}"
+            f"{row['excess_left']:.3f} [{row['excess_low']:.3f}, {row['excess_high']:.3f}]. The "
+            f"shifted images have no masks: whether the segmentation is better is not known. "
+            f"{_rivals(table, facts)}{_shares(facts)}{_cost(row, facts)}"
         )
     iou, gain, low, high = facts.chosen
     bounds = f" [{low:.3f}, {high:.3f}]" if low == low else ""
@@ -171,17 +188,17 @@ def _rivals(table: pd.DataFrame, facts: Facts) -> str:
         )
     shifted, unshifted = facts.relabelled
     return (
-        f"Of {_tried(table)} {said}: it relabels {shifted:.1%} of the foreground, and between two "
-        f"halves of the reference, where nothing is shifted, {unshifted:.1%}."
+        f"Of {_tried(table)} {said}: it relabels {shifted:.1%} of the foreground, and fitted "
+        f"between two halves of the reference, where nothing is shifted, {unshifted:.1%}."
     )
 
 
 def _shares(facts: Facts) -> str:
     """Say how much is predicted to be foreground, and whether the unmended network has failed."""
-    sets = {"the reference": facts.expected, "the shifted images": facts.predicted}
-    sets["the shifted images with the remedy"] = facts.mended
-    told = [f"{1 - shares[0]:.1%} of {name}" for name, shares in sets.items() if len(shares)]
-    said = f" The network calls {_and(told)} foreground."
+    sets = {"reference": facts.expected, "shifted images": facts.predicted}
+    sets["with the remedy"] = facts.mended
+    told = [f"{name} {1 - shares[0]:.1%}" for name, shares in sets.items() if len(shares)]
+    said = f" Predicted foreground: {', '.join(told)}."
     if _failed(facts) is None:
         return said + _more_foreground(facts)
     return (
@@ -201,10 +218,6 @@ def _more_foreground(facts: Facts) -> str:
         " Images that hold more or less foreground differ in their features, too: if these do, "
         "the remedy may harm."
     )
-
-
-def _and(parts: list[str]) -> str:
-    return f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
 def _failed(facts: Facts) -> int | None:
@@ -266,31 +279,33 @@ def _kept(row: pd.Series) -> str:
     )
 
 
-def no_shift(layer: str, p: float) -> str:
-    """Say that a layer in which remedies would be judged shows no shift, or that none is known."""
+def unjudged(layer: str, p: float, known: int) -> str:
+    """Say why nothing can be recommended without masks, whatever it leaves; empty if it can.
+
+    ``layer`` is where remedies would be judged, ``p`` that of its permutation test, ``known`` the
+    groups of the reference, 0 without its images.
+    """
     if not layer:
-        return "no layer is known"
-    return f"no shift can be told in {layer}" + (f" (p {p:.3f})" if p == p else "")
+        return "no layer is known in which remedies could be judged"
+    if not p < ALPHA:
+        return f"no shift can be told in {layer}" + (f" (p {chance(p)})" if p == p else "")
+    if 0 < known < LEAST_GROUPS:
+        return (
+            f"the negative control takes {LEAST_GROUPS} groups of the reference, which has {known}"
+        )
+    return ""
 
 
 def _none(table: pd.DataFrame, facts: Facts) -> str:
-    if not facts.masks and not facts.p < ALPHA:
-        shift = no_shift(facts.layer, facts.p)
-        return f"No remedy is recommended: {shift}, and without masks remedies are judged there."
+    if not facts.masks and (why := unjudged(facts.layer, facts.p, facts.known)):
+        return f"No remedy is recommended without masks of the shifted images: {why}."
     if not facts.masks:
-        passed = facts.passed_over
-        over = (
-            f" {passed} that {'lowers' if passed == 1 else 'lower'} it "
-            f"{'is' if passed == 1 else 'are'} passed over: next to nothing of a class is left "
-            f"there or on the reference, a skip is cut, a shift is still clear, or no more than "
-            f"{TIMES} times as much is relabelled as between two halves of the reference (negative "
-            f"control)."
-            if passed
-            else ""
-        )
+        found = table["passed_over"].value_counts()
+        reasons = [f"{why} ({found[one]})" for one, why in _PASSED.items() if one in found]
+        over = f" but these, passed over: {'; '.join(reasons)}" if reasons else ""
         return (
-            f"No remedy is recommended: none of {_tried(table)} that keep every class clearly "
-            f"lowers the excess in {facts.layer}, {facts.excess:.3f}.{over}"
+            f"No remedy is recommended: none of {_tried(table)} clearly lowers the excess in "
+            f"{facts.layer}, {facts.excess:.3f}{over}."
         )
     if facts.least_p >= ALPHA:
         return (
@@ -309,7 +324,9 @@ def _state(facts: Facts) -> list[str]:
     said = []
     most = _failed(facts)
     if most is not None:
-        said.append(f"The network calls {facts.predicted[most]:.1%} of the pixels class {most}.")
+        named = facts.classes or ("background",)
+        name = named[most] if most < len(named) else f"class {most}"
+        said.append(f"The network calls {facts.predicted[most]:.1%} of the pixels {name}.")
     if facts.masks and facts.iou <= facts.constant:
         said.append(
             f"The network's IoU is not above that of calling every pixel one class, "

@@ -84,7 +84,7 @@ class Diagnosis:
         table, facts = self.remedies.table, self.remedies.facts
         estimate = "" if self.estimate is None else self.estimate.verdict()
         if self.mended is not None:
-            estimate += f" With the recommended remedy: {self.mended.verdict()}"
+            estimate += f" With the recommended remedy in place: {self.mended.verdict()}"
         return self.profile.of(), self.carry, table, facts, self.cause, self.causes.clear, estimate
 
     def record(self) -> dict[str, Any]:
@@ -157,13 +157,13 @@ def _estimates(
         ignore=spec.ignore, output=spec.output, activation=spec.activation,
         batch_size=spec.batch_size, seed=spec.seed,
     )  # fmt: skip
-    change = None if best is None else remedies.change(*best)
+    change, classes = None if best is None else remedies.change(*best), remedies.setting.classes
     with evaluating(net):
         calibration = calibrate(net, home, settings)
-        before = calibration.estimate(calibration.measured(away))
+        before = calibration.estimate(calibration.measured(away), classes)
         if change is None:
             return before, None
-        return before, calibration.estimate(calibration.measured(away, change))
+        return before, calibration.estimate(calibration.measured(away, change), classes)
 
 
 def _carried(

@@ -11,7 +11,7 @@ from skipshift.errors import ArgumentError
 from skipshift.networks.feature_store import FeatureStore
 from skipshift.remedies.gathering import Folded
 from skipshift.remedies.last_layer import Measured, last_layer
-from skipshift.remedies.passes import NULL, Fitted, Passes, Seen
+from skipshift.remedies.passes import NULL, Fitted, Labels, Passes, Seen
 from skipshift.remedies.places import Place
 from skipshift.remedies.setting import Setting
 from skipshift.statistics.excess import Excess
@@ -93,8 +93,8 @@ def shares_of(pixels: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
 class Judge:
     """Judges changes of one network.
 
-    What the unmended network predicts on the reference, and its pooled features, are kept in
-    ``store``; nothing else outlives its batch.
+    What the unmended network predicts, and its pooled features, are kept in ``store``; nothing else
+    outlives its batch.
     """
 
     plain: Judged
@@ -103,16 +103,20 @@ class Judge:
     permuted: npt.NDArray[np.floating]
     """Permuted statistics of its last layer, the observed one first; empty if there is none."""
 
+    labels: tuple[list[Labels], list[Labels]]
+    """Blocks of the labels that it gives the images of the reference and of the shifted set."""
+
     def __init__(self, setting: Setting, store: FeatureStore) -> None:
         self.setting = setting
         self._last = last_layer(setting)
         self._passes = Passes(setting.net, setting.spec, self._last)
-        self._labels: list[npt.NDArray[np.uint8]] = []
         self._home: Seen | None = None
+        known: list[Labels] = []
         if setting.home is not None:
             self._home = _whole(self._passes(setting.home, [Fitted()], store=store))
-            self._labels = store.take("labels")
-        seen = _whole(self._passes(setting.shifted.in_one, [Fitted()]))
+            known = store.take("labels")
+        seen = _whole(self._passes(setting.shifted.in_one, [Fitted()], store=store))
+        self.labels = (known, store.take("labels"))
         self.permuted = self._measured(seen, permutations=True).permuted
         self.plain = self._judged(seen, Fitted())
         if self._home is not None:
@@ -145,7 +149,7 @@ class Judge:
     ) -> list[Judged | str]:
         """Add what changes that were fitted on all shifted images do on the reference."""
         assert self.setting.home is not None
-        before = chain.from_iterable(self._labels)
+        before = chain.from_iterable(self.labels[0])
         found = self._passes(self.setting.home, tries, place, before)
         return [
             seen if isinstance(seen, str) else self._with_home(own, seen, one)

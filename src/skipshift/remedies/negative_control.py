@@ -6,18 +6,20 @@ looks like a shift of intensities. A matched histogram, say, moves the backgroun
 has more of it.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
+from itertools import chain, islice
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from skipshift.networks.inference import labels_of
 from skipshift.page.remedy_sentences import Relabelled
 from skipshift.patching.labelled import subset
 from skipshift.remedies.gathering import folded, gather
-from skipshift.remedies.passes import FAULTS, NULL, count_labels
+from skipshift.remedies.judging import Judge
+from skipshift.remedies.passes import FAULTS, Labels, count_labels
 from skipshift.remedies.places import Place
 from skipshift.remedies.setting import Remedy, Setting
 from skipshift.statistics.recovery import Counts, foreground_iou
@@ -26,58 +28,55 @@ from skipshift.statistics.recovery import Counts, foreground_iou
 class NegativeControl:
     """Halves of the reference, on which remedies of a search are fitted again."""
 
-    def __init__(self, setting: Setting) -> None:
-        self._setting = setting
+    def __init__(self, judge: Judge) -> None:
+        self._setting = judge.setting
+        self._home, self._shifted = (list(chain.from_iterable(own)) for own in judge.labels)
 
     def __call__(self, remedy: Remedy, place: Place, weight: float) -> Relabelled | None:
         """Fit a remedy on the shifted set, and on each half; None where that cannot be done."""
         try:
-            shifted = _relabelled(self._setting, remedy, place, weight)
-            halves = [_relabelled(half, remedy, place, weight) for half in self._halves]
+            sets = ((self._setting, self._shifted), *self._halves)
+            shifted, *halves = (_relabelled(*own, remedy, place, weight) for own in sets)
         except FAULTS:
             return None
         return Relabelled(_apart(shifted), _apart(np.sum(halves, 0)))
 
     @cached_property
-    def _halves(self) -> list[Setting]:
-        """Each half of the reference as the shifted set, with the other as its reference."""
+    def _halves(self) -> list[tuple[Setting, list[Labels]]]:
+        """Each half of the reference as the shifted set, with the other as its reference.
+
+        And what the unmended network calls its images.
+        """
         setting, spec = self._setting, self._setting.spec
         assert setting.home is not None
         data = setting.home.data
         codes = np.unique(data.groups, return_inverse=True)[1]
-        order = np.argsort(self._foreground(), kind="stable")
+        foreground = np.array([(labels > 0).mean() for labels in self._home])
+        order = np.argsort(np.bincount(codes, foreground) / np.bincount(codes), kind="stable")
         most = np.isin(codes, order[len(order) // 2 :])
-        halves = [folded(subset(data, own), 1, spec.seed) for own in (most, ~most)]
+        parts = (most, ~most)
+        halves = [folded(subset(data, own), 1, spec.seed) for own in parts]
         known = [gather(setting.net, setting.places, half, spec) for half in halves]
+        before = [[self._home[i] for i in np.flatnonzero(own)] for own in parts]
         return [
-            replace(setting, reference=halves[i], shifted=halves[1 - i], known=known[i])
-            for i in (0, 1)
+            (replace(setting, reference=halves[i], shifted=half, known=known[i]), before[1 - i])
+            for i, half in enumerate(reversed(halves))
         ]
 
-    def _foreground(self) -> npt.NDArray[np.float64]:
-        """Mean share (groups,) of the foreground that is predicted on images of the reference."""
-        setting = self._setting
-        assert setting.home is not None
-        sums = np.zeros((len(setting.home.folds), 2))
-        with torch.no_grad():
-            for _, images, _, codes in setting.home.batches(setting.net, setting.spec.batch_size):
-                labels = labels_of(NULL.logits(setting.net, images))
-                shares = (labels > 0).reshape(len(labels), -1).mean(1)
-                np.add.at(sums, codes, np.stack([shares, np.ones(len(shares))], 1))
-        return np.asarray(sums[:, 0] / sums[:, 1])
 
-
-def _relabelled(setting: Setting, remedy: Remedy, place: Place, weight: float) -> Counts:
+def _relabelled(
+    setting: Setting, before: Sequence[Labels], remedy: Remedy, place: Place, weight: float
+) -> Counts:
     """Count (classes, 3) what a remedy predicts on the shifted set against the unmended network."""
     fit = remedy.offer(setting, place)
     assert fit is not None  # it was offered in the search, from the same places
-    change, net = fit(None, weight), setting.net
+    change, net, old = fit(None, weight), setting.net, iter(before)
     counts = []
     with torch.no_grad():
-        for _, images, _, _ in setting.shifted.batches(net, setting.spec.batch_size):
-            before, after = NULL.logits(net, images), change.logits(net, images)
-            labels, classes = (labels_of(before), labels_of(after)), max(2, before.shape[1])
-            counts.append(count_labels(*labels, classes).sum(0))
+        for _, images, _, _ in setting.shifted.in_one.batches(net, setting.spec.batch_size):
+            logits = change.logits(net, images)
+            labels = np.stack(list(islice(old, len(images))))
+            counts.append(count_labels(labels, labels_of(logits), max(2, logits.shape[1])).sum(0))
     return np.asarray(np.sum(counts, 0))
 
 

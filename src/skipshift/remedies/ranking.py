@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from skipshift.page.remedy_sentences import Facts, Recommended, Relabelled
+from skipshift.page.remedy_sentences import Facts, Recommended, Relabelled, unjudged
 from skipshift.records import TABLE_COLUMNS
 from skipshift.remedies.judging import Judge, Judged, Offered, collapsed, shares_of
 from skipshift.remedies.places import Place
@@ -70,6 +70,7 @@ def ranked(
         harms = harm_table(np.stack([plain.home, *known.values()], 1))
         table.loc[list(known), list(harms)] = harms.to_numpy()
     table["headroom"] = table["place"].map(dict(headroom)).astype(float)
+    table["passed_over"] = ""
     table["collapsed"] = [one is not None and collapsed(one.judged, plain) for one in fitted]
     for i, one in zip(good, done, strict=True):
         left = _excess_left(one.judged, judge.layer in rows[i].place.name.split("+"))
@@ -172,16 +173,18 @@ def _facts(
     in_domain = np.nan
     if setting.home is not None and setting.home.data.masks is not None:
         in_domain = float(foreground_iou(plain.home[:, None])[0][0])
-    best, relabelled, passed_over = None, None, 0
+    known = 0 if setting.home is None else len(setting.home.folds)
+    best, relabelled = None, None
     if masks:
         best = _best_by_iou(table, constant, setting.spec.margin)
-    elif judge.p < ALPHA:
+    elif not unjudged(judge.layer, judge.p, known):
         ask = None if control is None else _relabel(rows, fitted, control)
         judged = [None if one is None else one.judged for one in fitted]
         rule = ByExcess(table, judged, plain, ask)
         best = rule.best()
         relabelled = None if best is None else rule.asked.get(best)
-        passed_over = 0 if best is not None else len(rule.lower)
+        for row in rule.lower:
+            table.loc[row, "passed_over"] = rule.passed_over(row)
         for row, found in rule.asked.items():
             if found is not None:
                 table.loc[row, ["relabelled", "relabelled_unshifted"]] = list(found)
@@ -195,15 +198,16 @@ def _facts(
         excess=np.nan if plain.excess is None else plain.excess.value,
         p=judge.p,
         groups=groups,
+        known=known,
         images=len(data.groups),
         masks=masks,
         margin=setting.spec.margin,
         least_p=smallest_swap_p(groups),
         predicted=tuple(shares_of(plain.pixels)),
         expected=tuple(shares_of(plain.home_pixels)),
+        classes=setting.classes,
         mended=_shares_with(None if best is None else fitted[best]),
         relabelled=relabelled,
-        passed_over=passed_over,
     )
 
 

@@ -4,7 +4,7 @@ import contextlib
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby
+from itertools import groupby, zip_longest
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from skipshift.networks.feature_store import FeatureStore
 from skipshift.networks.features import Groups, Images, as_input, input_like
 from skipshift.networks.outputs import Output, giving_logits
 from skipshift.networks.weights import weights_hash
-from skipshift.page.remedy_sentences import no_shift
+from skipshift.page.remedy_sentences import unjudged
 from skipshift.patching.carry import carry
 from skipshift.patching.labelled import (
     NAMES,
@@ -40,13 +40,12 @@ from skipshift.remedies.gathering import Folded, folded, gather, gathered_of
 from skipshift.remedies.input_remedies import INPUT_REMEDIES
 from skipshift.remedies.judging import Judge
 from skipshift.remedies.negative_control import NegativeControl
-from skipshift.remedies.pairs import offered
+from skipshift.remedies.pairs import JOIN, offered
 from skipshift.remedies.places import ALL, INPUT, Place, places_of
 from skipshift.remedies.ranking import Row, ranked
 from skipshift.remedies.result import Remedies
 from skipshift.remedies.setting import Remedy, Setting
 from skipshift.specs import CarrySpec, RemedySpec
-from skipshift.statistics.multiplicity import ALPHA
 from skipshift.statistics.recovery import NONE
 
 MasksOfBoth = Masks | tuple[Masks | None, Masks | None] | None
@@ -114,13 +113,15 @@ def search(
     known: Known | None = None,
     progress: Progress = silent,
     spacing: tuple[float, ...] = (),
+    classes: tuple[str, ...] = (),
     taken: str | None = None,
 ) -> Remedies:
     """Do what `remedy` does, with what is known already, and show progress.
 
-    ``spacing`` is that of the shifted images over that of the reference, of each side, if known.
-    What ``taken``, a remedy@place, costs on the reference is asked whether it helps or not.
-    `ArgumentError` as there, and if none of the remedies changes anything at any of the places.
+    ``spacing`` is that of the shifted images over that of the reference, of each side, if known;
+    ``classes`` are the names of the classes. What ``taken``, a remedy@place, costs on the reference
+    is asked whether it helps or not. `ArgumentError` as there, if none of the remedies changes
+    anything at any of the places, or if ``taken`` is not among what is tried.
     """
     net, known = unwrap(net), {} if known is None else known
     chosen = chosen_remedies(spec)
@@ -130,17 +131,19 @@ def search(
         _logits(net, sets, spec) as output,
         FeatureStore(spec.memory * 2**29) as store,
     ):
-        setting = _setting(net, sets, spec, output, spacing)
+        setting = replace(_setting(net, sets, spec, output, spacing), classes=classes)
         places = [_named(setting.places, name) for name in spec.places] or list(setting.places)
+        singles = [
+            Row(one, place)
+            for place in places
+            for one in chosen
+            if place.name == INPUT or one not in INPUT_REMEDIES
+        ]
+        if taken is not None:
+            _check_taken(taken, singles)
         judge, tries = Judge(setting, store), _Tries(taken)
         _warn(judge)
         try:
-            singles = [
-                Row(one, place)
-                for place in places
-                for one in chosen
-                if place.name == INPUT or one not in INPUT_REMEDIES
-            ]
             tries.extend(judge, known, progress(singles, "remedies"), len(singles))
             pairs = offered(tries.rows, judge.plain, setting)
             if pairs:
@@ -157,7 +160,7 @@ def search(
         # of a search that was cut short nothing is recommended, so nothing is run any more
         asked = complete and setting.home is not None
         table, facts = ranked(
-            tries.rows, judge, headroom, NegativeControl(setting) if asked else None
+            tries.rows, judge, headroom, NegativeControl(judge) if asked else None
         )
     tried = {(row.remedy.name, row.place.name): row for row in tries.rows}
 
@@ -171,12 +174,29 @@ def search(
     return Remedies(table, facts, None if complete else (tries.done, tries.of), refit, setting)
 
 
+def _check_taken(taken: str, singles: Sequence[Row]) -> None:
+    """Raise `ArgumentError` for a remedy@place, or a part of a pair, that is not among the rows."""
+    remedies, _, places = taken.partition("@")
+    tried = [(row.remedy.name, row.place.name) for row in singles]
+    wanted = list(zip_longest(remedies.split(JOIN), places.split(JOIN)))
+    for name, place in wanted:
+        if (name, place) not in tried:
+            there = [own for remedy, own in tried if remedy == name]
+            names = dict.fromkeys(remedy for remedy, _ in tried)
+            raise ArgumentError(
+                f"take: {name}@{place} is not tried; "
+                + (f"{name} is tried at {shown(there)}" if there else f"tried are {shown(names)}")
+            )
+
+
 def _warn(judge: Judge) -> None:
     """Say before a long search if nothing that is tried could be recommended."""
-    if judge.setting.shifted.data.masks is None and not judge.p < ALPHA:
+    setting = judge.setting
+    known = 0 if setting.home is None else len(setting.home.folds)
+    if setting.shifted.data.masks is None and (why := unjudged(judge.layer, judge.p, known)):
         _LOG.warning(
-            f"{no_shift(judge.layer, judge.p)}, so without masks no remedy will be recommended; "
-            f"all are measured"
+            f"{why}, so without masks no remedy will be recommended; all are measured (Ctrl-C, if "
+            f"you do not need the table)"
         )
 
 

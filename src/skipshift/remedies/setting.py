@@ -45,6 +45,9 @@ class Setting:
     spacing: tuple[float, ...] = ()
     """Spacing of the shifted images over that of the reference, of each side; empty: not known."""
 
+    classes: tuple[str, ...] = ()
+    """Names of the classes; empty if they are not known."""
+
     @property
     def sides(self) -> int:
         """Sides of an image: 2, or 3 of a volume."""

@@ -12,7 +12,7 @@ from functools import cached_property
 
 import pandas as pd
 
-from skipshift.page.remedy_sentences import TIMES, Relabelled
+from skipshift.page.remedy_sentences import CONTROL, CUT, LOST, SHIFTED, TIMES, Relabelled
 from skipshift.remedies.judging import Judged, collapsed, ruined
 from skipshift.statistics.excess import difference
 
@@ -48,41 +48,38 @@ class ByExcess:
 
         A pair, only if it leaves clearly less than the best single remedy.
         """
-        rows = [row for row in self.lower if self._keeps_classes(row) and self._cures(row)]
-        singles = [row for row in rows if not self._is_pair(row)]
+        singles = [row for row in self.lower if not self._is_pair(row)]
         least = self._first(singles)
         best = None
         if least is not None:
             near = [row for row in singles if not self._clearly_less(least, row)]
             best = self._first(sorted(near, key=self.table["parameters"].__getitem__))
-        pairs = (row for row in rows if self._is_pair(row))
+        pairs = (row for row in self.lower if self._is_pair(row))
         pair = self._first(row for row in pairs if self._clearly_less(row, best))
         return best if pair is None else pair
 
-    def _first(self, rows: Iterable[int]) -> int | None:
-        """First of several rows that passes the negative control."""
-        return next((row for row in rows if self._is_specific(row)), None)
+    def passed_over(self, row: int, ask: bool = False) -> str:
+        """Why a row that lowers the excess is not recommended; empty if nothing speaks against it.
 
-    def _is_specific(self, row: int) -> bool:
-        """Whether a remedy relabels the shifted set far more than a set that is not shifted."""
-        if self.relabel is None:
-            return True
+        The negative control speaks of a row that it was asked of before, or is asked now.
+        """
+        one = self.judged[row]
+        if one is None or collapsed(one, self.plain) or ruined(one, self.plain):
+            return LOST
+        if "prune" in self._remedies(row):
+            return CUT
+        if one.excess is None or not one.excess.interval()[0] <= 0:
+            return SHIFTED
+        if self.relabel is None or not (ask or row in self.asked):
+            return ""
         if row not in self.asked:
             self.asked[row] = self.relabel(row)
         found = self.asked[row]
-        return found is not None and found.shifted > TIMES * found.unshifted
+        return "" if found is not None and found.shifted > TIMES * found.unshifted else CONTROL
 
-    def _cures(self, row: int) -> bool:
-        """Whether the excess that is left can be 0: what is still shifted is not cured."""
-        one = self.judged[row]
-        return one is not None and one.excess is not None and one.excess.interval()[0] <= 0
-
-    def _keeps_classes(self, row: int) -> bool:
-        """Whether a class is neither lost nor, in a skip that is cut, no longer told."""
-        one = self.judged[row]
-        # what a pruned skip no longer tells cannot differ
-        cut = "prune" in self._remedies(row)
-        return not (cut or one is None or collapsed(one, self.plain) or ruined(one, self.plain))
+    def _first(self, rows: Iterable[int]) -> int | None:
+        """First of several rows that nothing speaks against."""
+        return next((row for row in rows if not self.passed_over(row, ask=True)), None)
 
     def _clearly_less(self, row: int, other: int | None) -> bool:
         """Whether a row leaves clearly less excess than another one, or the unmended network."""

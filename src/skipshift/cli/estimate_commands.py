@@ -111,6 +111,7 @@ def estimate(spec: EstimateRunSpec, progress: Progress = silent) -> str:
     from skipshift.networks.weights import weights_hash
     from skipshift.page.command_pages import estimate_findings
     from skipshift.page.findings import write_findings
+    from skipshift.page.wording import printed
     from skipshift.profile.fingerprints import Fingerprint
     from skipshift.records import REPORT, write_json, write_table
     from skipshift.remedies.inputs import read_inputs
@@ -150,7 +151,7 @@ def estimate(spec: EstimateRunSpec, progress: Progress = silent) -> str:
     write_json(spec.out / "estimate.json", found.record() | about)
     text = as_text(about)
     write_findings(spec.out, estimate_findings(found.table, found.verdict(), text), text)
-    parts = [found.table.round(3).to_string(index=False, na_rep="-"), found.verdict()]
+    parts = [printed(found.table), found.verdict()]
     return "\n\n".join([*parts, units(network, inputs.about), f"page: {spec.out / REPORT}"])
 
 
@@ -163,6 +164,7 @@ def score(spec: ScoreSpec, progress: Progress = silent) -> str:
     from skipshift.estimate.scoring import score_images
     from skipshift.page.command_pages import scores_findings
     from skipshift.page.findings import write_findings
+    from skipshift.page.wording import printed
     from skipshift.profile.fingerprints import Fingerprint, read_fingerprint
     from skipshift.profile.inputs import find_input, read_input, read_matching
     from skipshift.records import IMAGE_SCORES, REPORT, write_json, write_table
@@ -192,7 +194,7 @@ def score(spec: ScoreSpec, progress: Progress = silent) -> str:
     write_json(spec.out / "score.json", {"unlike": odd, "level": LEVEL} | record)
     text = as_text(record)
     write_findings(spec.out, scores_findings(table, told, text), text)
-    least = table.sort_values("p", kind="stable").head(10).round(3).to_string(index=False)
+    least = printed(table.sort_values("p", kind="stable").head(10))
     more = f"(the first 10 of {len(table)})" if len(table) > 10 else ""
     parts = [f"{least}\n{more}".strip("\n"), told, units(network, about)]
     return "\n\n".join([*parts, f"page: {spec.out / REPORT}"])

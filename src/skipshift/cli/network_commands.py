@@ -42,6 +42,7 @@ def evaluate(spec: EvaluateSpec, progress: Progress = silent) -> str:
     from skipshift.page.command_pages import evaluation_findings
     from skipshift.page.findings import write_findings
     from skipshift.page.report import main_table
+    from skipshift.page.wording import printed
     from skipshift.records import REPORT, write_json, write_table
     from skipshift.study.evaluation import (
         class_names,
@@ -82,8 +83,7 @@ def evaluate(spec: EvaluateSpec, progress: Progress = silent) -> str:
         metrics = metrics_table(net, done.metrics)
         write_table(spec.out / "metrics.parquet", done.metrics)
         write_table(spec.out / "metrics.csv", metrics)
-        shown = metrics.drop(columns=["variant", "encoder"]).round(3)
-        parts.append(shown.to_string(index=False, na_rep="-"))
+        parts.append(printed(metrics.drop(columns=["variant", "encoder"])))
     text = as_text(record)
     write_findings(spec.out, evaluation_findings(iou, text), text)
     return "\n\n".join([*parts, f"page: {spec.out / REPORT}"])
@@ -93,6 +93,7 @@ def profile(spec: ProfileRunSpec, progress: Progress = silent) -> str:
     """Profile one network between two sets of images or their fingerprints."""
     from skipshift.networks.layers import layers_of
     from skipshift.page.profile_sentences import beyond_edges
+    from skipshift.page.wording import printed
     from skipshift.profile.inputs import find_inputs, read_inputs
     from skipshift.profile.profiling import profile_shift
     from skipshift.records import REPORT
@@ -114,7 +115,7 @@ def profile(spec: ProfileRunSpec, progress: Progress = silent) -> str:
     _write_profile_page(spec, result, net, as_text(record))
     # the verdict tells what the other columns are for
     hidden = ["behind", "behind_low", "behind_high", "groups", "least_p"]
-    table = result.layers.drop(columns=hidden).round(3).to_string(index=False)
+    table = printed(result.layers.drop(columns=hidden))
     parts = [table, result.verdict(), beyond_edges(result.outside), units(network, about)]
     parts.append(f"page: {spec.out / REPORT}")
     return "\n\n".join(filter(None, parts))

@@ -29,12 +29,13 @@ if TYPE_CHECKING:
 def remedy(spec: RemedyRunSpec, progress: Progress = silent) -> str:
     """Find the smallest change of a network that brings back the IoU lost to a shift."""
     from skipshift.page.diagnosis_page import best_remedies
+    from skipshift.page.wording import printed
     from skipshift.records import REPORT
 
     found, told, about = _searched(spec, progress)
     _write_remedy_page(spec, found, as_text(about))
-    shown = best_remedies(found.table, found.best).head(10).round(3)
-    parts = [shown.to_string(index=False, na_rep="-"), found.verdict(), told]
+    shown = printed(best_remedies(found.table, found.best).head(10))
+    parts = [shown, found.verdict(), told]
     if taken := spec.take or found.best:
         other = ", which is not what is recommended" * (str(taken) != str(found.best))
         parts.append(f"mended: {spec.out / 'mended'} has {taken}{other}")

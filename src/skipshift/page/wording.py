@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import pandas as pd
+
 from skipshift.names import listed, parse_shift
 
 UNITS = (
@@ -31,10 +33,21 @@ def amount(size: float) -> str:
 def chance(p: float) -> str:
     """Format a p-value with two digits, down to a thousandth.
 
-    >>> chance(0.0004), chance(0.0312), chance(1.0)
-    ('< 0.001', '0.031', '1')
+    >>> chance(0.0004), chance(0.0312), chance(1.0), chance(float("nan"))
+    ('< 0.001', '0.031', '1', '-')
     """
-    return "< 0.001" if p < 0.001 else f"{p:.2g}"
+    return "-" if p != p else "< 0.001" if p < 0.001 else f"{p:.2g}"
+
+
+def printed(table: pd.DataFrame) -> str:
+    """Lay a table out for a terminal: three decimals, p-values as `chance` has them.
+
+    >>> print(printed(pd.DataFrame({"layer": ["e1"], "excess": [0.12345], "p": [0.0001]})))
+    layer  excess       p
+       e1   0.123 < 0.001
+    """
+    shown = table.round(3)
+    return shown.to_string(index=False, na_rep="-", formatters={"p": chance, "p_adjusted": chance})
 
 
 def many(domains: Sequence[str]) -> str:

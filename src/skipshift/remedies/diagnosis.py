@@ -84,7 +84,8 @@ class Diagnosis:
         table, facts = self.remedies.table, self.remedies.facts
         estimate = "" if self.estimate is None else self.estimate.verdict()
         if self.mended is not None:
-            estimate += f" With the recommended remedy in place: {self.mended.verdict()}"
+            told = self.mended.verdict()
+            estimate += f" With the recommended remedy in place, {told[0].lower()}{told[1:]}"
         return self.profile.of(), self.carry, table, facts, self.cause, self.causes.clear, estimate
 
     def record(self) -> dict[str, Any]:

@@ -20,8 +20,10 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import permutations, product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -89,28 +91,26 @@ def cost(net: Path, manifest: str, crop: int = CROP, shift: str = "brightness:0.
                     batch = torch.from_numpy(images[first : first + 8])
                     network(as_input(batch, next(network.parameters())))
 
-    def whole() -> ss.Remedies:
-        return ss.remedy(network, *sets, given.masks, given.groups)
+    for kind, masks in (("with masks", given.masks), ("without masks", None)):
+        found, *whole = _cost(partial(ss.remedy, network, *sets, masks, given.groups))
+        _, *once = _cost(bare)
+        places = len(found.setting.places)
+        print(f"{kind}, {len(found.table)} remedies at {places} places; passes over both sets:")
+        for what, all_, one in zip(("operations", "time"), whole, once, strict=True):
+            passes = all_ / one
+            print(f"by {what} {passes:.1f}, {passes / (places + 2):.2f} times (places + 2)")
+        sys.stdout.flush()
 
-    found = whole()
-    places = len(found.setting.places)
-    print(f"{len(found.table)} remedies at {places} places; passes over both sets:")
-    for what, measured in (("operations", _operations), ("time", _seconds)):
-        passes = measured(whole) / measured(bare)
-        print(f"by {what} {passes:.1f}, {passes / (places + 2):.2f} times (places + 2)", flush=True)
 
-
-def _operations(function: Callable[[], object]) -> float:
+def _cost(function: Callable[[], Any]) -> tuple[Any, float, float]:
+    """Result of a function, its operations, and the seconds it takes uncounted."""
     with FlopCounterMode(display=False) as counter:
-        function()
+        found = function()
     counts = counter.get_flop_counts()["Global"]
-    return float(sum(number for name, number in counts.items() if "backward" not in str(name)))
-
-
-def _seconds(function: Callable[[], object]) -> float:
+    forward = sum(number for name, number in counts.items() if "backward" not in str(name))
     start = time.perf_counter()
     function()
-    return time.perf_counter() - start
+    return found, float(forward), time.perf_counter() - start
 
 
 def trained(folder: Path, name: str, domain: str) -> None:

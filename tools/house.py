@@ -40,8 +40,8 @@ ROOMS = {
     "patching": "cached_forward inputs paths labelled feeds patcher trial behind carry",
     "estimate": "settings calibration_shifts measuring estimating prevalence scoring",
     "remedies": "places gathering setting feature_remedies input_remedies last_layer passes "
-    "judging negative_control without_masks ranking pairs attempts result remedy mistakes likeness "
-    "causes examples diagnosis kept inputs",
+    "judging mistakes likeness causes negative_control without_masks ranking pairs attempts result "
+    "remedy examples diagnosis kept inputs",
     "study": "loggers training evaluation made contents grid sets cures opening steps workers "
     "cluster views study plan demo export",
     "cli": "arguments inputs network_commands remedy_commands estimate_commands doctor_command "

@@ -66,7 +66,8 @@ _DISTANCE = {
 
 _JUDGED = (
     "parameters seconds iou gain low high p_adjusted in_domain harm harm_low harm_high headroom "
-    "excess_left excess_low excess_high relabelled relabelled_unshifted weight unchanged"
+    "excess_left excess_low excess_high relabelled relabelled_unshifted weight unchanged "
+    "relabelled_reference"
 )
 
 _REMEDY = {

@@ -121,12 +121,29 @@ def test_weights_that_the_file_lacks_are_told(tmp_path):
         save_mended(tmp_path / "mended", net, change, tmp_path / "n.safetensors", {})
 
 
-def test_a_mended_network_is_not_mended_again(tmp_path):
-    net = ToyUnet()
+def test_a_network_of_mended_weights_is_mended_again(tmp_path):
+    net = ToyUnet().eval()
     torch.save(net.state_dict(), tmp_path / "net.pt")
-    save_mended(tmp_path / "mended", net, Change(), tmp_path / "net.pt", {})
-    with pytest.raises(SkipshiftError, match="is mended already"):
+    for number, folder in enumerate(("once", "twice"), 1):
+        change = Change(weights={"norm.running_mean": torch.full((4,), float(number))})
+        save_mended(
+            tmp_path / folder, net, change, tmp_path / ("net.pt" if number == 1 else "once"), {}
+        )
+    kept = torch.load(tmp_path / "twice/net.pt", weights_only=True)
+    assert torch.equal(kept["norm.running_mean"], torch.full((4,), 2.0))
+
+
+def test_a_network_mended_by_maps_is_not_mended_again_and_is_none_of_smps(tmp_path):
+    net = smp.Unet(TINY, encoder_weights=None, classes=2).eval()
+    net.save_pretrained(tmp_path / "net")
+    change = Change(inputs=(Affine(torch.tensor([2.0]), torch.zeros(1)),))
+    save_mended(tmp_path / "mended", net, change, tmp_path / "net", {})
+    with torch.no_grad():
+        assert torch.equal(load_net(tmp_path / "mended")(IMAGES), change.logits(net, IMAGES))
+    with pytest.raises(SkipshiftError, match="is mended already, by a map"):
         save_mended(tmp_path / "again", net, Change(), tmp_path / "mended", {})
+    with pytest.raises(AttributeError, match=r"load it by skipshift\.load_net"):
+        smp.from_pretrained(str(tmp_path / "mended"))
 
 
 @pytest.mark.parametrize("text", ["{}", '{"base": 3, "inputs": [], "maps": []}', "[", "[1]"])

@@ -84,7 +84,7 @@ def judged(rng, gain=0.0):
     counts = np.stack([one, one], 1)
     pixels = np.array([500, 500])
     none = np.empty(0, np.int64)
-    return Judged(counts, counts, pixels, pixels, 1.0, none.astype(float), none, 1, 0.0)
+    return Judged(counts, counts, pixels, pixels, 1.0, 0.0, none.astype(float), none, 1, 0.0)
 
 
 class Given:

@@ -66,6 +66,20 @@ def test_an_unknown_network_has_the_layers_that_a_profile_shows():
     assert "encoder" not in places
 
 
+def test_each_place_has_a_name_of_its_own():
+    class Plain(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = (nn.Conv2d(n, 4, 3, padding=1) for n in (3, 4, 4))
+
+        def forward(self, x):
+            return self.c(torch.relu(self.b(torch.relu(self.a(x)))))
+
+    names = [place.name for place in places_of(Plain().eval(), torch.rand(1, 3, 32, 32))]
+    assert len(names) == len(set(names)), names
+    assert names[:2] == ["input", "a"]
+
+
 def test_a_network_without_weights_has_its_input_alone():
     places = places_of(nn.Sequential(nn.ReLU()), torch.rand(1, 3, 32, 32))
     assert [p.name for p in places if p.kind != "layer"] == ["input"]

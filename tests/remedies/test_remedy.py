@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -6,10 +8,11 @@ from torch import nn
 import skipshift as ss
 from skipshift.errors import ArgumentError
 from skipshift.networks.changes import Mended
+from skipshift.page.remedy_sentences import CONTROL, Recommended, remedies_verdict
 from skipshift.page.wording import chance
 from skipshift.remedies import feature_remedies
 from skipshift.remedies.judging import Judge
-from skipshift.remedies.negative_control import NegativeControl
+from skipshift.remedies.negative_control import Checked, NegativeControl
 from skipshift.remedies.remedy import search
 from skipshift.specs import RemedySpec
 from toy_unet import labels, toy_images, toy_net
@@ -91,6 +94,27 @@ def test_without_masks_and_without_a_shift_nothing_is_recommended(net, home, cap
         f"{told}, so without masks no remedy will be recommended; all are measured (Ctrl-C, if you "
         f"do not need the table)"
     ]
+
+
+def test_what_it_relabels_on_the_reference_is_told_without_masks(net):
+    home, away = toy_images(40), dimmed(toy_images(40, seed=1))
+    spec = RemedySpec(remedies=("moments",), places=("input",), folds=3)
+    found = ss.remedy(net, home, away, spec=spec)
+    row = found.table.iloc[0]
+    before, after = labels(net, home), labels(found.network("moments", "input"), home)
+    union = ((before == 1) | (after == 1)).sum()
+    share = 1 - ((before == 1) & (after == 1)).sum() / union
+    assert row["relabelled_reference"] == pytest.approx(share, abs=2e-3)
+    assert row["unchanged"] == pytest.approx((before == after).mean(), abs=2e-3)
+    told = remedies_verdict(found.table, replace(found.facts, best=Recommended("moments", "input")))
+    assert f"On the reference it relabels {row['relabelled_reference']:.1%} of the foreg" in told
+
+
+def test_a_remedy_that_was_asked_for_and_changes_nothing_is_told(net, home, caplog):
+    spec = quick(remedies=("moments", "adabn"), places=("input",))
+    found = ss.remedy(net, home, dimmed(home), labels(net, home), spec=spec)
+    assert set(found.table["remedy"]) == {"moments"}
+    assert "adabn: changes nothing at these places, so the table lacks it" in caplog.messages
 
 
 def test_labelled_images_are_set_aside_by_group_and_train_one_place(net, home):
@@ -201,7 +225,12 @@ def test_a_search_that_is_interrupted_goes_on_where_it_stopped(net, home, monkey
 def test_after_an_interruption_no_negative_control_is_run(net, monkeypatch):
     home, away = toy_images(40), (0.3 * toy_images(40, seed=1)).astype(np.uint8)
     asked, passes = [], []
-    monkeypatch.setattr(NegativeControl, "__call__", lambda *given: asked.append(given))
+
+    def control(*given):
+        asked.append(given)
+        return Checked(CONTROL)
+
+    monkeypatch.setattr(NegativeControl, "__call__", control)
     judge = Judge.__call__
 
     def third(*given):

@@ -19,11 +19,11 @@ from skipshift.page.remedy_sentences import (
     LOST,
     SHIFTED,
     TIMES,
-    Relabelled,
+    UNEXPLAINED,
     remedies_verdict,
 )
 from skipshift.remedies.judging import Judge
-from skipshift.remedies.negative_control import NegativeControl
+from skipshift.remedies.negative_control import Checked, NegativeControl
 from skipshift.remedies.remedy import REMEDIES, setting_of
 from skipshift.remedies.without_masks import ByExcess
 from skipshift.specs import RemedySpec
@@ -32,7 +32,7 @@ from toy_unet import labels, toy_images, toy_net
 
 SPEC = RemedySpec(batch_size=4)
 
-SPECIFIC, UNSPECIFIC = Relabelled(0.5, 0.01), Relabelled(0.5, 0.5 / TIMES)
+PASSED, FAILED = Checked(""), Checked(CONTROL)
 
 
 def judged(value, spread=1e-4, pixels=(50, 50), home=(50, 50)):
@@ -46,20 +46,20 @@ def judged(value, spread=1e-4, pixels=(50, 50), home=(50, 50)):
     )
 
 
-def rule(rows, relabelled=None):
-    """Rows of (remedy, parameters, judged); what each relabels, by its number."""
+def rule(rows, checked=None):
+    """Rows of (remedy, parameters, judged); what the control finds of each, by its number."""
     table = pd.DataFrame(
         [(name, numbers, one.excess.value) for name, numbers, one in rows],
         columns=["remedy", "parameters", "excess_left"],
     )
-    given = {} if relabelled is None else relabelled
+    given = {} if checked is None else checked
     asked = []
 
-    def relabel(row):
+    def check(row):
         asked.append(row)
-        return given.get(row, SPECIFIC)
+        return given.get(row, PASSED)
 
-    found = ByExcess(table, [one for *_, one in rows], judged(0.5), relabel)
+    found = ByExcess(table, [one for *_, one in rows], judged(0.5), check)
     return found, asked
 
 
@@ -77,10 +77,9 @@ def test_of_those_that_leave_about_as_little_the_smallest_change_is_taken():
 
 def test_what_relabels_as_much_without_a_shift_is_passed_over():
     rows = [("quantile", 900, judged(-0.2, 1e-7)), ("moments", 6, judged(-0.1, 1e-7))]
-    assert rule(rows, {0: UNSPECIFIC})[0].best() == 1
-    assert rule(rows, {0: UNSPECIFIC, 1: None})[0].best() is None
-    assert rule(rows, {0: Relabelled(0.0, 0.0), 1: UNSPECIFIC})[0].best() is None
-    found, _ = rule(rows, {0: UNSPECIFIC})
+    assert rule(rows, {0: FAILED})[0].best() == 1
+    assert rule(rows, {0: FAILED, 1: FAILED})[0].best() is None
+    found, _ = rule(rows, {0: FAILED})
     assert found.passed_over(0) == ""  # not asked yet
     found.best()
     assert [found.passed_over(row) for row in (0, 1)] == [CONTROL, ""]
@@ -120,12 +119,12 @@ def test_a_pair_must_leave_clearly_less_than_the_single_one():
     rows = [("minmax", 0, judged(-0.1)), ("minmax+adabn", 99, judged(-0.2))]
     assert rule(rows)[0].best() == 1
     assert rule([rows[0], ("minmax+adabn", 99, judged(-0.101))])[0].best() == 0
-    assert rule(rows, {1: UNSPECIFIC})[0].best() == 0
+    assert rule(rows, {1: FAILED})[0].best() == 0
 
 
 def test_without_images_of_the_reference_nothing_is_asked():
     found, asked = rule([("moments", 6, judged(-0.1))])
-    found.relabel = None
+    found.check = None
     assert found.best() == 0
     assert asked == []
 
@@ -156,7 +155,7 @@ def test_the_control_counts_what_differs_between_labels_before_and_after(net, ho
         spec=RemedySpec(remedies=("moments",), places=("input",)),
     )
     before, after = labels(net, away) == 1, labels(mended.network("moments", "input"), away) == 1
-    assert found.shifted == pytest.approx(
+    assert found.relabelled.shifted == pytest.approx(
         1 - (before & after).sum() / (before | after).sum(), abs=2e-3
     )
 
@@ -177,9 +176,9 @@ def test_matching_a_histogram_relabels_images_that_differ_in_foreground_alone():
     net, home = cells(shares)
     setting = setting_of(net, (home, two_levels(shares[::-1], 1)), (None, None), SPEC)
     matched = asked(setting, "quantile")
-    assert matched.shifted < 0.01  # the sets hold as much of each level
-    assert matched.unshifted > 0.2  # the halves do not
-    assert asked(setting, "moments").unshifted < matched.unshifted
+    assert matched.relabelled.shifted < 0.01  # the sets hold as much of each level
+    assert matched.relabelled.unshifted > 0.2  # the halves do not
+    assert asked(setting, "moments").relabelled.unshifted < matched.relabelled.unshifted
 
 
 @pytest.mark.parametrize("name", ["brightness", "moments", "quantile", "minmax", "adabn"])
@@ -188,7 +187,8 @@ def test_no_remedy_passes_where_the_sets_differ_in_foreground_alone(name):
     away = two_levels(np.linspace(0.3, 0.6, 8), 1)
     setting = setting_of(net, (home, away), (None, None), SPEC)
     found = asked(setting, name, "first" if name == "adabn" else "input")
-    assert found.shifted < TIMES * found.unshifted
+    assert found.relabelled.shifted < TIMES * found.relabelled.unshifted
+    assert found.against == CONTROL
 
 
 def test_what_cannot_be_fitted_on_halves_has_no_control(net):
@@ -196,9 +196,29 @@ def test_what_cannot_be_fitted_on_halves_has_no_control(net):
     found = asked(
         setting_of(net, (home, toy_images(seed=1)), (None, None), SPEC), "moments", weight=1.0
     )
-    assert found is not None  # one image a half is enough for moments
+    assert found.relabelled is not None  # one image a half is enough for moments
     home[0] = 0
-    assert asked(setting_of(net, (home, toy_images(seed=1)), (None, None), SPEC), "macenko") is None
+    stained = setting_of(net, (home, toy_images(seed=1)), (None, None), SPEC)
+    assert asked(stained, "macenko") == Checked(CONTROL)
+
+
+@pytest.mark.parametrize("mistake", [True, False])
+def test_undoing_a_mistake_passes_only_where_the_mistake_explains_the_shift(net, mistake):
+    home, away = toy_images(40), toy_images(40, seed=1)
+    away = 255 - away if mistake else (0.4 * away).astype(np.uint8)
+    setting = setting_of(net, (home, away), (None, None), SPEC)
+    assert asked(setting, "invert") == Checked("" if mistake else UNEXPLAINED)
+
+
+def test_the_mistake_that_a_diagnosis_names_is_undone():
+    shares = np.linspace(0.1, 0.4, 24)
+    net, home = cells(shares)
+    away = two_levels(shares, 1)
+    spec = RemedySpec(remedies=("invert", "quantile"), places=("input",), folds=2)
+    found = ss.diagnose(net, home, 255 - away, spec=spec)
+    assert found.cause == "inversion"
+    assert found.remedies.best == ("invert", "input")
+    assert "undoes a mistake that explains the shift" in found.verdict()
 
 
 def test_the_verdict_gives_the_control(net):
@@ -236,7 +256,7 @@ def test_the_verdict_warns_where_the_sets_may_differ_in_what_they_hold(net):
     spec = RemedySpec(remedies=("brightness",), places=("input",), folds=3)
     away = (0.3 * toy_images(40, seed=1)).astype(np.uint8)
     found = ss.remedy(net, toy_images(40), away, spec=spec)
-    warning = "if these do, the remedy may harm"
+    warning = "and the remedy may harm"
     alike = replace(found.facts, expected=(0.7, 0.3), predicted=(0.6, 0.4))
     apart = replace(found.facts, expected=(0.9, 0.1), predicted=(0.6, 0.4))
     assert warning not in remedies_verdict(found.table, alike)

@@ -41,6 +41,12 @@ def test_harm_is_the_gain_with_its_sign_and_ends_turned(rng):
     assert np.allclose(gain["iou"], harm["in_domain"])
 
 
+def test_an_interval_does_not_hang_on_what_else_was_tried(rng):
+    counts = drawn(rng, candidates=5)
+    every, alone = gain_table(counts), gain_table(counts[:, :2])
+    assert (every.loc[0, ["low", "high"]] == alone.loc[0, ["low", "high"]]).all()
+
+
 def test_no_difference_of_two_iou_lies_beyond_one():
     # two groups that lose much and little: t with one degree of freedom reaches far beyond
     counts = drawn(np.random.default_rng(0), 2, 1)

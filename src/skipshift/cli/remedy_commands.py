@@ -129,6 +129,7 @@ def _inputs(
     """Find both sets, load the network, read the sets, and find what was judged on them already."""
     import hashlib
 
+    from skipshift.networks.mended import owners_source
     from skipshift.networks.weights import weights_hash
     from skipshift.profile.inputs import find_inputs
     from skipshift.remedies.inputs import read_inputs
@@ -138,6 +139,7 @@ def _inputs(
     settings = spec.settings
     chosen_remedies(settings)
     check_network(spec.net, spec.running)
+    owners_source(spec.net)
     pair = find_inputs(spec.reference, spec.shifted, spec.reading, settings.seed, one_size=False)
     if not isinstance(pair[1], str):
         with _naming(spec):

@@ -20,6 +20,8 @@ from skipshift.records import OWNED, read_json, write_bytes, write_json
 
 MENDED = "mended.json"
 _MAPS = "maps.safetensors"
+_CONFIG = "config.json"
+_NOT_SMP = "mended by skipshift with maps of its input or features: load it by skipshift.load_net"
 
 
 def is_mended(folder: Path) -> bool:
@@ -52,10 +54,10 @@ def save_mended(
     about
         What else ``mended.json`` is to hold, such as the remedy and its place.
 
-    `SkipshiftError` if the change replaces weights that are not in the source by their name.
+    `SkipshiftError` if the change replaces weights that are not in the source by their name, or as
+    in `owners_source`.
     """
-    if is_mended(source):
-        raise SkipshiftError(f"{source}: is mended already; mend the network that it came from")
+    source = owners_source(source)
     folder.mkdir(parents=True, exist_ok=True)
     inputs = [_record(f"inputs.{i}", part) for i, part in enumerate(change.inputs)]
     maps = [
@@ -76,10 +78,38 @@ def save_mended(
     base = (place / base).relative_to(folder).as_posix()
     if tensors:
         write_bytes(folder / _MAPS, save(tensors))
+    if not whole and "_model_class" in _config(place):
+        # else smp would look for a model of the folder's name on the Hugging Face Hub
+        write_json(folder / _CONFIG, {"_model_class": _NOT_SMP})
     # last, since its presence says that the rest is whole
     found = asdict(output or Output())
     record = {**about, "base": base, "inputs": inputs, "maps": maps, "output": found}
     write_json(folder / MENDED, record)
+
+
+def owners_source(source: Path) -> Path:
+    """Checkpoint in its owner's format: of a mended network, the one that was written.
+
+    `SkipshiftError` for one that is mended by maps, which has no such checkpoint, or names a broken
+    file.
+    """
+    if not is_mended(source):
+        return source
+    about = read_json(source / MENDED)
+    try:
+        maps, base = [*about["inputs"], *about["maps"]], source / str(about["base"])
+    except (KeyError, TypeError) as error:
+        raise unreadable(source / MENDED, "a mended network", error) from None
+    if maps:
+        raise SkipshiftError(
+            f"{source}: is mended already, by a map of its input or features; mend the network "
+            f"that it came from"
+        )
+    return base
+
+
+def _config(folder: Path) -> Mapping[str, Any]:
+    return read_json(folder / _CONFIG) if (folder / _CONFIG).exists() else {}
 
 
 def write_like(source: Path, folder: Path, weights: Mapping[str, Tensor]) -> str:

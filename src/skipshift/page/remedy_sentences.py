@@ -38,11 +38,12 @@ TIMES = 3
 LEAST_GROUPS = 6
 """Groups of the reference, of which the negative control takes half at a time."""
 
-LOST, CUT, SHIFTED, CONTROL = "class lost", "skip cut", "still shifted", "negative control"
+LOST, CUT, SHIFTED = "class lost", "skip cut", "still shifted"
+CONTROL, UNEXPLAINED = "negative control", "mistake not found"
 """Why a remedy that clearly lowers the excess is passed over without masks: next to nothing of a
 class is left on the shifted images or the reference; what a cut skip no longer tells cannot differ;
-the excess that is left is clear; or it relabels no more than `TIMES` times as much as without a
-shift, or could not be fitted there."""
+the excess that is left is clear; it relabels no more than `TIMES` times as much as without a shift,
+or could not be fitted there; the mistake that it undoes does not explain the shift."""
 
 _PASSED: Mapping[str, str] = {
     SHIFTED: "a shift is still clear",
@@ -50,6 +51,7 @@ _PASSED: Mapping[str, str] = {
     CUT: "a skip is cut",
     CONTROL: f"1/{TIMES} as much or more is relabelled without a shift, between two halves of the "
     "reference (negative control)",
+    UNEXPLAINED: "the mistake that is undone does not explain the shift",
 }
 
 
@@ -113,7 +115,8 @@ class Facts:
     """Likewise on the shifted set with the recommended remedy; empty where none is."""
 
     relabelled: Relabelled | None = None
-    """Without masks: what the recommended remedy changes; None without images of the reference."""
+    """Without masks: what the recommended remedy changes; None without images of the reference, or
+    where it undoes a mistake."""
 
 
 _MOST = 0.99
@@ -182,10 +185,12 @@ def _rivals(table: pd.DataFrame, facts: Facts) -> str:
         least = "leave about the least excess" + ("," if known else " and")
         said = f"it is the smallest change of those that {least} {sound}"
     if facts.relabelled is None:
-        return (
-            f"Of {_tried(table)} {said}. There is no negative control without images of the "
-            f"reference."
+        alone = (
+            "It is fitted on nothing, and undoes a mistake that explains the shift."
+            if facts.known
+            else "There is no negative control without images of the reference."
         )
+        return f"Of {_tried(table)} {said}. {alone}"
     shifted, unshifted = facts.relabelled
     return (
         f"Of {_tried(table)} {said}: it relabels {shifted:.1%} of the foreground, and fitted "
@@ -215,8 +220,8 @@ def _more_foreground(facts: Facts) -> str:
     if before <= _APART * after and after <= _APART * before:
         return ""
     return (
-        " Images that hold more or less foreground differ in their features, too: if these do, "
-        "the remedy may harm."
+        " The sets differ in predicted foreground. If they do hold different amounts of it, that "
+        "alone makes features differ, and the remedy may harm."
     )
 
 
@@ -242,7 +247,7 @@ def _one_does(remedy: str, place: str, labels: int) -> str:
 
 
 def _tried(table: pd.DataFrame) -> str:
-    return f"{(table['failed'] == '').sum()} candidates"
+    return counted(int((table["failed"] == "").sum()), "candidate")
 
 
 def _cost(row: pd.Series, facts: Facts) -> str:
@@ -274,8 +279,8 @@ def _kept(row: pd.Series) -> str:
     if row["unchanged"] != row["unchanged"]:
         return " What it costs on the reference is not known without its images."
     return (
-        f" On the reference {row['unchanged']:.1%} of the pixels keep their label if both domains "
-        f"share the change."
+        f" On the reference it relabels {row['relabelled_reference']:.1%} of the foreground "
+        f"({row['unchanged']:.1%} of the pixels keep their label) if both domains share the change."
     )
 
 

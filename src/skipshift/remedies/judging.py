@@ -11,7 +11,7 @@ from skipshift.errors import ArgumentError
 from skipshift.networks.feature_store import FeatureStore
 from skipshift.remedies.gathering import Folded
 from skipshift.remedies.last_layer import Measured, last_layer
-from skipshift.remedies.passes import NULL, Fitted, Labels, Passes, Seen
+from skipshift.remedies.passes import NULL, Fitted, Labels, Passes, Seen, relabelled
 from skipshift.remedies.places import Place
 from skipshift.remedies.setting import Setting
 from skipshift.statistics.excess import Excess
@@ -48,6 +48,9 @@ class Judged:
 
     unchanged: float
     """Share of the reference's pixels whose label is that of the unmended network; NaN without."""
+
+    relabelled: float
+    """1 - IoU of the labels there before and after, mean over the foreground; NaN without."""
 
     squares: npt.NDArray[np.float64]
     """Of the excess in the last layer (`Excess.squares`); empty where it is not known."""
@@ -164,6 +167,7 @@ class Judge:
             seen.pixels,
             np.zeros(2, np.int64),
             np.nan,
+            np.nan,
             excess.squares,
             excess.kinds,
             next(iter(one.changes.values()), NULL).parameters,
@@ -176,7 +180,8 @@ class Judge:
             judged,
             home=seen.by_group(len(self.setting.home.folds)),
             home_pixels=seen.pixels,
-            unchanged=seen.same / seen.pixels.sum() if one.changes else np.nan,
+            unchanged=seen.kept[:, 0].sum() / seen.pixels.sum() if one.changes else np.nan,
+            relabelled=relabelled(seen.kept) if one.changes else np.nan,
             seconds=judged.seconds + one.seconds + seen.seconds,
         )
 

@@ -16,10 +16,8 @@ from skipshift.networks.changes import Change
 from skipshift.remedies.judging import Judged, collapsed
 from skipshift.remedies.places import INPUT, Place
 from skipshift.remedies.ranking import Row
-from skipshift.remedies.setting import Fit, Remedy, Setting
+from skipshift.remedies.setting import JOIN, Fit, Remedy, Setting
 from skipshift.statistics.recovery import foreground_iou
-
-JOIN = "+"
 
 Score = Callable[[Judged], float]
 """How good a change is, as told by some folds; the larger, the better."""

@@ -25,7 +25,7 @@ from skipshift.remedies.last_layer import LastLayer
 from skipshift.remedies.places import Place
 from skipshift.specs import RemedySpec
 from skipshift.statistics.counts import count
-from skipshift.statistics.recovery import Counts
+from skipshift.statistics.recovery import Counts, foreground_iou
 
 NULL = Change()
 """The network as it is."""
@@ -74,8 +74,8 @@ class Seen:
     pixels: npt.NDArray[np.int64]
     """(classes,): predicted pixels."""
 
-    same: int
-    """Pixels whose label is that of the unmended network, where that is known."""
+    kept: Counts
+    """(classes, 3) against the labels of the unmended network; all 0 where those are not known."""
 
     blocks: list[npt.NDArray[np.float32]]
     """Pooled features of the last layer."""
@@ -162,7 +162,7 @@ class Passes:
             batch.codes,
             batch.counts(labels, classes, self._spec.ignore),
             np.bincount(labels.ravel(), minlength=classes),
-            sum(int((a == b).sum()) for a, b in zip(labels, batch.before, strict=False)),
+            batch.kept(labels, classes),
             list(features.values()),
             time.perf_counter() - start,
         )
@@ -227,6 +227,18 @@ class _Batch:
             return np.zeros((len(labels), classes, 3), np.int64)
         return count_labels(self.masks, labels, classes, ignore)
 
+    def kept(self, labels: Labels, classes: int) -> Counts:
+        """Count (classes, 3) what was predicted against the unmended network, if that is known."""
+        if not self.before:
+            return np.zeros((classes, 3), np.int64)
+        return np.asarray(count_labels(np.stack(self.before), labels, classes).sum(0))
+
+
+def relabelled(kept: Counts) -> float:
+    """Say how much labels (classes, 3) differ from others: 1 - IoU; 0 without any foreground."""
+    value = float(foreground_iou(kept[None, None])[0][0])
+    return 0.0 if np.isnan(value) else 1 - value
+
 
 def count_labels(masks: Masks, labels: Labels, classes: int, ignore: int | None = None) -> Counts:
     """Count labels (N, ...) of images or volumes against masks, (N, classes, 3)."""
@@ -241,7 +253,7 @@ def _joined(parts: Sequence[Seen]) -> Seen:
         np.concatenate([part.codes for part in parts]),
         np.concatenate([part.counts for part in parts]),
         np.sum([part.pixels for part in parts], 0),
-        sum(part.same for part in parts),
+        np.asarray(np.sum([part.kept for part in parts], 0)),
         [block for part in parts for block in part.blocks],
         sum(part.seconds for part in parts),
     )

@@ -88,6 +88,8 @@ def places_of(net: nn.Module, example: Tensor) -> tuple[Place, ...]:
         owned = {name: () if set(own) == set(first) else own for name, own in owned.items()}
         places.append(Place(first[0], "layer", first[0], first))
     for name, address in names.items():
+        if ran and name == first[0]:
+            continue  # the first module is a layer by itself
         kind: Kind = "skip" if kinds[name] == "skip" else "layer"
         giver = None if kind == "skip" else givers.get(name)
         places.append(Place(name, kind, address, owned[name], giver))

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from skipshift.page.remedy_sentences import Facts, Recommended, Relabelled, unjudged
+from skipshift.page.remedy_sentences import Facts, Recommended, unjudged
 from skipshift.records import TABLE_COLUMNS
 from skipshift.remedies.judging import Judge, Judged, Offered, collapsed, shares_of
+from skipshift.remedies.negative_control import Checked
 from skipshift.remedies.places import Place
 from skipshift.remedies.setting import Remedy, Setting
-from skipshift.remedies.without_masks import ByExcess
+from skipshift.remedies.without_masks import ByExcess, Check
 from skipshift.statistics.gains import choose, constant_iou, gain_table, harm_table
 from skipshift.statistics.multiplicity import ALPHA, smallest_swap_p
 from skipshift.statistics.recovery import Counts, foreground_iou
@@ -36,8 +37,8 @@ class Row:
         return {} if isinstance(self.judged, str) else self.judged
 
 
-Control = Callable[[Remedy, Place, float], Relabelled | None]
-"""Remedy, place and weight -> what the remedy relabels, of the shifted set and without a shift."""
+Control = Callable[[Remedy, Place, float], Checked]
+"""Remedy, place and weight -> what the negative control found."""
 
 
 def ranked(
@@ -144,6 +145,7 @@ def _about(row: Row, one: Joined | None, setting: Setting) -> dict[str, object]:
         "seconds": sum(judged.seconds for judged in row.by_weight.values()),
         "weight": one.weight,
         "unchanged": one.judged.unchanged,
+        "relabelled_reference": one.judged.relabelled,
     }
 
 
@@ -178,16 +180,17 @@ def _facts(
     if masks:
         best = _best_by_iou(table, constant, setting.spec.margin)
     elif not unjudged(judge.layer, judge.p, known):
-        ask = None if control is None else _relabel(rows, fitted, control)
+        check = None if control is None else _check(rows, fitted, control)
         judged = [None if one is None else one.judged for one in fitted]
-        rule = ByExcess(table, judged, plain, ask)
+        rule = ByExcess(table, judged, plain, check)
         best = rule.best()
-        relabelled = None if best is None else rule.asked.get(best)
         for row in rule.lower:
             table.loc[row, "passed_over"] = rule.passed_over(row)
-        for row, found in rule.asked.items():
+        for row, (_, found) in rule.asked.items():
             if found is not None:
                 table.loc[row, ["relabelled", "relabelled_unshifted"]] = list(found)
+            if row == best:
+                relabelled = found
     return Facts(
         best=None if best is None else Recommended(*table.loc[best, ["remedy", "place"]]),
         iou=iou,
@@ -211,16 +214,15 @@ def _facts(
     )
 
 
-def _relabel(
-    rows: Sequence[Row], fitted: Sequence[Joined | None], control: Control
-) -> Callable[[int], Relabelled | None]:
-    """Ask what the remedy of a row of the table relabels, with the weight that is chosen."""
+def _check(rows: Sequence[Row], fitted: Sequence[Joined | None], control: Control) -> Check:
+    """Ask the control of a row of the table, with the weight that is chosen."""
 
-    def ask(index: int) -> Relabelled | None:
+    def check(index: int) -> Checked:
         one, row = fitted[index], rows[index]
-        return None if one is None else control(row.remedy, row.place, one.weight)
+        assert one is not None  # it lowers the excess
+        return control(row.remedy, row.place, one.weight)
 
-    return ask
+    return check
 
 
 def _shares_with(one: Joined | None) -> tuple[float, ...]:

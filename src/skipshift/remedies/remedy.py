@@ -40,11 +40,11 @@ from skipshift.remedies.gathering import Folded, folded, gather, gathered_of
 from skipshift.remedies.input_remedies import INPUT_REMEDIES
 from skipshift.remedies.judging import Judge
 from skipshift.remedies.negative_control import NegativeControl
-from skipshift.remedies.pairs import JOIN, offered
+from skipshift.remedies.pairs import offered
 from skipshift.remedies.places import ALL, INPUT, Place, places_of
 from skipshift.remedies.ranking import Row, ranked
 from skipshift.remedies.result import Remedies
-from skipshift.remedies.setting import Remedy, Setting
+from skipshift.remedies.setting import JOIN, Remedy, Setting
 from skipshift.specs import CarrySpec, RemedySpec
 from skipshift.statistics.recovery import NONE
 
@@ -145,6 +145,7 @@ def search(
         _warn(judge)
         try:
             tries.extend(judge, known, progress(singles, "remedies"), len(singles))
+            _note_absent(spec.remedies, tries.rows)
             pairs = offered(tries.rows, judge.plain, setting)
             if pairs:
                 tries.extend(judge, known, progress(pairs, "pairs"), len(pairs))
@@ -198,6 +199,13 @@ def _warn(judge: Judge) -> None:
             f"{why}, so without masks no remedy will be recommended; all are measured (Ctrl-C, if "
             f"you do not need the table)"
         )
+
+
+def _note_absent(named: Iterable[str], rows: Sequence[Row]) -> None:
+    """Say which of the remedies that were asked for change nothing at any of the places."""
+    changing = {row.remedy.name for row in rows}
+    if changing and (absent := [name for name in named if name not in changing]):
+        _LOG.warning(f"{shown(absent)}: changes nothing at these places, so the table lacks it")
 
 
 @dataclass

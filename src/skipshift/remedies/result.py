@@ -32,7 +32,8 @@ class Remedies:
     layer itself. ``relabelled``, ``relabelled_unshifted``: share of the foreground that the change
     relabels on the shifted set, and between halves of the reference, where nothing is shifted; NaN
     where that is not asked. ``weight``: that cross-fitting chose. ``unchanged``: share of the
-    reference's pixels that keep their label. ``collapsed``: a class that is predicted on the
+    reference's pixels that keep their label; ``relabelled_reference``: share of its foreground that
+    does not. ``collapsed``: a class that is predicted on the
     reference is all but gone. ``failed``: why a remedy could not be fitted, or empty."""
 
     facts: Facts

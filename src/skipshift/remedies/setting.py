@@ -91,6 +91,9 @@ class Setting:
         return replace(self, shifted=shifted, places=(place,))
 
 
+JOIN = "+"
+"""Joins the names of a pair of remedies, and of their places."""
+
 Fit = Callable[[int | None, float], Change]
 """Fold to leave out, or None to fit on all, and weight -> the change."""
 

@@ -12,12 +12,14 @@ from functools import cached_property
 
 import pandas as pd
 
-from skipshift.page.remedy_sentences import CONTROL, CUT, LOST, SHIFTED, TIMES, Relabelled
+from skipshift.page.remedy_sentences import CUT, LOST, SHIFTED
 from skipshift.remedies.judging import Judged, collapsed, ruined
+from skipshift.remedies.negative_control import Checked
+from skipshift.remedies.setting import JOIN
 from skipshift.statistics.excess import difference
 
-Relabel = Callable[[int], Relabelled | None]
-"""Row of the table -> what its remedy relabels; None where that is not known."""
+Check = Callable[[int], Checked]
+"""Row of the table -> what its control found."""
 
 
 @dataclass
@@ -31,11 +33,11 @@ class ByExcess:
     plain: Judged
     """The unmended network."""
 
-    relabel: Relabel | None
+    check: Check | None
     """None without images of the reference, or of a search that was cut short: then nothing is
     asked."""
 
-    asked: dict[int, Relabelled | None] = field(default_factory=dict)
+    asked: dict[int, Checked] = field(default_factory=dict)
 
     @cached_property
     def lower(self) -> list[int]:
@@ -61,7 +63,7 @@ class ByExcess:
     def passed_over(self, row: int, ask: bool = False) -> str:
         """Why a row that lowers the excess is not recommended; empty if nothing speaks against it.
 
-        The negative control speaks of a row that it was asked of before, or is asked now.
+        The control speaks of a row that it was asked of before, or is asked now.
         """
         one = self.judged[row]
         if one is None or collapsed(one, self.plain) or ruined(one, self.plain):
@@ -70,12 +72,9 @@ class ByExcess:
             return CUT
         if one.excess is None or not one.excess.interval()[0] <= 0:
             return SHIFTED
-        if self.relabel is None or not (ask or row in self.asked):
-            return ""
-        if row not in self.asked:
-            self.asked[row] = self.relabel(row)
-        found = self.asked[row]
-        return "" if found is not None and found.shifted > TIMES * found.unshifted else CONTROL
+        if self.check is not None and ask and row not in self.asked:
+            self.asked[row] = self.check(row)
+        return self.asked[row].against if row in self.asked else ""
 
     def _first(self, rows: Iterable[int]) -> int | None:
         """First of several rows that nothing speaks against."""
@@ -93,4 +92,4 @@ class ByExcess:
         return len(self._remedies(row)) > 1
 
     def _remedies(self, row: int) -> list[str]:
-        return str(self.table.loc[row, "remedy"]).split("+")
+        return str(self.table.loc[row, "remedy"]).split(JOIN)

@@ -9,7 +9,7 @@ import pandas as pd
 from skipshift.statistics.counts import constant_counts
 from skipshift.statistics.crossed import Array
 from skipshift.statistics.multiplicity import max_t, signs, swap_shares
-from skipshift.statistics.recovery import Counts, Linear, foreground_iou, t_interval
+from skipshift.statistics.recovery import Counts, Interval, Linear, foreground_iou, t_interval
 
 SWAPS = 9999
 """Random swaps of groups where there are too many to try all."""
@@ -58,13 +58,17 @@ def harm_table(counts: Counts) -> pd.DataFrame:
 
 
 def _differences(counts: Counts) -> tuple[Array, Array]:
-    values, errors, weights = foreground_iou(counts)
-    ends = [
-        t_interval(Linear(value - values[0], (own - errors[:, 0])[:, None]), weights[:, None])
-        for value, own in zip(values[1:], errors.T[1:], strict=True)
-    ]
+    values = foreground_iou(counts)[0]
+    ends = [_gain_interval(counts[:, [0, row]]) for row in range(1, counts.shape[1])]
     # a difference of two IoUs lies in [-1, 1]
     return values, np.array(ends, np.float64).reshape(-1, 2).clip(-1, 1)
+
+
+def _gain_interval(pair: Counts) -> Interval:
+    """Interval of one candidate's gain: what else was tried has no part in it."""
+    values, errors, weights = foreground_iou(pair)
+    gain = Linear(values[1] - values[0], (errors[:, 1] - errors[:, 0])[:, None])
+    return t_interval(gain, weights[:, None])
 
 
 class Choice(NamedTuple):

@@ -24,7 +24,7 @@ Check = Callable[[int], Checked]
 
 @dataclass
 class ByExcess:
-    """Remedies that clearly lower the excess, asked from the best on what they relabel."""
+    """Remedies that clearly lower the excess, checked from the best on until one passes."""
 
     table: pd.DataFrame
     judged: Sequence[Judged | None]

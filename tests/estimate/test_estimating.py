@@ -114,7 +114,8 @@ def test_agreement_is_counted_in_the_same_pass_group_by_group(net, home):
         each = [jaccard_score(one[own].ravel(), mine[own].ravel(), average=None) for one in theirs]
         assert each[0].tolist() == [1, 1]
         assert each[1].min() < 0.99
-        assert found[group] == pytest.approx(np.mean(each, 0))
+        # a pixel on the edge may fall either way in another batch
+        assert found[group] == pytest.approx(np.mean(each, 0), abs=1e-3)
 
 
 def test_agreement_is_one_method_of_several_and_no_peers_change_nothing(net, home, spec):

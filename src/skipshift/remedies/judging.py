@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from skipshift.errors import ArgumentError
 from skipshift.networks.feature_store import FeatureStore
+from skipshift.page.remedy_sentences import unjudged
 from skipshift.remedies.gathering import Folded
 from skipshift.remedies.last_layer import Measured, last_layer
 from skipshift.remedies.passes import NULL, Fitted, Labels, Passes, Seen, relabelled
@@ -134,6 +135,16 @@ class Judge:
     def p(self) -> float:
         """Permutation test of that layer; NaN if there is none."""
         return p_value(self.permuted) if len(self.permuted) else np.nan
+
+    @property
+    def unjudged(self) -> str:
+        """Why nothing can be recommended by that layer, whatever it leaves; empty if it can."""
+        return unjudged(self.layer, self.p, self.known)
+
+    @property
+    def known(self) -> int:
+        """Groups of the reference; 0 without its images."""
+        return 0 if self.setting.home is None else len(self.setting.home.folds)
 
     def __call__(self, tries: Sequence[Fitted], place: Place | None = None) -> list[Judged | str]:
         """Judge changes on the shifted set, or tell why one cannot run.

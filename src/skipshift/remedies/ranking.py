@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from skipshift.page.remedy_sentences import Facts, Recommended, unjudged
+from skipshift.page.remedy_sentences import Facts, Recommended
 from skipshift.records import TABLE_COLUMNS
 from skipshift.remedies.judging import Judge, Judged, Offered, collapsed, shares_of
 from skipshift.remedies.negative_control import Checked
@@ -175,11 +175,10 @@ def _facts(
     in_domain = np.nan
     if setting.home is not None and setting.home.data.masks is not None:
         in_domain = float(foreground_iou(plain.home[:, None])[0][0])
-    known = 0 if setting.home is None else len(setting.home.folds)
     best, relabelled = None, None
     if masks:
         best = _best_by_iou(table, constant, setting.spec.margin)
-    elif not unjudged(judge.layer, judge.p, known):
+    elif not judge.unjudged:
         check = None if control is None else _check(rows, fitted, control)
         judged = [None if one is None else one.judged for one in fitted]
         rule = ByExcess(table, judged, plain, check)
@@ -201,7 +200,7 @@ def _facts(
         excess=np.nan if plain.excess is None else plain.excess.value,
         p=judge.p,
         groups=groups,
-        known=known,
+        known=judge.known,
         images=len(data.groups),
         masks=masks,
         margin=setting.spec.margin,

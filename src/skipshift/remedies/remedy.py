@@ -20,7 +20,6 @@ from skipshift.networks.feature_store import FeatureStore
 from skipshift.networks.features import Groups, Images, as_input, input_like
 from skipshift.networks.outputs import Output, giving_logits
 from skipshift.networks.weights import weights_hash
-from skipshift.page.remedy_sentences import unjudged
 from skipshift.patching.carry import carry
 from skipshift.patching.labelled import (
     NAMES,
@@ -192,9 +191,7 @@ def _check_taken(taken: str, singles: Sequence[Row]) -> None:
 
 def _warn(judge: Judge) -> None:
     """Say before a long search if nothing that is tried could be recommended."""
-    setting = judge.setting
-    known = 0 if setting.home is None else len(setting.home.folds)
-    if setting.shifted.data.masks is None and (why := unjudged(judge.layer, judge.p, known)):
+    if judge.setting.shifted.data.masks is None and (why := judge.unjudged):
         _LOG.warning(
             f"{why}, so without masks no remedy will be recommended; all are measured (Ctrl-C, if "
             f"you do not need the table)"

@@ -11,7 +11,7 @@ from skipshift.records import TABLE_COLUMNS
 from skipshift.remedies.judging import Judge, Judged, Offered, collapsed, shares_of
 from skipshift.remedies.negative_control import Checked
 from skipshift.remedies.places import Place
-from skipshift.remedies.setting import Remedy, Setting
+from skipshift.remedies.setting import JOIN, Remedy, Setting
 from skipshift.remedies.without_masks import ByExcess, Check
 from skipshift.statistics.gains import choose, constant_iou, gain_table, harm_table
 from skipshift.statistics.multiplicity import ALPHA, smallest_swap_p
@@ -74,7 +74,7 @@ def ranked(
     table["passed_over"] = ""
     table["collapsed"] = [one is not None and collapsed(one.judged, plain) for one in fitted]
     for i, one in zip(good, done, strict=True):
-        left = _excess_left(one.judged, judge.layer in rows[i].place.name.split("+"))
+        left = _excess_left(one.judged, judge.layer in rows[i].place.name.split(JOIN))
         table.loc[i, ["excess_left", "excess_low", "excess_high"]] = left
     facts = _facts(table, rows, fitted, judge, control)
     order = ["gain", "excess_left"] if masks else ["excess_left", "gain"]
@@ -268,4 +268,4 @@ def _best_by_iou(table: pd.DataFrame, constant: float, margin: float) -> int | N
 
 
 def _are_pairs(table: pd.DataFrame) -> pd.Series:
-    return table["remedy"].str.contains("+", regex=False)
+    return table["remedy"].str.contains(JOIN, regex=False)

@@ -178,13 +178,12 @@ def _check_taken(taken: str, singles: Sequence[Row]) -> None:
     """Raise `ArgumentError` for a remedy@place, or a part of a pair, that is not among the rows."""
     remedies, _, places = taken.partition("@")
     tried = [(row.remedy.name, row.place.name) for row in singles]
-    wanted = list(zip_longest(remedies.split(JOIN), places.split(JOIN)))
-    for name, place in wanted:
+    for name, place in zip_longest(remedies.split(JOIN), places.split(JOIN)):
         if (name, place) not in tried:
             there = [own for remedy, own in tried if remedy == name]
             names = dict.fromkeys(remedy for remedy, _ in tried)
             raise ArgumentError(
-                f"take: {name}@{place} is not tried; "
+                f"take: {taken} is not tried; "
                 + (f"{name} is tried at {shown(there)}" if there else f"tried are {shown(names)}")
             )
 
